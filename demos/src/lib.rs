@@ -1,0 +1,2 @@
+//! How an embedder puts it together.
+#![no_std]

@@ -1,0 +1,2 @@
+//! What an exit means to the guest.
+#![no_std]

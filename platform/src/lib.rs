@@ -1,0 +1,2 @@
+//! This machine: QEMU `virt` at EL2.
+#![no_std]

@@ -1,0 +1,24 @@
+//! What a vCPU is: its registers, the world switch, typed exits, and stage 2.
+//!
+//! ```text
+//!  Aarch64PerCpu::step
+//!    schedule (sched) -> bind -> run_guest -> Exit::decode -> Dispatch::dispatch -> Action
+//!        ^                                                                           |
+//!        +---------------------------------------------------------------------------+
+//! ```
+//! Assembly and system registers live under `arch/`; everything else is pure and tested on the host.
+//! Elsewhere: who runs next (`trapline-sched`), what an exit means (`trapline-handlers`), the physical
+//! interrupt controller and timer (the embedder's [`Host`], for example `trapline-platform`).
+#![no_std]
+
+extern crate alloc;
+
+pub mod action;
+pub mod dispatch;
+pub mod exit;
+pub mod frame;
+pub mod interrupts;
+
+pub use action::{Action, GuestFault};
+pub use exit::Exit;
+pub use frame::TrapFrame;
