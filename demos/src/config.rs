@@ -1,0 +1,209 @@
+//! What the runner tells the hypervisor: how many CPUs, which policy, where the guest's images lie.
+//!
+//! The runner encodes a [`BootConfig`] into a blob that QEMU puts into RAM, and says where it is in the bootargs of the
+//! host's device tree: `trapline.config=0xADDRESS,0xLENGTH`. The addresses of the guest's machine are constants here,
+//! because the runner describes them in the guest's device tree and the hypervisor emulates them.
+
+use alloc::{string::String, vec::Vec};
+
+use serde::{Deserialize, Serialize};
+
+/// The bootargs key that says where the encoded [`BootConfig`] lies.
+pub const BOOTARGS_KEY: &str = "trapline.config";
+
+/// The first bytes of an encoded [`BootConfig`]; the last one is its version.
+const MAGIC: [u8; 8] = *b"TRAPCFG\x01";
+
+/// The most vCPUs that one guest has.
+pub const MAX_VCPUS: usize = 64;
+/// The most physical CPUs of the machine.
+pub const MAX_PCPUS: usize = 16;
+
+/// The guest's machine: QEMU's `virt`, as far as Trapline emulates it. Addresses are intermediate physical ones.
+pub mod guest_machine {
+    use core::ops::Range;
+
+    /// The distributor of the interrupt controller.
+    pub const GICD: Range<u64> = 0x0800_0000..0x0801_0000;
+    /// The first redistributor; there is one for each vCPU.
+    pub const GICR_BASE: u64 = 0x080a_0000;
+    /// The size of one redistributor.
+    pub const GICR_STRIDE: u64 = 0x2_0000;
+    /// The PL011.
+    pub const UART: Range<u64> = 0x0900_0000..0x0900_1000;
+    /// The PL011's interrupt, as an INTID (it is SPI 1).
+    pub const UART_INTID: u32 = 33;
+    /// Where RAM starts.
+    pub const RAM_BASE: u64 = 0x4000_0000;
+    /// Where a flat binary is loaded, relative to the start of RAM.
+    pub const FLAT_OFFSET: u64 = 0x8_0000;
+
+    /// The affinity value of vCPU `index`: 16 in each cluster, as GICv3's SGIs address them. [IHI0069: ICC_SGI1R_EL1]
+    pub const fn mpidr_affinity(index: usize) -> u64 {
+        ((index as u64 / 16) << 8) | (index as u64 % 16)
+    }
+}
+
+/// One run of the hypervisor.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct BootConfig {
+    /// 1 to [`MAX_PCPUS`].
+    pub pcpu_count: u16,
+    /// The name of the scheduling policy.
+    pub policy: String,
+    /// How long a vCPU runs while others wait, in microseconds.
+    pub slice_us: u32,
+    /// The guest.
+    pub guest: GuestConfig,
+}
+
+/// One guest.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct GuestConfig {
+    /// The guest's name in logs.
+    pub name: String,
+    /// 1 to [`MAX_VCPUS`].
+    pub vcpu_count: u16,
+    /// For each vCPU the pCPUs it may run on, bit n for pCPU n.
+    pub affinity: Vec<u64>,
+    /// The physical memory behind the guest's RAM, which starts at [`guest_machine::RAM_BASE`]. It is 1 GiB aligned, and
+    /// nothing else lies in it.
+    pub ram: Region,
+    /// What to copy into the guest's RAM before its first instruction.
+    pub images: Vec<StagedImage>,
+    /// Where the first vCPU starts, as an intermediate physical address.
+    pub entry: u64,
+    /// Where the device tree is: the first vCPU's x0.
+    pub device_tree: u64,
+}
+
+/// A range of physical memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Region {
+    /// The first byte's physical address.
+    pub address: u64,
+    /// How many bytes.
+    pub length: u64,
+}
+
+/// An image that QEMU put into RAM and that the hypervisor copies into the guest's RAM.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct StagedImage {
+    /// Where the image is, outside every guest's RAM.
+    pub source: Region,
+    /// Where it goes, as an intermediate physical address inside the guest's RAM.
+    pub destination: u64,
+}
+
+/// Why a blob is not a [`BootConfig`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ConfigError {
+    /// It does not start with the magic number, or another version of the runner wrote it.
+    Magic,
+    /// It is cut off or damaged.
+    Malformed,
+}
+
+impl BootConfig {
+    /// The blob for [`BootConfig::decode`].
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, MAGIC.to_vec()).expect("a vector takes any value")
+    }
+
+    /// Reads what [`BootConfig::encode`] wrote.
+    ///
+    /// # Errors
+    /// The blob is something else, or damaged.
+    pub fn decode(blob: &[u8]) -> Result<Self, ConfigError> {
+        let body = blob.strip_prefix(&MAGIC).ok_or(ConfigError::Magic)?;
+        postcard::from_bytes(body).map_err(|_| ConfigError::Malformed)
+    }
+}
+
+/// Where the encoded configuration is, from the bootargs of the host's device tree. The hypervisor calls it once, on the
+/// boot pCPU.
+pub fn locate(bootargs: &str) -> Option<Region> {
+    let value = bootargs
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(BOOTARGS_KEY)?.strip_prefix('='))?;
+    let (address, length) = value.split_once(',')?;
+    let hexadecimal = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    Some(Region {
+        address: hexadecimal(address)?,
+        length: hexadecimal(length)?,
+    })
+}
+
+/// The bootargs that [`locate`] reads.
+pub fn bootargs(blob: Region) -> String {
+    alloc::format!("{BOOTARGS_KEY}={:#x},{:#x}", blob.address, blob.length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> BootConfig {
+        BootConfig {
+            pcpu_count: 4,
+            policy: "round-robin".into(),
+            slice_us: 5_000,
+            guest: GuestConfig {
+                name: "linux".into(),
+                vcpu_count: 2,
+                affinity: alloc::vec![0b1111, 0b0001],
+                ram: Region {
+                    address: 0x8000_0000,
+                    length: 0x2000_0000,
+                },
+                images: alloc::vec![StagedImage {
+                    source: Region {
+                        address: 0x4820_0000,
+                        length: 12,
+                    },
+                    destination: guest_machine::RAM_BASE,
+                }],
+                entry: guest_machine::RAM_BASE,
+                device_tree: 0x4800_0000,
+            },
+        }
+    }
+
+    #[test]
+    fn what_the_runner_writes_the_hypervisor_reads() {
+        assert_eq!(BootConfig::decode(&example().encode()), Ok(example()));
+    }
+
+    #[test]
+    fn a_damaged_blob_is_refused() {
+        let blob = example().encode();
+        assert_eq!(
+            BootConfig::decode(&blob[..blob.len() - 1]),
+            Err(ConfigError::Malformed)
+        );
+        assert_eq!(BootConfig::decode(&blob[1..]), Err(ConfigError::Magic));
+        assert_eq!(BootConfig::decode(&[]), Err(ConfigError::Magic));
+    }
+
+    #[test]
+    fn bootargs_say_where_the_blob_is() {
+        let blob = Region {
+            address: 0x4800_0000,
+            length: 0x12f,
+        };
+        assert_eq!(
+            locate(&alloc::format!("quiet {} x=y", bootargs(blob))),
+            Some(blob)
+        );
+        assert_eq!(locate("trapline.config=12,0x3"), None);
+        assert_eq!(locate("trapline.config"), None);
+        assert_eq!(locate(""), None);
+    }
+
+    #[test]
+    fn sixteen_vcpus_share_an_affinity_cluster() {
+        assert_eq!(guest_machine::mpidr_affinity(15), 0x00f);
+        assert_eq!(guest_machine::mpidr_affinity(16), 0x100);
+        assert_eq!(guest_machine::mpidr_affinity(63), 0x30f);
+    }
+}

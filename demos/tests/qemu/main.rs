@@ -1,0 +1,1 @@
+//! Tests of the images on QEMU, and of the command.
