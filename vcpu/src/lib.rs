@@ -14,10 +14,12 @@
 extern crate alloc;
 
 pub mod action;
+pub mod decode;
 pub mod dispatch;
 pub mod exit;
 pub mod frame;
 pub mod interrupts;
+mod syndrome;
 
 pub use action::{Action, GuestFault};
 pub use exit::Exit;
