@@ -18,6 +18,7 @@ pub mod decode;
 pub mod dispatch;
 pub mod exit;
 pub mod frame;
+pub mod inject;
 pub mod interrupts;
 mod syndrome;
 

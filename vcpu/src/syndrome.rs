@@ -32,6 +32,11 @@ impl Field {
     pub(crate) const fn is_set(self, register: u64) -> bool {
         self.of(register) != 0
     }
+
+    /// `value` at the field's place; bits beyond its width are dropped.
+    pub(crate) const fn place(self, value: u64) -> u64 {
+        (value & self.mask) << self.low
+    }
 }
 
 #[rustfmt::skip] // read by column
@@ -54,7 +59,7 @@ mod layout {
     // WFI, WFE, WFIT, WFET.
     pub(crate) const WAIT_REGISTER: Field          = Field::bits(9, 5);   // RN
     pub(crate) const WAIT_INSTRUCTION: Field       = Field::bits(1, 0);   // TI
-    // Data Abort; FnV, S1PTW and FAULT_KIND also Instruction Abort.
+    // Data Abort; FnV, S1PTW and the fault status also Instruction Abort.
     pub(crate) const IS_DESCRIBED: Field           = Field::bit(24);      // ISV
     pub(crate) const ACCESS_SIZE: Field            = Field::bits(23, 22); // SAS
     pub(crate) const SIGN_EXTEND: Field            = Field::bit(21);      // SSE
@@ -64,7 +69,8 @@ mod layout {
     pub(crate) const IS_CACHE_MAINTENANCE: Field   = Field::bit(8);       // CM
     pub(crate) const IS_TABLE_WALK: Field          = Field::bit(7);       // S1PTW
     pub(crate) const IS_WRITE: Field               = Field::bit(6);       // WnR
-    pub(crate) const FAULT_KIND: Field             = Field::bits(5, 2);   // DFSC, IFSC without level
+    pub(crate) const FAULT_STATUS: Field           = Field::bits(5, 0);   // DFSC, IFSC
+    pub(crate) const FAULT_KIND: Field             = Field::bits(5, 2);   // the same without the level
     // Bits 55:12 of the faulting address. [DDI0487: HPFAR_EL2.FIPA]
     pub(crate) const FAULT_PAGE: Field             = Field::bits(47, 4);
 }
@@ -73,14 +79,20 @@ pub(crate) use layout::*;
 /// Exception classes. [DDI0487: ESR_EL2.EC]
 #[rustfmt::skip] // read by column
 pub(crate) mod class {
+    pub(crate) const UNKNOWN: u64                 = 0x00;
     pub(crate) const WAIT: u64                    = 0x01;
     pub(crate) const HVC64: u64                   = 0x16;
     pub(crate) const SMC64: u64                   = 0x17;
     pub(crate) const SYSTEM_REGISTER: u64         = 0x18;
     pub(crate) const INSTRUCTION_ABORT_LOWER: u64 = 0x20;
+    pub(crate) const INSTRUCTION_ABORT_SAME: u64  = 0x21;
     pub(crate) const DATA_ABORT_LOWER: u64        = 0x24;
+    pub(crate) const DATA_ABORT_SAME: u64         = 0x25;
     pub(crate) const SERROR: u64                  = 0x2f;
 }
+
+/// [`FAULT_STATUS`] of a synchronous external abort that is not on a table walk. [DDI0487: ESR_EL1.DFSC]
+pub(crate) const EXTERNAL_ABORT: u64 = 0b01_0000;
 
 /// Values of [`FAULT_KIND`]. [DDI0487: ESR_EL2.DFSC]
 #[rustfmt::skip] // read by column
