@@ -177,6 +177,22 @@ pub fn complete_read(frame: &mut TrapFrame, access: &MmioAccess, value: u64) {
     frame.set_gpr(access.rt, extended & register_mask);
 }
 
+/// Puts the value that a handler answered a read with into the guest's register; an exit that reads nothing ignores it.
+#[inline]
+pub fn finish_read(frame: &mut TrapFrame, exit: &Exit, value: u64) {
+    match exit {
+        Exit::Mmio(access) => complete_read(frame, access, value),
+        Exit::SystemRegister(access) => frame.set_gpr(access.rt, value),
+        _ => {}
+    }
+}
+
+/// `esr` is that of an FP or SIMD instruction that CPTR_EL2.TFP trapped.
+#[inline]
+pub fn is_fp_trap(esr: u64) -> bool {
+    esr_field::CLASS.of(esr) == class::FLOATING_POINT
+}
+
 /// Moves the guest past the instruction that caused `exit`, as if it had run.
 ///
 /// `esr` is ESR_EL2 of the exit. An HVC leaves ELR_EL2 after the HVC already, and an SError belongs to no instruction.

@@ -14,10 +14,12 @@
 extern crate alloc;
 
 pub mod action;
+pub mod arch;
 pub mod decode;
 pub mod dispatch;
 pub mod exit;
 pub mod frame;
+pub mod host;
 pub mod inject;
 pub mod interrupts;
 mod syndrome;

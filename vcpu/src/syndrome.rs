@@ -81,6 +81,7 @@ pub(crate) use layout::*;
 pub(crate) mod class {
     pub(crate) const UNKNOWN: u64                 = 0x00;
     pub(crate) const WAIT: u64                    = 0x01;
+    pub(crate) const FLOATING_POINT: u64          = 0x07;
     pub(crate) const HVC64: u64                   = 0x16;
     pub(crate) const SMC64: u64                   = 0x17;
     pub(crate) const SYSTEM_REGISTER: u64         = 0x18;

@@ -1,0 +1,59 @@
+//! Which registers of a bound vCPU its handlers may touch: those whose writes HCR_EL2.TVM traps, until its caches are on.
+
+use super::control::translation_register_traps;
+use crate::dispatch::BoundRegisters;
+use crate::exit::SystemRegister;
+
+/// The registers of the vCPU that is bound on this pCPU.
+pub(crate) struct HardwareRegisters<'a> {
+    /// HCR_EL2 as the vCPU wants it wherever it runs.
+    pub(crate) vcpu_hcr: &'a mut u64,
+    /// HCR_EL2 as it is on this pCPU.
+    pub(crate) hcr: &'a mut u64,
+}
+
+/// Lists the registers once, for reading and for writing. [DDI0487: HCR_EL2.TVM]
+macro_rules! translation_registers {
+    ($($name:literal = $op1:literal $crn:literal $crm:literal $op2:literal),* $(,)?) => {
+        impl BoundRegisters for HardwareRegisters<'_> {
+            fn read(&self, register: SystemRegister) -> Option<u64> {
+                match register {
+                    $(_ if register == const { SystemRegister::new(3, $op1, $crn, $crm, $op2) } => {
+                        Some(read_sysreg!($name))
+                    })*
+                    _ => None,
+                }
+            }
+
+            fn write(&mut self, register: SystemRegister, value: u64) -> bool {
+                match register {
+                    $(_ if register == const { SystemRegister::new(3, $op1, $crn, $crm, $op2) } => {
+                        write_sysreg!($name, value);
+                    })*
+                    _ => return false,
+                }
+                true
+            }
+
+            fn stop_trapping_translation_registers(&mut self) {
+                *self.vcpu_hcr &= !translation_register_traps();
+                *self.hcr &= !translation_register_traps();
+                write_sysreg!("hcr_el2", *self.hcr);
+            }
+        }
+    };
+}
+
+translation_registers! {
+    "sctlr_el1" = 0 1 0 0,
+    "ttbr0_el1" = 0 2 0 0,
+    "ttbr1_el1" = 0 2 0 1,
+    "tcr_el1" = 0 2 0 2,
+    "afsr0_el1" = 0 5 1 0,
+    "afsr1_el1" = 0 5 1 1,
+    "esr_el1" = 0 5 2 0,
+    "far_el1" = 0 6 0 0,
+    "mair_el1" = 0 10 2 0,
+    "amair_el1" = 0 10 3 0,
+    "contextidr_el1" = 0 13 0 1,
+}

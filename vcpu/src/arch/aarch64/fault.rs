@@ -1,0 +1,63 @@
+//! What the hardware says about a fault, and how a guest takes one.
+
+use aarch64_cpu::registers::{
+    ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, PAR_EL1, Readable, SCTLR_EL1, SPSR_EL1, VBAR_EL1, Writeable,
+};
+
+use super::switch::synchronize_context;
+use crate::action::GuestFault;
+use crate::decode::FaultAddresses;
+use crate::frame::TrapFrame;
+use crate::inject::{self, FaultContext, Injection};
+
+/// ESR_EL2 of the exit that just happened.
+#[inline]
+pub(crate) fn syndrome() -> u64 {
+    ESR_EL2.get()
+}
+
+/// The fault address registers of the exit that just happened.
+pub(crate) struct HardwareAddresses;
+
+impl FaultAddresses for HardwareAddresses {
+    fn far(&self) -> u64 {
+        FAR_EL2.get()
+    }
+
+    fn hpfar(&self) -> u64 {
+        HPFAR_EL2.get()
+    }
+
+    fn translate(&self, virtual_address: u64) -> Option<u64> {
+        // PAR_EL1 is the guest's: it may sit between its own AT and the read of the answer.
+        let guest_par = PAR_EL1.get();
+        // SAFETY: AT only writes PAR_EL1, which is put back below; the walk uses the bound guest's own tables.
+        unsafe { core::arch::asm!("at s1e1r, {}", in(reg) virtual_address, options(nostack, preserves_flags)) }
+        synchronize_context();
+        let answer = PAR_EL1.get();
+        PAR_EL1.set(guest_par);
+        // [DDI0487: PAR_EL1.F, PAR_EL1.PA]
+        let has_failed = answer & 1 != 0;
+        (!has_failed).then_some(answer & 0x000f_ffff_ffff_f000 | virtual_address & 0xfff)
+    }
+}
+
+/// Makes the bound guest take `fault`. `false`: it is an SError, which the caller makes pending.
+pub(crate) fn inject(frame: &mut TrapFrame, fault: GuestFault, esr: u64) -> bool {
+    let context = FaultContext {
+        esr,
+        far: FAR_EL2.get(),
+        vector_base: VBAR_EL1.get(),
+        system_control: SCTLR_EL1.get(),
+    };
+    let Injection::Taken(registers) = inject::inject(frame, fault, &context) else {
+        return false;
+    };
+    ELR_EL1.set(registers.elr);
+    SPSR_EL1.set(registers.spsr);
+    ESR_EL1.set(registers.esr);
+    if let Some(far) = registers.far {
+        FAR_EL1.set(far);
+    }
+    true
+}

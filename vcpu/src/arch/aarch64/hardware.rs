@@ -1,0 +1,332 @@
+//! How a vCPU's registers get into this pCPU and out of it.
+//!
+//! [`Hardware`] is the [`Machine`] that the scheduler drives: `bind` before a vCPU runs here, `unbind` before it waits in a
+//! queue, parks or moves. Between the two nothing but the general registers moves on an exit.
+
+use alloc::sync::Arc;
+
+use trapline_sched::{Machine, PcpuId, Vcpu as _};
+
+use super::control;
+use super::interface::HardwareInterface;
+use super::registers::is_timer_armed;
+use super::takeover::HostControl;
+use super::{bound::HardwareRegisters, fault, fp, switch::synchronize_context, tlb};
+use crate::action::{Action, GuestFault};
+use crate::dispatch::{BoundGuest, Dispatch};
+use crate::exit::Exit;
+use crate::host::{Host, PhysicalInterrupt};
+use crate::interrupts::TimerPpi;
+use crate::vcpu::Aarch64VCpu;
+use crate::vmid::{LastRan, VmidAllocator};
+
+/// One pCPU's registers, and the two sides that act on them: what exits mean, and the host's timer and interrupts.
+pub(crate) struct Hardware<D: Dispatch, H: Host> {
+    pcpu: PcpuId,
+    dispatch: D,
+    host: H,
+    vtcr: u64,
+    vmids: Arc<VmidAllocator>,
+    last_ran: LastRan,
+    enabled: Option<Enabled>,
+    is_fp_open: bool,
+    timer: Timer,
+}
+
+/// What exists from `hardware_enable` to `hardware_disable`.
+struct Enabled {
+    control: HostControl,
+    interface: HardwareInterface,
+    /// HCR_EL2 and VTTBR_EL2 as they are: writing either costs more than comparing.
+    hcr: u64,
+    vttbr: u64,
+}
+
+impl Enabled {
+    /// Makes a virtual SError pending. [DDI0487: HCR_EL2.VSE]
+    fn pend_serror(&mut self, vcpu_hcr: &mut u64) {
+        *vcpu_hcr |= control::virtual_serror();
+        self.hcr |= control::virtual_serror();
+        write_sysreg!("hcr_el2", self.hcr);
+    }
+
+    /// Taking a virtual SError clears it in the hardware: what is left of it travels with the vCPU.
+    fn collect_serror(&mut self, vcpu_hcr: &mut u64) {
+        if *vcpu_hcr & control::virtual_serror() != 0 {
+            self.hcr = read_sysreg!("hcr_el2");
+            *vcpu_hcr &= self.hcr | !control::virtual_serror();
+        }
+    }
+}
+
+/// CNTHP, shared by the scheduler and the caller of a step.
+#[derive(Default)]
+struct Timer {
+    wanted: Option<u64>,
+    limit: Option<u64>,
+    armed: Option<u64>,
+}
+
+impl<D: Dispatch, H: Host> Hardware<D, H> {
+    pub(crate) fn new(
+        pcpu: PcpuId,
+        dispatch: D,
+        host: H,
+        vtcr: u64,
+        vmids: Arc<VmidAllocator>,
+    ) -> Self {
+        Self {
+            pcpu,
+            dispatch,
+            host,
+            vtcr,
+            vmids,
+            last_ran: LastRan::default(),
+            enabled: None,
+            is_fp_open: false,
+            timer: Timer::default(),
+        }
+    }
+
+    pub(crate) fn enable(&mut self) {
+        let control = HostControl::take_over(self.vtcr);
+        let interface = HardwareInterface::new(H::is_ppi_active, H::deactivate_ppi);
+        // Other users of the VMIDs may have run here since the last time.
+        tlb::flush_local_all_guests();
+        let hcr = control::guest_hcr();
+        self.enabled = Some(Enabled {
+            control,
+            interface,
+            hcr,
+            vttbr: 0,
+        });
+    }
+
+    pub(crate) fn disable(&mut self) {
+        self.set_timer(None);
+        if let Some(enabled) = self.enabled.take() {
+            enabled.control.give_back();
+        }
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled.is_some()
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.host.now()
+    }
+
+    pub(crate) fn acknowledge(&mut self) -> PhysicalInterrupt {
+        self.host.acknowledge()
+    }
+
+    /// The caller of a step wants the pCPU back at `limit`.
+    pub(crate) fn limit_timer(&mut self, limit: Option<u64>) {
+        self.timer.limit = limit;
+        self.program_timer();
+    }
+
+    /// CNTHP fired: what has passed is done with, whoever asked for it looks at the clock.
+    pub(crate) fn timer_fired(&mut self) {
+        let now = self.host.now();
+        self.timer.wanted = self.timer.wanted.filter(|&deadline| deadline > now);
+        self.timer.limit = self.timer.limit.filter(|&deadline| deadline > now);
+        self.program_timer();
+    }
+
+    fn program_timer(&mut self) {
+        let deadline = [self.timer.wanted, self.timer.limit]
+            .into_iter()
+            .flatten()
+            .min();
+        if deadline != self.timer.armed {
+            self.timer.armed = deadline;
+            self.host.set_timer(deadline);
+        }
+    }
+
+    /// Answers an exit of `vcpu`, which is bound here.
+    #[inline]
+    pub(crate) fn dispatch(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>, exit: &Exit) -> Action {
+        let (dispatch, enabled) = self.parts();
+        let mut registers = HardwareRegisters {
+            vcpu_hcr: &mut vcpu.hcr,
+            hcr: &mut enabled.hcr,
+        };
+        let mut guest = BoundGuest {
+            frame: &mut vcpu.registers.trap_context_regs,
+            extension: &mut vcpu.extension,
+            interface: &mut enabled.interface,
+            registers: &mut registers,
+        };
+        dispatch.dispatch(&mut guest, exit)
+    }
+
+    pub(crate) fn refresh(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
+        let (dispatch, enabled) = self.parts();
+        dispatch.refresh(&mut vcpu.extension, &mut enabled.interface);
+    }
+
+    pub(crate) fn has_deliverable_interrupt(
+        &mut self,
+        vcpu: &mut Aarch64VCpu<D::Extension>,
+    ) -> bool {
+        let (dispatch, enabled) = self.parts();
+        dispatch.has_deliverable_interrupt(&mut vcpu.extension, &mut enabled.interface)
+    }
+
+    fn parts(&mut self) -> (&mut D, &mut Enabled) {
+        let enabled = self
+            .enabled
+            .as_mut()
+            .expect("vCPUs are bound between enable and disable");
+        (&mut self.dispatch, enabled)
+    }
+
+    /// The first FP instruction since `bind`: its registers go into the hardware.
+    pub(crate) fn open_fp(&mut self, vcpu: &Aarch64VCpu<D::Extension>) {
+        fp::open(&vcpu.registers.fp);
+        self.is_fp_open = true;
+    }
+
+    fn close_fp(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
+        if core::mem::take(&mut self.is_fp_open) {
+            fp::close(&mut vcpu.registers.fp);
+            vcpu.handle().shared().count_fp_save();
+        }
+    }
+
+    /// The host's own code is next, and it uses FP.
+    pub(crate) fn lend_fp(&mut self, vcpu: Option<&mut Aarch64VCpu<D::Extension>>) {
+        if let Some(vcpu) = vcpu {
+            self.close_fp(vcpu);
+        }
+        if let Some(enabled) = &self.enabled {
+            fp::set_cptr(enabled.control.host_cptr());
+        }
+    }
+
+    /// The host lent its FP registers for the step that begins.
+    pub(crate) fn borrow_fp(&mut self) {
+        fp::trap();
+    }
+
+    /// Puts `vcpu`'s stage 2 in place, with what its translations need flushed.
+    fn bind_stage2(&mut self, vcpu: &Aarch64VCpu<D::Extension>, is_exclusive: bool) {
+        X = if is_exclusive {
+            vcpu.hcr & !control::wait_traps()
+        } else {
+            vcpu.hcr
+        };
+        let vttbr = vcpu.space.stage2_root | u64::from(assigned.vmid) << 48;
+        if hcr != enabled.hcr {
+            enabled.hcr = hcr;
+            write_sysreg!("hcr_el2", hcr);
+        }
+        if vttbr != enabled.vttbr {
+            enabled.vttbr = vttbr;
+            // EL1's translation registers are this guest's already; they come into force with its stage 2, not before.
+            synchronize_context();
+            write_sysreg!("vttbr_el2", vttbr);
+        }
+        if assigned.flush {
+            synchronize_context();
+            tlb::flush_local_all_guests();
+        } else if is_sibling_next && !cfg!(mutant = "no_sibling_flush") {
+            synchronize_context();
+            tlb::flush_local_guest();
+        }
+    }
+
+    /// When the waiting `vcpu`, whose registers were just stored, wants to be woken by one of its own timers: a value of the
+    /// physical counter.
+    fn timer_deadline(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) -> Option<u64> {
+        // A timer that is due by now either makes an interrupt deliverable, or is held back by something that comes with a
+        // wake-up of its own.
+        let now = self.host.now();
+        if self.has_deliverable_interrupt(vcpu) {
+            return Some(now);
+        }
+        let offset = vcpu.space.counter_offset;
+        let registers = &vcpu.registers.vm_system_regs;
+        let virtual_deadline = registers.cntv_cval_el0.saturating_add(offset);
+        [
+            (TimerPpi::Virtual, registers.cntv_ctl_el0, virtual_deadline),
+            (
+                TimerPpi::Physical,
+                registers.cntp_ctl_el0,
+                registers.cntp_cval_el0,
+            ),
+        ]
+        .into_iter()
+        .filter(|&(timer, control, deadline)| {
+            is_timer_armed(control)
+                && deadline > now
+                && self.dispatch.is_timer_enabled(&vcpu.extension, timer)
+        })
+        .map(|(_, _, deadline)| deadline)
+        .min()
+    }
+
+    /// Makes `vcpu`, which is bound here, take `fault` at the instruction that exited.
+    pub(crate) fn inject(
+        &mut self,
+        vcpu: &mut Aarch64VCpu<D::Extension>,
+        fault: GuestFault,
+        esr: u64,
+    ) {
+        if !fault::inject(&mut vcpu.registers.trap_context_regs, fault, esr) {
+            let (_, bound) = self.parts();
+            bound.pend_serror(&mut vcpu.hcr);
+        }
+    }
+}
+
+impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H> {
+    fn bind(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>, exclusive: bool) {
+        vcpu.registers.vm_system_regs.restore();
+        let (_, enabled) = self.parts();
+        if enabled.control.features.pointer_authentication {
+            vcpu.registers.pointer_auth_keys.restore();
+        }
+        write_sysreg!("vmpidr_el2", vcpu.mpidr);
+        write_sysreg!("cntvoff_el2", vcpu.space.counter_offset);
+        self.bind_stage2(vcpu, exclusive);
+        let (dispatch, enabled) = self.parts();
+        dispatch.bind(&mut vcpu.extension, &mut enabled.interface);
+    }
+
+    fn unbind(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) -> Option<u64> {
+        vcpu.registers.vm_system_regs.store();
+        let deadline = self.timer_deadline(vcpu);
+        if !cfg!(mutant = "forget_fp") {
+            self.close_fp(vcpu);
+        }
+        let (dispatch, enabled) = self.parts();
+        dispatch.unbind(&mut vcpu.extension, &mut enabled.interface);
+        // Off, so that no timer of this vCPU fires on a pCPU that has left it behind.
+        write_sysreg!("cntv_ctl_el0", 0);
+        write_sysreg!("cntp_ctl_el0", 0);
+        if enabled.control.features.pointer_authentication {
+            vcpu.registers.pointer_auth_keys.store();
+        }
+        enabled.collect_serror(&mut vcpu.hcr);
+        deadline
+    }
+
+    fn sync(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
+        let (dispatch, enabled) = self.parts();
+        dispatch.synchronize(&mut vcpu.extension, &mut enabled.interface);
+    }
+
+    fn reset(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
+        vcpu.reset_registers();
+        self.dispatch.reset(&mut vcpu.extension);
+    }
+
+    fn set_timer(&mut self, deadline: Option<u64>) {
+        self.timer.wanted = deadline;
+        self.program_timer();
+    }
+}

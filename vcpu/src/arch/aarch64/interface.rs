@@ -1,0 +1,137 @@
+//! How the vGIC reaches this pCPU's list registers and timers.
+
+use aarch64_cpu::registers::{
+    CNTP_CTL_EL0, CNTV_CTL_EL0, ICH_AP0R0_EL2, ICH_AP0R1_EL2, ICH_AP0R2_EL2, ICH_AP0R3_EL2, ICH_AP1R0_EL2, ICH_AP1R1_EL2,
+    ICH_AP1R2_EL2, ICH_AP1R3_EL2, ICH_HCR_EL2, ICH_VMCR_EL2, ICH_VTR_EL2, Readable, Writeable,
+};
+
+use super::registers::is_timer_firing;
+use crate::interrupts::{ActivePriorities, TimerPpi, VirtualCpuInterface};
+
+/// The virtual CPU interface of the pCPU that runs this code. [IHI0069: ICH registers]
+#[derive(Debug)]
+pub(crate) struct HardwareInterface {
+    list_register_count: usize,
+    active_priority_count: usize,
+    /// Which timer PPIs are active on this pCPU, by index in [`TimerPpi::ALL`]: acknowledged and not yet deactivated by us.
+    /// The guest's EOI deactivates without telling, so the vGIC folds before it relies on `false`.
+    host_deactivate: fn(u32),
+    host_is_active: fn(u32) -> bool,
+}
+
+/// Calls `$macro` with the arm for each list register; they are registers, not memory, so no index reaches them.
+macro_rules! list_registers {
+    ($index:expr, $access:ident $(, $value:expr)?) => {
+        match $index {
+            0 => $access!("S3_4_C12_C12_0" $(, $value)?),
+            1 => $access!("S3_4_C12_C12_1" $(, $value)?),
+            2 => $access!("S3_4_C12_C12_2" $(, $value)?),
+            3 => $access!("S3_4_C12_C12_3" $(, $value)?),
+            4 => $access!("S3_4_C12_C12_4" $(, $value)?),
+            5 => $access!("S3_4_C12_C12_5" $(, $value)?),
+            6 => $access!("S3_4_C12_C12_6" $(, $value)?),
+            7 => $access!("S3_4_C12_C12_7" $(, $value)?),
+            8 => $access!("S3_4_C12_C13_0" $(, $value)?),
+            9 => $access!("S3_4_C12_C13_1" $(, $value)?),
+            10 => $access!("S3_4_C12_C13_2" $(, $value)?),
+            11 => $access!("S3_4_C12_C13_3" $(, $value)?),
+            12 => $access!("S3_4_C12_C13_4" $(, $value)?),
+            13 => $access!("S3_4_C12_C13_5" $(, $value)?),
+            14 => $access!("S3_4_C12_C13_6" $(, $value)?),
+            15 => $access!("S3_4_C12_C13_7" $(, $value)?),
+            _ => unreachable!("the vGIC asks for a list register below list_register_count"),
+        }
+    };
+}
+
+impl HardwareInterface {
+    /// The interface of this pCPU; the two functions reach its physical interrupt controller.
+    pub(crate) fn new(host_is_active: fn(u32) -> bool, host_deactivate: fn(u32)) -> Self {
+        let vtr = ICH_VTR_EL2.get();
+        // [IHI0069: ICH_VTR_EL2.ListRegs, PREbits: 5, 6 or 7 preemption bits need 1, 2 or 4 registers a group]
+        let preemption_bits = (vtr >> 26 & 0x7) + 1;
+        Self {
+            list_register_count: (vtr & 0x1f) as usize + 1,
+            active_priority_count: 1 << preemption_bits.saturating_sub(5).min(2),
+            host_deactivate,
+            host_is_active,
+        }
+    }
+}
+
+impl VirtualCpuInterface for HardwareInterface {
+    fn list_register_count(&self) -> usize {
+        self.list_register_count
+    }
+
+    fn list_register(&self, index: usize) -> u64 {
+        list_registers!(index, read_sysreg)
+    }
+
+    fn set_list_register(&mut self, index: usize, value: u64) {
+        list_registers!(index, write_sysreg, value)
+    }
+
+    fn control(&self) -> u64 {
+        ICH_HCR_EL2.get()
+    }
+
+    fn set_control(&mut self, value: u64) {
+        ICH_HCR_EL2.set(value);
+    }
+
+    fn machine_control(&self) -> u64 {
+        ICH_VMCR_EL2.get()
+    }
+
+    fn set_machine_control(&mut self, value: u64) {
+        ICH_VMCR_EL2.set(value);
+    }
+
+    fn active_priorities(&self) -> ActivePriorities {
+        let mut value = ActivePriorities::default();
+        value.group0[0] = ICH_AP0R0_EL2.get() as u32;
+        value.group1[0] = ICH_AP1R0_EL2.get() as u32;
+        if self.active_priority_count > 1 {
+            value.group0[1] = ICH_AP0R1_EL2.get() as u32;
+            value.group1[1] = ICH_AP1R1_EL2.get() as u32;
+        }
+        if self.active_priority_count > 2 {
+            value.group0[2] = ICH_AP0R2_EL2.get() as u32;
+            value.group0[3] = ICH_AP0R3_EL2.get() as u32;
+            value.group1[2] = ICH_AP1R2_EL2.get() as u32;
+            value.group1[3] = ICH_AP1R3_EL2.get() as u32;
+        }
+        value
+    }
+
+    fn set_active_priorities(&mut self, value: ActivePriorities) {
+        ICH_AP0R0_EL2.set(value.group0[0].into());
+        ICH_AP1R0_EL2.set(value.group1[0].into());
+        if self.active_priority_count > 1 {
+            ICH_AP0R1_EL2.set(value.group0[1].into());
+            ICH_AP1R1_EL2.set(value.group1[1].into());
+        }
+        if self.active_priority_count > 2 {
+            ICH_AP0R2_EL2.set(value.group0[2].into());
+            ICH_AP0R3_EL2.set(value.group0[3].into());
+            ICH_AP1R2_EL2.set(value.group1[2].into());
+            ICH_AP1R3_EL2.set(value.group1[3].into());
+        }
+    }
+
+    fn timer_line(&self, ppi: TimerPpi) -> bool {
+        is_timer_firing(match ppi {
+            TimerPpi::Virtual => CNTV_CTL_EL0.get(),
+            TimerPpi::Physical => CNTP_CTL_EL0.get(),
+        })
+    }
+
+    fn is_timer_active(&self, ppi: TimerPpi) -> bool {
+        (self.host_is_active)(ppi.intid())
+    }
+
+    fn deactivate_timer(&mut self, ppi: TimerPpi) {
+        (self.host_deactivate)(ppi.intid());
+    }
+}

@@ -1,0 +1,38 @@
+//! AArch64 at EL2 with E2H=0.
+//!
+//! | file | question |
+//! |---|---|
+//! | `percpu` | what happens on one pCPU, from exit to exit |
+//! | `hardware` | how do a vCPU's registers get into a pCPU and out of it |
+//! | `switch` | how does a pCPU enter a guest and come back |
+//! | [`registers`] | which EL1 registers move when a pCPU changes vCPU |
+//! | `fp` | how do FP and SIMD registers move, on first use |
+//! | `interface` | how does the vGIC reach this pCPU's list registers |
+//! | [`control`] | what does EL2 trap while guests run |
+//! | `takeover` | how do its control registers change hands between the host and us |
+//! | `fault` | what does the hardware say about a fault, and how does a guest take one |
+//! | `bound` | which registers of a bound vCPU may its handlers touch |
+//! | `tlb` | which translations does a switch invalidate |
+//!
+//! Only [`control`] and [`registers`] exist on other targets, where host tests look at their tables.
+
+#[macro_use]
+mod sysreg;
+
+pub mod control;
+pub mod registers;
+
+/// What needs the real registers.
+macro_rules! on_the_machine {
+    ($($item:item)*) => { $(#[cfg(all(target_arch = "aarch64", target_os = "none"))] $item)* };
+}
+
+on_the_machine! {
+    mod bound;
+    mod fault;
+    mod fp;
+    mod interface;
+    mod switch;
+    mod takeover;
+    mod tlb;
+}

@@ -1,0 +1,293 @@
+//! The engine of one pCPU: who runs, until it exits, and what then.
+//!
+//! [`Aarch64PerCpu::step`] is the one loop, and the one place that acts on an [`Action`]. It runs with physical interrupts
+//! masked and takes them as exits; `hardware` moves a vCPU's registers in and out.
+
+use alloc::sync::Arc;
+
+use axerrno::{AxError, AxResult};
+use trapline_sched::{BlockReason, Decision, LocalScheduler, Vcpu as _};
+
+use super::fault;
+use super::hardware::Hardware;
+use super::switch::{Vector, run_guest};
+use crate::action::{Action, GuestFault};
+use crate::decode::{self, ExitClass};
+use crate::dispatch::Dispatch;
+use crate::exit::Exit;
+use crate::host::{Host, PhysicalInterrupt};
+use crate::vcpu::Aarch64VCpu;
+use crate::vmid::VmidAllocator;
+
+/// Why [`Aarch64PerCpu::step`] returned.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Step {
+    /// Nobody can run. Wait for an interrupt, hand it to [`Aarch64PerCpu::take_interrupts`], and step again.
+    Idle,
+    /// An interrupt that is the host's own is pending, or was acknowledged as such: handle it, then step again.
+    HostInterrupt,
+    /// The time given to the step is over.
+    Expired,
+    /// The pCPU was drained: it has no vCPU, and gets none until it is opened again.
+    Drained,
+}
+
+/// One pCPU: its run queue, the vCPU that it has loaded, and the way to run it.
+///
+/// It is made on any pCPU and used on one, the one whose id its scheduler has.
+pub struct Aarch64PerCpu<D: Dispatch, H: Host> {
+    scheduler: LocalScheduler<Aarch64VCpu<D::Extension>>,
+    hardware: Hardware<D, H>,
+    /// Something happened that only the scheduler can judge: a timer fired, a vCPU blocked or yielded.
+    must_schedule: bool,
+    /// The bound vCPU's list registers may be out of date for a reason that its state word does not tell.
+    must_refresh: bool,
+}
+
+impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
+    /// The engine of the pCPU that `scheduler` is for. `vtcr` is VTCR_EL2 for the stage 2 of all guests; `vmids` is shared by
+    /// all pCPUs.
+    pub fn new(
+        scheduler: LocalScheduler<Aarch64VCpu<D::Extension>>,
+        dispatch: D,
+        host: H,
+        vtcr: u64,
+        vmids: Arc<VmidAllocator>,
+    ) -> Self {
+        let hardware = Hardware::new(scheduler.id(), dispatch, host, vtcr, vmids);
+        Self {
+            scheduler,
+            hardware,
+            must_schedule: true,
+            must_refresh: false,
+        }
+    }
+
+    /// Takes EL2's guest-facing control registers over, on the pCPU that this engine is for. The host's values are kept for
+    /// [`Aarch64PerCpu::hardware_disable`].
+    ///
+    /// # Errors
+    /// `AlreadyExists`: it is enabled.
+    ///
+    /// # Safety
+    /// 1. The caller runs at EL2 with E2H=0 on the pCPU whose id the scheduler has, with interrupts masked, and does so for
+    ///    every later call.
+    /// 2. The lower-EL slots of its VBAR_EL2 branch to `trapline_vcpu_exit_sync`, `_irq`, `_fiq` and `_serror`, with all
+    ///    registers as the guest left them.
+    /// 3. `vtcr` fits the stage-2 tables of every guest in the pool.
+    pub unsafe fn hardware_enable(&mut self) -> AxResult {
+        if self.is_enabled() {
+            return Err(AxError::AlreadyExists);
+        }
+        self.hardware.enable();
+        Ok(())
+    }
+
+    /// Gives EL2's control registers back as the host had them. The vCPU that was loaded goes back to a queue first.
+    ///
+    /// # Errors
+    /// `BadState`: it is not enabled. `ResourceBusy`: a vCPU is loaded; drain the pCPU first.
+    pub fn hardware_disable(&mut self) -> AxResult {
+        if !self.is_enabled() {
+            return Err(AxError::BadState);
+        }
+        if self.scheduler.loaded().is_some() {
+            return Err(AxError::ResourceBusy);
+        }
+        self.hardware.disable();
+        Ok(())
+    }
+
+    /// `hardware_enable` was called, and `hardware_disable` was not called since.
+    pub fn is_enabled(&self) -> bool {
+        self.hardware.is_enabled()
+    }
+
+    /// The scheduler, for its counters and ids.
+    pub fn scheduler(&self) -> &LocalScheduler<Aarch64VCpu<D::Extension>> {
+        &self.scheduler
+    }
+
+    /// Steps for ever; `idle` is called while nobody can run, with interrupts masked, and returns when one is pending.
+    /// Returns when the pCPU is drained or the host has an interrupt of its own.
+    pub fn run_loop(&mut self, mut idle: impl FnMut()) -> Step {
+        loop {
+            match self.step(None) {
+                Step::Idle => {
+                    idle();
+                    if self.take_interrupts() {
+                        return Step::HostInterrupt;
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Runs vCPUs until the host is needed: nobody can run, an interrupt is the host's, the counter reaches `until`, or the
+    /// pCPU is drained.
+    ///
+    /// The caller keeps physical interrupts masked; `hardware_enable` was called.
+    pub fn step(&mut self, until: Option<u64>) -> Step {
+        assert!(self.is_enabled(), "hardware_enable comes before step");
+        self.hardware.limit_timer(until);
+        if H::USES_FP {
+            self.hardware.borrow_fp();
+        }
+        let step = self.run_until_host_is_needed(until);
+        if H::USES_FP {
+            self.hardware.lend_fp(self.scheduler.loaded());
+        }
+        step
+    }
+
+    fn run_until_host_is_needed(&mut self, until: Option<u64>) -> Step {
+        loop {
+            if self.must_schedule || self.scheduler.needs_attention() {
+                self.must_schedule = false;
+                match self.scheduler.schedule(&mut self.hardware) {
+                    Decision::Run => {}
+                    Decision::Idle => return Step::Idle,
+                    Decision::Drained => return Step::Drained,
+                }
+                if until.is_some_and(|deadline| self.hardware.now() >= deadline) {
+                    self.must_schedule = true;
+                    return Step::Expired;
+                }
+            }
+            // Both are evaluated: the token is consumed whatever else asks for a refresh.
+            let must_refresh = self.scheduler.take_wake() | core::mem::take(&mut self.must_refresh);
+            let vcpu = self
+                .scheduler
+                .loaded()
+                .expect("a vCPU is loaded after Decision::Run");
+            if must_refresh {
+                self.hardware.refresh(vcpu);
+            }
+            // SAFETY:
+            // 1. The scheduler answered Run, so `Hardware::bind` has put this vCPU's state into this pCPU.
+            // 2. Interrupts are masked at EL2 by the contract of `hardware_enable`.
+            // 3. So are the vectors.
+            let vector = unsafe { run_guest(&mut vcpu.registers.trap_context_regs) };
+            match vector {
+                Vector::Synchronous => self.vmexit_handler(),
+                Vector::Irq => {
+                    vcpu.handle().shared().count_exit(ExitClass::Interrupt);
+                    if self.take_interrupt() == PhysicalInterrupt::Host {
+                        return Step::HostInterrupt;
+                    }
+                }
+                Vector::Fiq => return Step::HostInterrupt,
+                Vector::SError => {
+                    let esr = fault::syndrome();
+                    self.answer(&Exit::SError { esr }, esr);
+                }
+            }
+        }
+    }
+
+    /// Answers a synchronous exit.
+    fn vmexit_handler(&mut self) {
+        let esr = fault::syndrome();
+        let vcpu = self
+            .scheduler
+            .loaded()
+            .expect("the vCPU that exited is loaded");
+        if decode::is_fp_trap(esr) {
+            vcpu.handle().shared().count_exit(ExitClass::FloatingPoint);
+            self.hardware.open_fp(vcpu);
+            return;
+        }
+        let exit = decode::decode(
+            &vcpu.registers.trap_context_regs,
+            esr,
+            &fault::HardwareAddresses,
+        );
+        self.answer(&exit, esr);
+    }
+
+    /// Asks what `exit` means, and does it.
+    fn answer(&mut self, exit: &Exit, esr: u64) {
+        let vcpu = self
+            .scheduler
+            .loaded()
+            .expect("the vCPU that exited is loaded");
+        vcpu.handle().shared().count_exit(exit.class());
+        let action = self.hardware.dispatch(vcpu, exit);
+        let frame = &mut vcpu.registers.trap_context_regs;
+        match action {
+            Action::Finish => decode::step_over(frame, exit, esr),
+            Action::FinishRead(value) => {
+                decode::finish_read(frame, exit, value);
+                decode::step_over(frame, exit, esr);
+            }
+            Action::Retry => {}
+            Action::Fault(fault) => self.hardware.inject(vcpu, fault, esr),
+            Action::Decline => self.hardware.inject(vcpu, GuestFault::Undefined, esr),
+            Action::Wait => {
+                decode::step_over(frame, exit, esr);
+                if !self.hardware.has_deliverable_interrupt(vcpu) {
+                    self.block(BlockReason::Waiting);
+                }
+            }
+            Action::Suspend => self.block(BlockReason::Remote),
+            Action::Yield(to) => {
+                decode::step_over(frame, exit, esr);
+                self.scheduler.yield_now(to);
+                self.must_schedule = true;
+            }
+            Action::PowerOff => {
+                decode::step_over(frame, exit, esr);
+                self.block(BlockReason::Off);
+            }
+            // Whoever stopped the VM has told every vCPU of it, this one included.
+            Action::Stop => self.must_schedule = true,
+        }
+    }
+
+    /// Takes the loaded vCPU off, unless somebody woke it meanwhile: then it goes on, and looks at its interrupts first.
+    fn block(&mut self, reason: BlockReason) {
+        match self.scheduler.block(reason) {
+            Ok(()) => self.must_schedule = true,
+            Err(_woken) => self.must_refresh = true,
+        }
+    }
+
+    /// Takes all pending interrupts, on behalf of a host that idled. `true`: one of them is the host's own.
+    pub fn take_interrupts(&mut self) -> bool {
+        loop {
+            match self.take_interrupt() {
+                PhysicalInterrupt::None => return false,
+                PhysicalInterrupt::Host => return true,
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes one interrupt, and leaves to the next step what follows from it.
+    fn take_interrupt(&mut self) -> PhysicalInterrupt {
+        let interrupt = self.hardware.acknowledge();
+        self.handle_interrupt(interrupt);
+        interrupt
+    }
+
+    /// Does what one of our interrupts asks for, when a host with interrupt handling of its own has acknowledged it.
+    pub fn handle_interrupt(&mut self, interrupt: PhysicalInterrupt) {
+        match interrupt {
+            PhysicalInterrupt::Kick => self.scheduler.kicked(),
+            PhysicalInterrupt::HypervisorTimer => {
+                self.hardware.timer_fired();
+                self.must_schedule = true;
+            }
+            PhysicalInterrupt::GuestTimer(_) | PhysicalInterrupt::Maintenance => {
+                self.must_refresh = true;
+                // The vCPU may be waiting with its registers loaded.
+                if let Some(vcpu) = self.scheduler.loaded() {
+                    vcpu.handle().wake();
+                }
+            }
+            PhysicalInterrupt::Host | PhysicalInterrupt::None => {}
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Everything that knows the machine's registers; the only place in this crate that may use `unsafe`.
+
+pub mod aarch64;
