@@ -1,0 +1,104 @@
+//! Builds the images for AArch64, in a target directory of its own, and makes flat files of them.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    Failure,
+    failure::{Result, at},
+    flatten::flatten,
+    places,
+    setup::{SetupLock, command, progress::Step, toolchain},
+};
+
+/// Flags of all images: they run where they are linked, and a panic can walk the frames.
+const FLAGS: [&str; 2] = ["-Crelocation-model=static", "-Cforce-frame-pointers=yes"];
+
+/// More than the slowest build takes; a build that hangs must end.
+const BUILD_LIMIT: Duration = Duration::from_secs(1200);
+
+/// A mutant of the images to build instead, for the tests that must catch it.
+const MUTANT: &str = "TRAPLINE_IMAGE_MUTANT";
+
+/// The guests of this repository.
+pub const GUESTS: [&str; 3] = ["stress-guest", "bench-guest", "test-guest"];
+
+/// The hypervisor of this repository.
+pub const HYPERVISOR: &str = "hypervisor";
+
+/// A built image.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The ELF file, with symbols and line numbers.
+    pub elf: PathBuf,
+    /// The flat file, as QEMU loads it.
+    pub flat: PathBuf,
+}
+
+/// Builds the images called `names`, which are binaries of this package, and returns them in the same order.
+pub fn build(names: &[&str]) -> Result<Vec<Built>> {
+    let _lock = SetupLock::take()?;
+    let toolchain = toolchain::Toolchain::set_up()?;
+    let (mut cargo, linker) = toolchain.cargo_build();
+    let mutant = env::var(MUTANT).ok();
+    let target = match &mutant {
+        Some(mutant) => places::cross_target().join(mutant),
+        None => places::cross_target(),
+    };
+    let cfg = mutant.map(|mutant| format!("--cfg=mutant=\"{mutant}\""));
+    let flags: Vec<&str> = FLAGS
+        .into_iter()
+        .chain(linker)
+        .chain(cfg.as_deref())
+        .collect();
+    cargo
+        .current_dir(places::workspace())
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .arg("--target-dir")
+        .arg(&target)
+        .args([
+            "--package",
+            env!("CARGO_PKG_NAME"),
+            "--release",
+            "--features",
+            "image",
+        ]);
+    for name in names {
+        cargo.args(["--bin", name]);
+    }
+    let directory = target.join(toolchain::TARGET).join("release");
+    let is_first = names.iter().any(|name| !directory.join(name).exists());
+    let step = is_first.then(|| Step::start("Building the images for AArch64"));
+    let ended = command::run(&mut cargo, BUILD_LIMIT).map_err(at("cargo"))?;
+    drop(step);
+    if !ended.is_success {
+        eprintln!("{}", ended.stderr.trim_end());
+        return Err(Failure::input(
+            "the images do not build",
+            names.join(", "),
+            "see the compiler's messages above",
+        ));
+    }
+    names
+        .iter()
+        .map(|name| make_flat(&directory.join(name)))
+        .collect()
+}
+
+/// Writes the flat file next to the ELF file. An up-to-date one stays: others may be reading it.
+fn make_flat(elf: &Path) -> Result<Built> {
+    let flat = elf.with_extension("bin");
+    let file = fs::read(elf).map_err(at(elf.display()))?;
+    let bytes = flatten(&file)
+        .map_err(|why| Failure::input(why, elf.display(), "check the image's linker script"))?;
+    if fs::read(&flat).ok().as_deref() != Some(&bytes[..]) {
+        fs::write(&flat, bytes).map_err(at(flat.display()))?;
+    }
+    Ok(Built {
+        elf: elf.to_path_buf(),
+        flat,
+    })
+}

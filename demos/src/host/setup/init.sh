@@ -1,0 +1,53 @@
+#!/bin/busybox sh
+# The first program of the stock guest. Word `trapline=batch` on the kernel's command line: use every CPU for a moment, say
+# what came of it, and power off. Otherwise: a shell on the console; `poweroff` or leaving the shell ends the guest.
+
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/root TERM=${TERM:-vt100} PS1='trapline guest \w # '
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /tmp
+cd /root
+
+# busybox's own `poweroff` would ask an init that is not running.
+rm -f /bin/poweroff /bin/reboot /bin/halt
+printf '#!/bin/sh\nexec busybox poweroff -f\n' > /bin/poweroff
+printf '#!/bin/sh\nexec busybox reboot -f\n' > /bin/reboot
+chmod 755 /bin/poweroff /bin/reboot
+ln -s poweroff /bin/halt
+
+# Every CPU hashes the same stream, alone and then through pipes that cross CPUs; all must agree.
+workload() {
+    cpus=$(nproc)
+    echo "trapline: nproc=$cpus"
+    cpu=0
+    while [ "$cpu" -lt "$cpus" ]; do
+        (
+            taskset $(printf '%x' $((1 << cpu))) sh -c '
+                for round in 1 2 3; do dd if=/dev/zero bs=16k count=24 2>/dev/null | sha256sum; done' \
+                | uniq > "/tmp/pinned.$cpu"
+            dd if=/dev/zero bs=16k count=72 2>/dev/null | cat | sha256sum > "/tmp/free.$cpu"
+        ) &
+        cpu=$((cpu + 1))
+    done
+    wait
+    for kind in pinned free; do
+        results=$(cat /tmp/$kind.* | wc -l)
+        different=$(cat /tmp/$kind.* | sort -u | wc -l)
+        if [ "$results" -ne "$cpus" ] || [ "$different" -ne 1 ]; then
+            echo "trapline: workload failed: $kind: $results results for $cpus CPUs, $different different ones"
+            return
+        fi
+    done
+    echo "trapline: workload ok"
+}
+
+if grep -q 'trapline=batch' /proc/cmdline; then
+    workload
+else
+    echo
+    echo "Debian's arm64 Linux under Trapline, $(nproc) CPUs. Leave with poweroff, or Ctrl-A x from outside."
+    setsid cttyhack sh
+fi
+poweroff
