@@ -5,9 +5,19 @@
 //! ```
 
 pub mod cross;
+pub mod device_tree;
 pub mod failure;
 pub mod flatten;
+pub mod input;
+pub mod keys;
+pub mod layout;
+pub mod machine;
 pub mod places;
+pub mod report;
+pub mod session;
 pub mod setup;
+pub mod symbolise;
+pub mod table;
+pub mod terminal;
 
 pub use failure::Failure;

@@ -1,0 +1,199 @@
+//! The device tree of the guest's machine: what QEMU's `virt` would say, as far as Trapline emulates it.
+
+use vm_fdt::{Error, FdtWriter};
+
+use crate::config::{Region, guest_machine as machine};
+
+const INTERRUPT_CONTROLLER: u32 = 1;
+const CLOCK: u32 = 2;
+const SPI: u32 = 0;
+const PPI: u32 = 1;
+const LEVEL_HIGH: u32 = 4;
+/// PPIs of the secure physical, physical, virtual and hypervisor timer, less the 16 SGIs. [BSA: PPI assignments]
+const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
+
+/// What differs from guest to guest.
+#[derive(Clone, Debug)]
+pub struct Guest<'a> {
+    /// 1 to [`crate::config::MAX_VCPUS`].
+    pub vcpu_count: usize,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// The kernel's command line.
+    pub bootargs: &'a str,
+    /// Where the initial ramdisk is.
+    pub initrd: Option<Region>,
+    /// Random bytes for the kernel to start from.
+    pub seed: [u8; 40],
+}
+
+/// The flattened device tree of `guest`.
+///
+/// # Errors
+/// The command line has a zero byte in it.
+pub fn build(guest: &Guest<'_>) -> Result<Vec<u8>, Error> {
+    let mut fdt = FdtWriter::new()?;
+    let root = fdt.begin_node("")?;
+    fdt.property_string("compatible", "linux,dummy-virt")?;
+    fdt.property_string("model", "trapline,virt")?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_u32("interrupt-parent", INTERRUPT_CONTROLLER)?;
+    chosen(&mut fdt, guest)?;
+    let memory = fdt.begin_node(&format!("memory@{:x}", machine::RAM_BASE))?;
+    fdt.property_string("device_type", "memory")?;
+    fdt.property_array_u64("reg", &[machine::RAM_BASE, guest.memory])?;
+    fdt.end_node(memory)?;
+    cpus(&mut fdt, guest.vcpu_count)?;
+    interrupt_controller(&mut fdt, guest.vcpu_count)?;
+    timer(&mut fdt)?;
+    uart(&mut fdt)?;
+    fdt.end_node(root)?;
+    fdt.finish()
+}
+
+fn chosen(fdt: &mut FdtWriter, guest: &Guest<'_>) -> Result<(), Error> {
+    let chosen = fdt.begin_node("chosen")?;
+    fdt.property_string("bootargs", guest.bootargs)?;
+    fdt.property_string("stdout-path", &format!("/pl011@{:x}", machine::UART.start))?;
+    let (address_seed, random_seed) = guest.seed.split_at(8);
+    fdt.property("kaslr-seed", address_seed)?;
+    fdt.property("rng-seed", random_seed)?;
+    if let Some(initrd) = guest.initrd {
+        fdt.property_u64("linux,initrd-start", initrd.address)?;
+        fdt.property_u64("linux,initrd-end", initrd.address + initrd.length)?;
+    }
+    fdt.end_node(chosen)
+}
+
+fn cpus(fdt: &mut FdtWriter, count: usize) -> Result<(), Error> {
+    let cpus = fdt.begin_node("cpus")?;
+    fdt.property_u32("#address-cells", 1)?;
+    fdt.property_u32("#size-cells", 0)?;
+    for index in 0..count {
+        let affinity = machine::mpidr_affinity(index) as u32;
+        let cpu = fdt.begin_node(&format!("cpu@{affinity:x}"))?;
+        fdt.property_string("device_type", "cpu")?;
+        fdt.property_string("compatible", "arm,armv8")?;
+        fdt.property_u32("reg", affinity)?;
+        fdt.property_string("enable-method", "psci")?;
+        fdt.end_node(cpu)?;
+    }
+    fdt.end_node(cpus)?;
+    let psci = fdt.begin_node("psci")?;
+    let versions = ["arm,psci-1.0", "arm,psci-0.2"].map(str::to_owned);
+    fdt.property_string_list("compatible", versions.to_vec())?;
+    fdt.property_string("method", "hvc")?;
+    fdt.end_node(psci)
+}
+
+fn interrupt_controller(fdt: &mut FdtWriter, cpu_count: usize) -> Result<(), Error> {
+    let gicd = machine::GICD;
+    let node = fdt.begin_node(&format!("intc@{:x}", gicd.start))?;
+    fdt.property_string("compatible", "arm,gic-v3")?;
+    fdt.property_null("interrupt-controller")?;
+    fdt.property_u32("#interrupt-cells", 3)?;
+    fdt.property_u32("#redistributor-regions", 1)?;
+    let redistributors = machine::GICR_STRIDE * cpu_count as u64;
+    let reg = [
+        gicd.start,
+        gicd.end - gicd.start,
+        machine::GICR_BASE,
+        redistributors,
+    ];
+    fdt.property_array_u64("reg", &reg)?;
+    fdt.property_phandle(INTERRUPT_CONTROLLER)?;
+    fdt.end_node(node)
+}
+
+fn timer(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node("timer")?;
+    fdt.property_string("compatible", "arm,armv8-timer")?;
+    let interrupts = TIMER_PPIS.map(|ppi| [PPI, ppi, LEVEL_HIGH]);
+    fdt.property_array_u32("interrupts", interrupts.as_flattened())?;
+    fdt.property_null("always-on")?;
+    fdt.end_node(node)
+}
+
+fn uart(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let clock = fdt.begin_node("apb-pclk")?;
+    fdt.property_string("compatible", "fixed-clock")?;
+    fdt.property_u32("#clock-cells", 0)?;
+    fdt.property_u32("clock-frequency", 24_000_000)?;
+    fdt.property_string("clock-output-names", "clk24mhz")?;
+    fdt.property_phandle(CLOCK)?;
+    fdt.end_node(clock)?;
+    let registers = machine::UART;
+    let node = fdt.begin_node(&format!("pl011@{:x}", registers.start))?;
+    fdt.property_string_list(
+        "compatible",
+        ["arm,pl011", "arm,primecell"].map(str::to_owned).to_vec(),
+    )?;
+    fdt.property_array_u64("reg", &[registers.start, registers.end - registers.start])?;
+    fdt.property_array_u32("interrupts", &[SPI, machine::UART_INTID - 32, LEVEL_HIGH])?;
+    fdt.property_array_u32("clocks", &[CLOCK, CLOCK])?;
+    fdt.property_string_list(
+        "clock-names",
+        ["uartclk", "apb_pclk"].map(str::to_owned).to_vec(),
+    )?;
+    fdt.end_node(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(vcpu_count: usize) -> Vec<u8> {
+        build(&Guest {
+            vcpu_count,
+            memory: 512 << 20,
+            bootargs: "console=ttyAMA0",
+            initrd: Some(Region {
+                address: 0x4800_0000,
+                length: 0x1234,
+            }),
+            seed: [7; 40],
+        })
+        .expect("a well-formed tree")
+    }
+
+    #[test]
+    fn a_reader_finds_the_machine() {
+        let blob = example(20);
+        let tree = fdt::Fdt::new(&blob).expect("a well-formed tree");
+        assert_eq!(tree.cpus().count(), 20);
+        assert_eq!(tree.cpus().last().map(|cpu| cpu.ids().first()), Some(0x103));
+        assert_eq!(tree.chosen().bootargs(), Some("console=ttyAMA0"));
+        let region = tree.memory().regions().next().expect("RAM");
+        assert_eq!(
+            (region.starting_address as u64, region.size),
+            (0x4000_0000, Some(512 << 20))
+        );
+        let uart = tree.chosen().stdout().expect("a console");
+        assert_eq!(
+            uart.compatible().map(|names| names.first()),
+            Some("arm,pl011")
+        );
+        let intc = tree
+            .find_compatible(&["arm,gic-v3"])
+            .expect("an interrupt controller");
+        let sizes: Vec<_> = intc
+            .reg()
+            .expect("registers")
+            .map(|region| region.size)
+            .collect();
+        assert_eq!(sizes, [Some(0x1_0000), Some(20 * 0x2_0000)]);
+    }
+
+    #[test]
+    fn a_zero_byte_in_the_command_line_is_refused() {
+        let guest = Guest {
+            vcpu_count: 1,
+            memory: 1 << 20,
+            bootargs: "a\0b",
+            initrd: None,
+            seed: [0; 40],
+        };
+        assert!(build(&guest).is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! The machine that QEMU is asked for, as its command line.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{
+    failure::{Result, at},
+    layout::MachineLayout,
+    places,
+    setup::qemu::Qemu,
+};
+use crate::config;
+
+/// QEMU's counter and its instructions have the same rate: one instruction is one tick of one nanosecond.
+const ICOUNT_FREQUENCY_HZ: u64 = 1_000_000_000;
+
+/// What every machine has.
+#[derive(Clone, Debug)]
+pub struct Machine<'a> {
+    /// The program.
+    pub qemu: &'a Qemu,
+    /// The model of its CPUs.
+    pub cpu: &'a str,
+    /// How many it has.
+    pub cpu_count: usize,
+    /// Count instructions instead of time: the same run every time.
+    pub is_counting: bool,
+}
+
+impl Machine<'_> {
+    /// A machine that boots `hypervisor` and has `layout` in its memory. The files are written to `directory`, which must
+    /// outlive QEMU.
+    pub fn boot_hypervisor(
+        &self,
+        hypervisor: &Path,
+        layout: &MachineLayout,
+        directory: &Path,
+    ) -> Result<Command> {
+        let mut command = self.command("virt,virtualization=on,gic-version=3", layout.memory_mib);
+        command.arg("-kernel").arg(hypervisor);
+        command.args(["-append", &config::bootargs(layout.config)]);
+        for (index, load) in layout.loads.iter().enumerate() {
+            let file = directory.join(format!("{index}.bin"));
+            std::fs::write(&file, &load.bytes).map_err(at(file.display()))?;
+            let mut device = OsString::from("loader,force-raw=on,file=");
+            device.push(&file);
+            device.push(format!(",addr={:#x}", load.address));
+            command.arg("-device").arg(device);
+        }
+        Ok(command)
+    }
+
+    /// A machine that boots a guest's kernel with no hypervisor under it, to compare with.
+    pub fn boot_bare(
+        &self,
+        kernel: &Path,
+        initrd: Option<&PathBuf>,
+        bootargs: &str,
+        memory_mib: u64,
+    ) -> Command {
+        let mut command = self.command("virt,gic-version=3", memory_mib);
+        command
+            .arg("-kernel")
+            .arg(kernel)
+            .args(["-append", bootargs]);
+        if let Some(initrd) = initrd {
+            command.arg("-initrd").arg(initrd);
+        }
+        command
+    }
+
+    fn command(&self, machine: &str, memory_mib: u64) -> Command {
+        let mut command = with_parent(&self.qemu.program);
+        // With semihosting a guest could reach the host: it stays off. The default network card wants a file that
+        // minimal installations lack.
+        command.args([
+            "-M",
+            machine,
+            "-nodefaults",
+            "-nic",
+            "none",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+        ]);
+        command.args([
+            "-chardev",
+            "stdio,id=line,signal=off",
+            "-serial",
+            "chardev:line",
+            "-no-reboot",
+        ]);
+        command.args([
+            "-smp",
+            &self.cpu_count.to_string(),
+            "-m",
+            &format!("{memory_mib}M"),
+        ]);
+        if self.is_counting {
+            let cpu = format!("{},cntfrq={ICOUNT_FREQUENCY_HZ}", self.cpu);
+            command.args(["-cpu", &cpu, "-icount", "shift=0,sleep=off"]);
+        } else {
+            command.args(["-cpu", self.cpu, "-accel", "tcg,thread=multi"]);
+        }
+        command
+    }
+}
+
+/// A command whose process ends when this one is killed, where the system can do that.
+fn with_parent(program: &Path) -> Command {
+    match places::find_program("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}

@@ -1,0 +1,80 @@
+//! Says which function and line each address of the hypervisor's panic report is.
+
+use std::{fmt::Write, path::Path};
+
+use addr2line::Loader;
+
+/// `text` with a line after each line that mentions addresses of the image's code: the function, file and line there.
+///
+/// A return address points after its call, so the byte before it is looked up.
+pub fn annotate(text: &str, elf: &Path) -> String {
+    let Ok(loader) = Loader::new(elf) else {
+        return text.to_owned();
+    };
+    let mut annotated = String::new();
+    for line in text.lines() {
+        annotated.push_str(line);
+        annotated.push('\n');
+        for address in addresses(line) {
+            if let Some(place) = place(&loader, address.saturating_sub(1)) {
+                // Writing to a string cannot fail.
+                let _ = writeln!(annotated, "    {address:#x} is {place}");
+            }
+        }
+    }
+    annotated
+}
+
+/// The hexadecimal numbers in `line` that could be addresses: `0x` and at least seven digits.
+fn addresses(line: &str) -> impl Iterator<Item = u64> {
+    line.split(|c: char| !c.is_ascii_alphanumeric())
+        .filter_map(|word| word.strip_prefix("0x"))
+        .filter(|digits| digits.len() >= 7)
+        .filter_map(|digits| u64::from_str_radix(digits, 16).ok())
+}
+
+/// The functions around `address`, innermost first, as far as they were inlined; `None` outside the code.
+fn place(loader: &Loader, address: u64) -> Option<String> {
+    let mut places = Vec::new();
+    let mut frames = loader.find_frames(address).ok()?;
+    while let Ok(Some(frame)) = frames.next() {
+        let name = frame
+            .function
+            .as_ref()
+            .and_then(|name| name.demangle().ok());
+        let name = name.map_or_else(|| "?".to_owned(), |name| name.into_owned());
+        let location = frame.location.as_ref();
+        let file = location.and_then(|location| location.file).unwrap_or("?");
+        let line = location.and_then(|location| location.line).unwrap_or(0);
+        places.push(format!("{name} ({file}:{line})"));
+    }
+    if places.is_empty() {
+        let symbol = loader.find_symbol(address)?;
+        return Some(addr2line::demangle_auto(symbol.into(), None).into_owned());
+    }
+    Some(places.join(", inlined into "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numbers_that_could_be_code_are_looked_up() {
+        let line = "pc=0x40201234 lr:0x0000000040205678, esr 0x96000045 x0=0x12 401234567";
+        assert_eq!(
+            addresses(line).collect::<Vec<_>>(),
+            [0x4020_1234, 0x4020_5678, 0x9600_0045]
+        );
+    }
+
+    #[test]
+    fn an_address_of_this_program_has_a_name() {
+        let program = std::env::current_exe().expect("this program is a file");
+        let loader = Loader::new(&program).expect("with symbols");
+        let main = loader.find_symbol_info(loader.relative_address_base());
+        // A position-independent program has nothing at its base: only that the lookup is harmless is tested there.
+        assert!(main.is_none_or(|symbol| !symbol.name().is_empty()));
+        assert_eq!(annotate("nothing here\n", &program), "nothing here\n");
+    }
+}
