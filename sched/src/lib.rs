@@ -1,4 +1,43 @@
 //! Which vCPU runs next on a physical CPU, where, and for how long.
-#![no_std]
-pub use ids::*; 
-mod ids { #[doc="A vCPU, numbered in its pool."] #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash, Ord, PartialOrd)] pub struct VcpuId(u16); }
+//!
+//! [`LocalScheduler`] (one per pCPU) keeps the rules that no policy may break: a vCPU's box is in one place at a time,
+//! leaves its pCPU only unbound, and runs only while nothing blocks it. A [`Policy`] only ranks, so a bad one is unfair,
+//! never unsound. Everybody else holds a [`VcpuHandle`] and asks through it.
+//!
+//! ```text
+//!   handle.wake() --> one state word --> Parked? take the box, place it --> inbox of a pCPU, kick
+//!                                    '-> Loaded? kick that pCPU
+//!   LocalScheduler::schedule: inbox -> requests -> policy.pick -> Machine::bind -> (guest) -> block | slice end
+//! ```
+//! No lock, no allocation after vCPUs and pCPUs are created, no architecture. Elsewhere: registers and world switch
+//! (`trapline-vcpu`), the timer and the kick (the embedder's [`Machine`] and [`Host`]).
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod accounting;
+mod attention;
+mod deadlines;
+mod handle;
+mod ids;
+mod local;
+pub mod policies;
+mod policy;
+mod pool;
+mod state;
+mod sync;
+mod trace;
+
+pub use accounting::{Migrations, PcpuCounters, PcpuTimes, VcpuTimes};
+pub use handle::{
+    AffinityError, MigrateError, PowerOnClaim, PowerOnError, RetireError, Snapshot, Vcpu,
+    VcpuHandle,
+};
+pub use ids::{ParsePcpuSetError, PcpuId, PcpuSet, VcpuId};
+pub use local::{Decision, LocalScheduler, Machine, Woken};
+pub use policies::{PolicyError, PolicyOptions, policy_by_name};
+pub use policy::{Bounds, LocalPolicy, Pick, Policy, Ready, Slice};
+pub use pool::{CreateError, Host, LocalError, Pool, PoolConfig, PoolError};
+pub use state::{BlockReason, Place, PowerState};
+pub use trace::{TraceEvent, TraceRecord, TraceRing};

@@ -1,0 +1,116 @@
+//! When a pCPU must look up from its guest, and when somebody must kick it so that it does.
+//!
+//! One word per pCPU. A post or a request is first put where the pCPU will find it, then announced here; the outcome says
+//! whether to kick. The pCPU clears the word first and looks afterwards, so nothing falls between.
+//!
+//! ```text
+//!   post:   push the box, then MAIL;     kick unless ARMED (the slice timer brings it here soon) or KICKED
+//!   nudge:  set the bit,  then REQUESTS; kick unless KICKED
+//!   owner:  take (clears MAIL, REQUESTS, KICKED), then look
+//!   disarm: clears ARMED and says whether mail came without a kick
+//! ```
+
+use crate::sync::{AtomicU32, Ordering};
+
+const MAIL: u32 = 1 << 0;
+const REQUESTS: u32 = 1 << 1;
+const KICKED: u32 = 1 << 2;
+const ARMED: u32 = 1 << 3;
+
+/// What the owner has to look at.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Raised(u32);
+
+impl Raised {
+    pub(crate) const fn mail(self) -> bool {
+        self.0 & MAIL != 0
+    }
+
+    pub(crate) const fn requests(self) -> bool {
+        self.0 & REQUESTS != 0
+    }
+}
+
+/// Whether the caller must send the kick.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub(crate) enum Kick {
+    Send,
+    NotNeeded,
+}
+
+/// The attention word of one pCPU.
+pub(crate) struct Attention(AtomicU32);
+
+impl Attention {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// The owner has something to look at. Cheap: called before every guest entry.
+    #[inline]
+    pub(crate) fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Acquire) & (MAIL | REQUESTS | KICKED) != 0
+    }
+
+    /// A box is in the inbox. `is_urgent`: not even a slice may pass before the owner looks.
+    pub(crate) fn post(&self, is_urgent: bool) -> Kick {
+        self.announce(MAIL, is_urgent)
+    }
+
+    /// Something about a vCPU there has changed: the loaded one, or with `requests` any of them.
+    pub(crate) fn nudge(&self, requests: bool) -> Kick {
+        self.announce(if requests { REQUESTS } else { 0 }, true)
+    }
+
+    fn announce(&self, bits: u32, is_urgent: bool) -> Kick {
+        let mut current = self.0.load(Ordering::Relaxed);
+        loop {
+            let is_kick = current & KICKED == 0 && (is_urgent || current & ARMED == 0);
+            let next = current | bits | if is_kick { KICKED } else { 0 };
+            match self
+                .0
+                .compare_exchange_weak(current, next, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) if is_kick && !cfg!(mutant = "drop_kick") => return Kick::Send,
+                Ok(_) => return Kick::NotNeeded,
+                Err(actual) => current = actual,
+            }
+        }
+    }
+
+    /// The owner reminds itself to call `schedule`; `requests`: to look at all its vCPUs.
+    pub(crate) fn remind(&self, requests: bool) {
+        self.0
+            .fetch_or(if requests { REQUESTS } else { KICKED }, Ordering::AcqRel);
+    }
+
+    /// The owner puts a box into its own inbox.
+    pub(crate) fn post_to_self(&self) {
+        self.0.fetch_or(MAIL, Ordering::AcqRel);
+    }
+
+    /// The owner takes what is raised, and looks afterwards.
+    pub(crate) fn take(&self) -> Raised {
+        if self.is_raised() {
+            Raised(
+                self.0
+                    .fetch_and(!(MAIL | REQUESTS | KICKED), Ordering::AcqRel),
+            )
+        } else {
+            Raised(0)
+        }
+    }
+
+    /// From now on the slice timer brings the owner here.
+    pub(crate) fn arm(&self) {
+        self.0.fetch_or(ARMED, Ordering::AcqRel);
+    }
+
+    /// The slice timer no longer does. True: mail came meanwhile, perhaps without a kick, and the owner must look now.
+    #[must_use]
+    pub(crate) fn disarm(&self) -> bool {
+        self.0.fetch_and(!ARMED, Ordering::AcqRel) & MAIL != 0
+            && !cfg!(mutant = "disarm_ignores_mail")
+    }
+}

@@ -1,0 +1,354 @@
+//! What one pCPU does between two guests: take mail, obey requests, choose, bind, and set the timer.
+//!
+//! ```text
+//!   schedule:  collect (inbox, requests, deadlines)
+//!              settle  (the loaded vCPU: fold, move, park, or let it wait loaded)
+//!              choose  (slice over or nobody loaded: ask the policy, bind)
+//!              share   (others wait here and a pCPU idles: hand one over)
+//!              arm     (the slice timer, only while others wait; the next deadline)
+//! ```
+//! A box leaves the pCPU only unbound. Everything here belongs to the pCPU alone; others reach it through the inbox and
+//! the attention word. Runs with physical interrupts masked.
+
+mod choose;
+mod moves;
+mod ready;
+
+use crate::{
+    BlockReason, LocalPolicy, PcpuId, Pool, Slice, TraceEvent, Vcpu, VcpuId,
+    accounting::{pcpu, vcpu},
+    deadlines::Deadlines,
+    pool::Cell,
+    state::{Block, State},
+};
+use alloc::{boxed::Box, sync::Arc};
+use ready::ReadySet;
+
+/// What the scheduler tells the pCPU to do. Called on that pCPU only, from [`LocalScheduler::schedule`].
+pub trait Machine<V> {
+    /// Puts the vCPU's registers into the hardware, and looks at everything that could have become pending since it was
+    /// unbound. `exclusive`: no other vCPU is ready here, and the policy lets it have the pCPU, its WFI included.
+    fn bind(&mut self, vcpu: &mut V, exclusive: bool);
+
+    /// Takes them out again. The result is when its next timer expires, in ticks of [`crate::Host::now`], if that would
+    /// wake it; it is used only if the vCPU waits.
+    fn unbind(&mut self, vcpu: &mut V) -> Option<u64>;
+
+    /// Folds the bound vCPU's interrupt state and tells who waits for it; the vCPU stays bound.
+    fn sync(&mut self, vcpu: &mut V);
+
+    /// PSCI turned the vCPU on: its registers go to their reset values and its PC to the entry point. It is not bound.
+    fn reset(&mut self, vcpu: &mut V);
+
+    /// The pCPU must call [`LocalScheduler::timer_fired`] at this time, and not before another time is set; `None`: never.
+    /// Called only when the time changes.
+    fn set_timer(&mut self, deadline: Option<u64>);
+}
+
+/// What the pCPU does next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Decision {
+    /// Enter the guest of the loaded vCPU.
+    Run,
+    /// Wait for a physical interrupt, answer it, and call `schedule` again.
+    Idle,
+    /// The pCPU is drained: nothing is loaded. Wait as for `Idle`; a kick says that something changed.
+    Drained,
+}
+
+/// The vCPU is not blocked: a wake came first, and it is consumed. Bring its interrupts up to date and go on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Woken;
+
+/// How the loaded vCPU is being run.
+struct Current {
+    slice: Slice,
+    /// When its slice is over, if it has one.
+    end: Option<u64>,
+    /// Its policy has been charged up to here.
+    charged_at: u64,
+    /// What `bind` was told.
+    exclusive: bool,
+    /// It waits with its registers loaded.
+    is_waiting: bool,
+}
+
+/// The scheduler of one pCPU. The loop around it:
+///
+/// ```text
+/// loop {
+///     if sched.needs_attention() && sched.schedule(machine) != Run { wait for an interrupt; answer it; continue }
+///     if sched.take_wake() { bring the loaded vCPU's interrupts up to date }
+///     enter the guest; answer its exit (block, yield_now) or the physical interrupt (kicked, timer_fired)
+/// }
+/// ```
+pub struct LocalScheduler<V: Vcpu> {
+    id: PcpuId,
+    pool: Arc<Pool<V>>,
+    cell: Arc<Cell<V>>,
+    policy: Box<dyn LocalPolicy>,
+    loaded: Option<Box<V>>,
+    current: Current,
+    ready: ReadySet<V>,
+    deadlines: Deadlines<V>,
+    /// What `Machine::set_timer` was told last.
+    timer: Option<u64>,
+    /// The attention word says ARMED.
+    is_armed: bool,
+    /// The pCPU is, or was, a bit in the idle bitmap.
+    is_idle: bool,
+    is_busy: bool,
+    /// The loaded vCPU yields, perhaps to one in particular.
+    yielding: Option<Option<VcpuId>>,
+}
+
+impl<V: Vcpu> LocalScheduler<V> {
+    pub(crate) fn new(
+        pool: Arc<Pool<V>>,
+        cell: Arc<Cell<V>>,
+        id: PcpuId,
+        policy: Box<dyn LocalPolicy>,
+    ) -> Self {
+        let max_vcpus = pool.max_vcpus();
+        let current = Current {
+            slice: Slice::UNLIMITED,
+            end: None,
+            charged_at: 0,
+            exclusive: false,
+            is_waiting: false,
+        };
+        Self {
+            id,
+            pool,
+            cell,
+            policy,
+            loaded: None,
+            current,
+            ready: ReadySet::new(max_vcpus),
+            deadlines: Deadlines::new(max_vcpus),
+            timer: None,
+            is_armed: false,
+            is_idle: false,
+            is_busy: false,
+            yielding: None,
+        }
+    }
+
+    /// The pCPU.
+    pub fn id(&self) -> PcpuId {
+        self.id
+    }
+
+    /// The pool that it belongs to.
+    pub fn pool(&self) -> &Arc<Pool<V>> {
+        &self.pool
+    }
+
+    /// The vCPU whose registers are in this pCPU.
+    pub fn loaded(&mut self) -> Option<&mut V> {
+        self.loaded.as_deref_mut()
+    }
+
+    /// Records an event in this pCPU's trace.
+    #[inline]
+    pub fn trace(&self, time: u64, event: TraceEvent) {
+        self.cell.trace.record(time, event);
+    }
+
+    /// [`Self::schedule`] must be called before the guest is entered. Cheap: ask before every entry.
+    #[inline]
+    pub fn needs_attention(&self) -> bool {
+        let loaded_needs = match &self.loaded {
+            Some(vcpu) => vcpu.handle().state.load().needs_schedule(),
+            None => true,
+        };
+        loaded_needs | self.cell.attention.is_raised()
+    }
+
+    /// Somebody woke the loaded vCPU: its interrupts must be looked at before it is entered. Ask after
+    /// [`Self::needs_attention`] and before every entry; true once per wake.
+    #[inline]
+    pub fn take_wake(&mut self) -> bool {
+        self.loaded.as_ref().is_some_and(|vcpu| {
+            let state = &vcpu.handle().state;
+            state.load().has_wake() && state.update(|state| state.without_wake())
+        })
+    }
+
+    /// The loaded vCPU does not go on, unless a wake came first; [`Self::schedule`] takes it from there. OFF always
+    /// succeeds. Does nothing if no vCPU is loaded.
+    pub fn block(&mut self, reason: BlockReason) -> Result<(), Woken> {
+        match &self.loaded {
+            Some(vcpu) => match vcpu.handle().state.update(|state| state.block(reason)) {
+                Block::Blocked => Ok(()),
+                Block::Woken => Err(Woken),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// The loaded vCPU lets others run: `to`, if that is ready here, with what is left of the slice; else whoever the
+    /// policy picks. [`Self::schedule`] takes it from there.
+    pub fn yield_now(&mut self, to: Option<VcpuId>) {
+        if self.loaded.is_some() {
+            self.yielding = Some(to);
+            self.cell.attention.remind(false);
+        }
+    }
+
+    /// The physical timer has fired; call it in answer to that interrupt.
+    pub fn timer_fired(&mut self) {
+        self.cell.attention.remind(false);
+    }
+
+    /// A kick has arrived; call it in answer to that interrupt.
+    pub fn kicked(&mut self) {
+        self.cell.kicks_received.increment();
+    }
+
+    /// Decides what this pCPU does next and brings the hardware there. Call it when [`Self::needs_attention`] says so, and
+    /// again after each interrupt while the answer is not `Run`.
+    pub fn schedule(&mut self, machine: &mut impl Machine<V>) -> Decision {
+        if core::mem::take(&mut self.is_idle) {
+            self.pool.retract_idle(self.id);
+        }
+        loop {
+            let now = self.pool.host().now();
+            self.collect(now);
+            if self.pool.is_draining(self.id) {
+                self.evacuate(machine, now);
+            } else {
+                self.settle(machine, now);
+                self.choose(machine, now);
+                self.share(now);
+                self.settle_exclusive(machine);
+            }
+            let is_settled = self.arm(machine);
+            if is_settled
+                && !self.cell.attention.is_raised()
+                && let Some(decision) = self.conclude(now)
+            {
+                return decision;
+            }
+        }
+    }
+
+    fn collect(&mut self, now: u64) {
+        let raised = self.cell.attention.take();
+        if raised.mail() {
+            while let Some(mail) = self.cell.inbox.pop() {
+                self.receive(mail, now);
+            }
+        }
+        while let Some(handle) = self.deadlines.pop_due(now) {
+            handle.wake();
+        }
+        if raised.requests() {
+            self.obey_requests(now);
+        }
+    }
+
+    /// The slice timer runs only while others wait. False: mail came while it did, perhaps without a kick.
+    fn arm(&mut self, machine: &mut impl Machine<V>) -> bool {
+        let end = self
+            .current
+            .end
+            .filter(|_| self.is_running() && !self.ready.is_empty());
+        let mut is_settled = true;
+        if end.is_some() != self.is_armed {
+            self.is_armed = end.is_some();
+            if self.is_armed {
+                self.cell.attention.arm();
+            } else {
+                is_settled = !self.cell.attention.disarm();
+            }
+        }
+        let timer = match (end, self.deadlines.first()) {
+            (Some(end), Some(deadline)) => Some(end.min(deadline)),
+            (end, deadline) => end.or(deadline),
+        };
+        if timer != self.timer {
+            machine.set_timer(timer);
+            self.timer = timer;
+        }
+        is_settled
+    }
+
+    /// The decision, or `None` if something came while the pCPU was going idle.
+    fn conclude(&mut self, now: u64) -> Option<Decision> {
+        let is_running = self.is_running();
+        if is_running != self.is_busy {
+            self.is_busy = is_running;
+            self.cell
+                .account
+                .enter(if is_running { pcpu::BUSY } else { pcpu::IDLE }, now);
+        }
+        if is_running {
+            return Some(Decision::Run);
+        }
+        if self.pool.is_draining(self.id) {
+            self.trace(now, TraceEvent::Drained);
+            return Some(Decision::Drained);
+        }
+        self.pool.publish_idle(self.id);
+        let is_woken = self
+            .loaded_state()
+            .is_some_and(|state| !state.may_wait_loaded());
+        if (is_woken || self.cell.attention.is_raised()) && !cfg!(mutant = "idle_without_recheck") {
+            self.pool.retract_idle(self.id);
+            return None;
+        }
+        self.is_idle = true;
+        self.trace(now, TraceEvent::Idle);
+        // Its next `schedule` sees this pCPU in the bitmap, and hands one over that may run here.
+        if let Some(busy) = self.pool.most_loaded(self.id) {
+            self.pool.nudge(busy, false);
+        }
+        Some(Decision::Idle)
+    }
+
+    fn loaded_state(&self) -> Option<State> {
+        self.loaded.as_ref().map(|vcpu| vcpu.handle().state.load())
+    }
+
+    fn is_running(&self) -> bool {
+        self.loaded.is_some() && !self.current.is_waiting
+    }
+
+    fn charge(&mut self, now: u64) {
+        if let Some(vcpu) = self.loaded.as_ref().filter(|_| !self.current.is_waiting) {
+            self.policy.charge(
+                vcpu.handle().id(),
+                now.saturating_sub(self.current.charged_at),
+            );
+        }
+        self.current.charged_at = now;
+    }
+
+    /// The loaded vCPU starts a slice.
+    fn start_slice(&mut self, slice: Slice, now: u64) {
+        let end = slice.duration.map(|ticks| now.saturating_add(ticks));
+        self.current.slice = slice;
+        self.current.end = end;
+        self.current.charged_at = now;
+    }
+
+    /// The loaded vCPU runs again, or waits, with its registers loaded.
+    fn set_waiting(&mut self, is_waiting: bool, now: u64) {
+        if self.current.is_waiting == is_waiting {
+            return;
+        }
+        self.charge(now);
+        self.current.is_waiting = is_waiting;
+        if let Some(loaded) = &self.loaded {
+            loaded
+                .handle()
+                .account
+                .enter(if is_waiting { vcpu::BLOCKED } else { vcpu::RUN }, now);
+            if is_waiting {
+                self.trace(now, TraceEvent::WaitLoaded(loaded.handle().id()));
+            }
+        }
+    }
+}

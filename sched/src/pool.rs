@@ -1,0 +1,501 @@
+//! What the pCPUs of a pool share: who idles, who has mail, where a woken vCPU goes.
+//!
+//! Each pCPU has a [`Cell`] that others write into: an inbox for boxes, the attention word, how many vCPUs wait there. An
+//! idle pCPU is a bit in one bitmap; whoever clears that bit has claimed it and must post there. Two words (the bitmap and
+//! a waiting count) are crossed with `fence(SeqCst)` on both sides: who makes a vCPU wait looks for an idle pCPU afterwards,
+//! who goes idle looks for a waiting vCPU afterwards, so one of them sees the other.
+
+use crate::{
+    AffinityError, LocalScheduler, PcpuCounters, PcpuId, PcpuSet, PcpuTimes, Policy, Ready,
+    TraceEvent, TraceRing, Vcpu, VcpuHandle, VcpuId,
+    accounting::{Counter, pcpu},
+    attention::{Attention, Kick},
+    sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering, fence},
+};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::fmt;
+
+/// What the scheduler needs of the machine, on any pCPU.
+pub trait Host: Send + Sync {
+    /// The host's counter, in ticks. [CNTPCT_EL0]
+    fn now(&self) -> u64;
+
+    /// Makes `pcpu` leave its guest or its idle wait soon; never the pCPU that calls.
+    fn kick(&self, pcpu: PcpuId);
+
+    /// The pCPU that calls, if it is one of the pool.
+    fn this_pcpu(&self) -> Option<PcpuId>;
+
+    /// A vCPU that [`VcpuHandle::stop`] was called for is parked now. Called once per stop, on the pCPU that parked it, or
+    /// by the caller of `stop` if it was parked already.
+    fn stopped(&self, _vcpu: VcpuId) {}
+}
+
+/// What a pool is made of.
+pub struct PoolConfig {
+    /// The pCPUs that will call [`Pool::local`].
+    pub pcpus: PcpuSet,
+    /// How many vCPUs there can be at a time; memory is reserved for all of them.
+    pub max_vcpus: u16,
+    /// Who runs next.
+    pub policy: Box<dyn Policy>,
+    /// The machine.
+    pub host: Arc<dyn Host>,
+}
+
+/// Why there is no pool.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PoolError {
+    /// It needs at least one pCPU.
+    NoPcpu,
+    /// It needs room for at least one vCPU.
+    NoVcpu,
+}
+
+/// Why a vCPU is not created.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CreateError {
+    /// The pool has its `max_vcpus`.
+    Full,
+    /// It could not run anywhere.
+    Affinity(AffinityError),
+}
+
+/// Why a pCPU gets no scheduler.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LocalError {
+    /// It is not in the pool.
+    AbsentPcpu,
+    /// It has one.
+    Taken,
+}
+
+impl fmt::Display for PoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoPcpu => "a pool needs at least one pCPU",
+            Self::NoVcpu => "a pool needs room for at least one vCPU",
+        })
+    }
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the pool has as many vCPUs as it has room for"),
+            Self::Affinity(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for LocalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AbsentPcpu => "the pool does not have this pCPU",
+            Self::Taken => "this pCPU has its scheduler already",
+        })
+    }
+}
+
+impl core::error::Error for PoolError {}
+impl core::error::Error for CreateError {}
+impl core::error::Error for LocalError {}
+
+/// A box in flight.
+pub(crate) struct Mail<V> {
+    pub(crate) vcpu: Box<V>,
+    pub(crate) why: Ready,
+}
+
+/// What others write about one pCPU, and what it writes for others.
+#[repr(align(64))]
+pub(crate) struct Cell<V> {
+    pub(crate) attention: Attention,
+    /// How many boxes are in the inbox and the ready set.
+    pub(crate) waiting: AtomicU32,
+    /// Where those may run that wait here, all together; it may say too much, but not too little.
+    reach: AtomicU64,
+    pub(crate) inbox: ArrayQueue<Mail<V>>,
+    pub(crate) account: pcpu::Account,
+    pub(crate) switches: Counter,
+    pub(crate) kicks_sent: Counter,
+    pub(crate) kicks_received: Counter,
+    pub(crate) handed_over: Counter,
+    pub(crate) pulled: Counter,
+    pub(crate) bad_picks: Counter,
+    pub(crate) trace: TraceRing,
+}
+
+impl<V> Cell<V> {
+    fn new(max_vcpus: u16, now: u64) -> Self {
+        Self {
+            attention: Attention::new(),
+            waiting: AtomicU32::new(0),
+            reach: AtomicU64::new(0),
+            inbox: ArrayQueue::new(usize::from(max_vcpus)),
+            account: pcpu::Account::new(pcpu::IDLE, now),
+            switches: Counter::default(),
+            kicks_sent: Counter::default(),
+            kicks_received: Counter::default(),
+            handed_over: Counter::default(),
+            pulled: Counter::default(),
+            bad_picks: Counter::default(),
+            trace: TraceRing::new(),
+        }
+    }
+
+    /// A vCPU that may run on `affinity` waits here.
+    pub(crate) fn add_reach(&self, affinity: PcpuSet) {
+        if self.reach.load(Ordering::Relaxed) & affinity.bits() != affinity.bits() {
+            self.reach.fetch_or(affinity.bits(), Ordering::SeqCst);
+        }
+    }
+
+    /// Nobody is ready here. Who posts meanwhile kicks, or is seen when the slice timer is disarmed.
+    pub(crate) fn forget_reach(&self) {
+        if self.reach.load(Ordering::Relaxed) != 0 {
+            self.reach.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn reaches(&self, pcpu: PcpuId) -> bool {
+        PcpuSet::from_bits(self.reach.load(Ordering::Relaxed)).contains(pcpu)
+    }
+}
+
+/// A set of pCPUs that schedule the same vCPUs by the same policy.
+pub struct Pool<V: Vcpu> {
+    pcpus: PcpuSet,
+    /// By pCPU number; one for each number up to the highest.
+    cells: Vec<Arc<Cell<V>>>,
+    idle: AtomicU64,
+    draining: AtomicU64,
+    /// Those that have their scheduler.
+    online: AtomicU64,
+    free_ids: ArrayQueue<u16>,
+    max_vcpus: u16,
+    policy: Box<dyn Policy>,
+    host: Arc<dyn Host>,
+}
+
+impl<V: Vcpu> Pool<V> {
+    /// A pool without vCPUs, whose pCPUs have yet to come.
+    pub fn new(config: PoolConfig) -> Result<Arc<Self>, PoolError> {
+        let PoolConfig {
+            pcpus,
+            max_vcpus,
+            policy,
+            host,
+        } = config;
+        let last = pcpus.iter().last().ok_or(PoolError::NoPcpu)?;
+        if max_vcpus == 0 {
+            return Err(PoolError::NoVcpu);
+        }
+        let free_ids = ArrayQueue::new(usize::from(max_vcpus));
+        for id in 0..max_vcpus {
+            assert!(
+                free_ids.push(id).is_ok(),
+                "rule: there is room for every vCPU number"
+            );
+        }
+        let now = host.now();
+        let cells = (0..=last.index())
+            .map(|_| Arc::new(Cell::new(max_vcpus, now)))
+            .collect();
+        let (idle, draining, online) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Arc::new(Self {
+            pcpus,
+            cells,
+            idle,
+            draining,
+            online,
+            free_ids,
+            max_vcpus,
+            policy,
+            host,
+        }))
+    }
+
+    /// Creates a vCPU: parked, and off until [`VcpuHandle::claim_power_on`]. `make` gets the handle that the vCPU keeps.
+    pub fn create_vcpu(
+        self: &Arc<Self>,
+        affinity: PcpuSet,
+        make: impl FnOnce(Arc<VcpuHandle<V>>) -> V,
+        shared: V::Shared,
+    ) -> Result<Arc<VcpuHandle<V>>, CreateError> {
+        let first = self
+            .check_affinity(affinity)
+            .map_err(CreateError::Affinity)?;
+        let id = VcpuId::new(self.free_ids.pop().ok_or(CreateError::Full)?);
+        let handle = Arc::new(VcpuHandle::new(
+            id,
+            affinity,
+            first,
+            Arc::clone(self),
+            shared,
+        ));
+        let vcpu = Box::new(make(Arc::clone(&handle)));
+        assert!(
+            handle.slot.push(vcpu).is_ok(),
+            "rule: the slot of a new vCPU is empty"
+        );
+        Ok(handle)
+    }
+
+    /// The scheduler of `pcpu`, once. Whoever drives that pCPU keeps it.
+    pub fn local(self: &Arc<Self>, pcpu: PcpuId) -> Result<LocalScheduler<V>, LocalError> {
+        if !self.pcpus.contains(pcpu) {
+            return Err(LocalError::AbsentPcpu);
+        }
+        let bit = PcpuSet::only(pcpu).bits();
+        if self.online.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
+            return Err(LocalError::Taken);
+        }
+        let policy = self.policy.local(pcpu, self.max_vcpus);
+        Ok(LocalScheduler::new(
+            Arc::clone(self),
+            Arc::clone(self.cell(pcpu)),
+            pcpu,
+            policy,
+        ))
+    }
+
+    /// The pCPUs of the pool.
+    pub fn pcpus(&self) -> PcpuSet {
+        self.pcpus
+    }
+
+    /// How many vCPUs there can be at a time.
+    pub fn max_vcpus(&self) -> u16 {
+        self.max_vcpus
+    }
+
+    /// Who runs next.
+    pub fn policy(&self) -> &dyn Policy {
+        &*self.policy
+    }
+
+    /// The machine.
+    pub fn host(&self) -> &dyn Host {
+        &*self.host
+    }
+
+    /// The last events of `pcpu`, which must be in the pool: `None` otherwise.
+    pub fn trace(&self, pcpu: PcpuId) -> Option<&TraceRing> {
+        self.cells.get(pcpu.index()).map(|cell| &cell.trace)
+    }
+
+    /// What `pcpu` has done until `now`; `None` if it is not in the pool.
+    pub fn pcpu_counters(&self, pcpu: PcpuId, now: u64) -> Option<PcpuCounters> {
+        let cell = self
+            .cells
+            .get(pcpu.index())
+            .filter(|_| self.pcpus.contains(pcpu))?;
+        let [busy, idle] = cell.account.read(now);
+        Some(PcpuCounters {
+            times: PcpuTimes { busy, idle },
+            switches: cell.switches.read(),
+            kicks_sent: cell.kicks_sent.read(),
+            kicks_received: cell.kicks_received.read(),
+            handed_over: cell.handed_over.read(),
+            pulled: cell.pulled.read(),
+            bad_picks: cell.bad_picks.read(),
+        })
+    }
+
+    /// Takes `pcpu` out of service: it gives its vCPUs away and answers [`crate::Decision::Drained`]. A vCPU that may run
+    /// nowhere else stays there, ready and unbound, until its affinity or the pCPU says otherwise. False if the pool does
+    /// not have `pcpu`.
+    pub fn drain(&self, pcpu: PcpuId) -> bool {
+        self.pcpus.contains(pcpu) && {
+            self.draining
+                .fetch_or(PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
+            self.nudge(pcpu, true);
+            true
+        }
+    }
+
+    /// Puts `pcpu` back into service. False if the pool does not have it.
+    pub fn undrain(&self, pcpu: PcpuId) -> bool {
+        self.pcpus.contains(pcpu) && {
+            self.draining
+                .fetch_and(!PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
+            self.nudge(pcpu, true);
+            true
+        }
+    }
+
+    pub(crate) fn is_draining(&self, pcpu: PcpuId) -> bool {
+        PcpuSet::from_bits(self.draining.load(Ordering::Relaxed)).contains(pcpu)
+    }
+
+    /// The first pCPU of a valid affinity.
+    pub(crate) fn check_affinity(&self, set: PcpuSet) -> Result<PcpuId, AffinityError> {
+        match set.difference(self.pcpus).first() {
+            Some(absent) => Err(AffinityError::AbsentPcpu(absent)),
+            None => set.first().ok_or(AffinityError::Empty),
+        }
+    }
+
+    pub(crate) fn free_id(&self, id: VcpuId) {
+        assert!(
+            self.free_ids.push(id.raw()).is_ok(),
+            "rule: a vCPU number is freed once"
+        );
+    }
+
+    pub(crate) fn cell(&self, pcpu: PcpuId) -> &Arc<Cell<V>> {
+        // Every pCPU that gets here is of the pool: affinities, destinations and `local` are checked.
+        &self.cells[pcpu.index()]
+    }
+
+    fn waiting(&self, pcpu: PcpuId) -> u32 {
+        self.cell(pcpu).waiting.load(Ordering::Relaxed)
+    }
+
+    /// A vCPU with `affinity` may be run by `pcpu`: a drained pCPU runs nobody.
+    pub(crate) fn may_run(&self, affinity: PcpuSet, pcpu: PcpuId) -> bool {
+        affinity.contains(pcpu) && !self.is_draining(pcpu)
+    }
+
+    /// A vCPU with `affinity` may be run by a pCPU other than `here`.
+    pub(crate) fn may_run_elsewhere(&self, affinity: PcpuSet, here: PcpuId) -> bool {
+        let draining = PcpuSet::from_bits(self.draining.load(Ordering::Relaxed));
+        !affinity
+            .difference(draining)
+            .difference(PcpuSet::only(here))
+            .is_empty()
+    }
+
+    /// Where a vCPU with `affinity` goes that was on `last`: to an idle pCPU, which is claimed for it; else back to `last`
+    /// unless that is clearly busier than another; else where the fewest wait.
+    pub(crate) fn choose(&self, affinity: PcpuSet, last: Option<PcpuId>) -> PcpuId {
+        let in_service =
+            affinity.difference(PcpuSet::from_bits(self.draining.load(Ordering::Relaxed)));
+        // If it may run only on drained pCPUs, it waits on one of them.
+        let eligible = if in_service.is_empty() {
+            affinity
+        } else {
+            in_service
+        };
+        if let Some(idle) = self.claim_idle_in(eligible, last) {
+            return idle;
+        }
+        let online = eligible.intersection(PcpuSet::from_bits(self.online.load(Ordering::Relaxed)));
+        let candidates = if online.is_empty() { eligible } else { online };
+        let last = last.filter(|&last| candidates.contains(last));
+        if let Some(last) = last.filter(|&last| self.waiting(last) <= 1) {
+            return last;
+        }
+        let least = candidates.iter().min_by_key(|&pcpu| self.waiting(pcpu));
+        let least = least.expect("rule: an affinity is never empty");
+        last.filter(|&last| self.waiting(last) <= self.waiting(least) + 1)
+            .unwrap_or(least)
+    }
+
+    /// Claims an idle pCPU of `set`, `first` if that is one: the caller must post to it.
+    pub(crate) fn claim_idle_in(&self, set: PcpuSet, first: Option<PcpuId>) -> Option<PcpuId> {
+        let set = if cfg!(mutant = "forget_affinity") {
+            self.pcpus
+        } else {
+            set
+        };
+        let idle = self.idle_pcpus().intersection(set);
+        first
+            .filter(|&first| idle.contains(first))
+            .into_iter()
+            .chain(idle.iter())
+            .find(|&pcpu| self.claim_idle(pcpu))
+    }
+
+    /// True for exactly one of those that want to post to an idle `pcpu`.
+    fn claim_idle(&self, pcpu: PcpuId) -> bool {
+        let bit = PcpuSet::only(pcpu).bits();
+        self.idle.fetch_and(!bit, Ordering::SeqCst) & bit != 0 || cfg!(mutant = "claim_idle_twice")
+    }
+
+    /// Those that have published that they idle. After `fence(SeqCst)`, if it must see who went idle before.
+    pub(crate) fn idle_pcpus(&self) -> PcpuSet {
+        PcpuSet::from_bits(self.idle.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn publish_idle(&self, pcpu: PcpuId) {
+        self.idle
+            .fetch_or(PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The pCPU no longer idles; somebody may have claimed it already, and posts.
+    pub(crate) fn retract_idle(&self, pcpu: PcpuId) {
+        self.idle
+            .fetch_and(!PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
+    }
+
+    /// The pCPU where the most vCPUs wait of which one may run on `idler`, which asks.
+    pub(crate) fn most_loaded(&self, idler: PcpuId) -> Option<PcpuId> {
+        let can_give = |&pcpu: &PcpuId| {
+            pcpu != idler
+                && self.waiting(pcpu) > 0
+                && self.cell(pcpu).reaches(idler)
+                && !self.is_draining(pcpu)
+        };
+        self.pcpus
+            .iter()
+            .filter(can_give)
+            .max_by_key(|&pcpu| self.waiting(pcpu))
+    }
+
+    /// Puts a box into the inbox of `to`. The state word already says that it is queued there.
+    pub(crate) fn post(&self, to: PcpuId, mail: Mail<V>) {
+        let affinity = mail.vcpu.handle().affinity();
+        let id = mail.vcpu.handle().id();
+        let cell = self.cell(to);
+        cell.waiting.fetch_add(1, Ordering::SeqCst);
+        assert!(
+            cell.inbox.push(mail).is_ok(),
+            "rule: an inbox has room for every vCPU of the pool"
+        );
+        fence(Ordering::SeqCst);
+        // Somebody who may run it went idle after `to` was chosen: `to` must hand it over now, not at its slice's end.
+        let is_urgent = !affinity.intersection(self.idle_pcpus()).is_empty();
+        let here = self.host.this_pcpu();
+        self.trace_from(here, TraceEvent::Post(id, to));
+        if here == Some(to) {
+            cell.attention.post_to_self();
+        } else if cell.attention.post(is_urgent) == Kick::Send {
+            self.kick(here, to);
+        }
+    }
+
+    /// Makes `to` look at its loaded vCPU, or with `requests` at all its vCPUs.
+    pub(crate) fn nudge(&self, to: PcpuId, requests: bool) {
+        let here = self.host.this_pcpu();
+        if here == Some(to) {
+            // It looks at the loaded one before it enters it anyway.
+            if requests {
+                self.cell(to).attention.remind(true);
+            }
+        } else if self.cell(to).attention.nudge(requests) == Kick::Send {
+            self.kick(here, to);
+        }
+    }
+
+    fn kick(&self, from: Option<PcpuId>, to: PcpuId) {
+        if let Some(cell) = from.and_then(|from| self.cells.get(from.index())) {
+            cell.kicks_sent.increment();
+        }
+        self.trace_from(from, TraceEvent::Kick(to));
+        self.host.kick(to);
+    }
+
+    /// Records an event of the pCPU that calls.
+    pub(crate) fn trace_here(&self, event: TraceEvent) {
+        self.trace_from(self.host.this_pcpu(), event);
+    }
+
+    fn trace_from(&self, pcpu: Option<PcpuId>, event: TraceEvent) {
+        if let Some(cell) = pcpu.and_then(|pcpu| self.cells.get(pcpu.index())) {
+            cell.trace.record(self.host.now(), event);
+        }
+    }
+}
