@@ -1,7 +1,281 @@
-//! The virtual GICv3 of a VM.
+//! The virtual GICv3 of a VM: which interrupt each vCPU takes next.
+//!
+//! Each interrupt is one atomic [`record`]; each vCPU has a set of interrupts to look at ([`due`]). Whoever changes an
+//! interrupt changes its record, adds it to the set of the vCPU that is concerned, and wakes that vCPU. The owner of the
+//! vCPU looks at what is due and fills its list registers ([`flush`]); no lock, and no vCPU touches what another one owns.
+//!
+//! ```text
+//!   line, SGI, register write ---> record ---> due set of the vCPU ---> wake
+//!                                                    |
+//!   VgicCpu (its owner):  fold list registers, drain the due set, choose the most urgent, write list registers
+//! ```
+//! What is in another vCPU's list registers is seen by asking its owner to fold them ([`remote`]). The register front-ends
+//! are tables ([`distributor`], [`redistributor`]). LPIs and the GICv2 view are not there.
 
-/// A VM's interrupt controller, shared by its vCPUs.
-pub struct Vgic {}
+mod cpu;
+mod distributor;
+mod due;
+mod flush;
+mod lines;
+mod list_register;
+mod record;
+mod redistributor;
+mod registers;
+mod remote;
+mod sysregs;
 
-/// The part of it that travels with one vCPU.
-pub struct VgicCpu {}
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+
+pub use cpu::VgicCpu;
+pub use distributor::{DISTRIBUTOR_SIZE, Distributor};
+pub use lines::{InterruptLine, LineError};
+pub use redistributor::{REDISTRIBUTOR_SIZE, Redistributors};
+pub use sysregs::SystemRegisters;
+
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use due::Due;
+use record::{AtomicRecord, NOBODY, Record};
+
+/// INTIDs below this are private to each vCPU: 16 SGIs, then 16 PPIs.
+const PRIVATE_COUNT: u32 = 32;
+/// INTIDs below this are SGIs.
+const SGI_COUNT: u32 = 16;
+/// The most SPIs: INTIDs 32 to 1019, of which GICD_TYPER can say 992.
+const MAX_SPIS: u32 = 988;
+/// The most vCPUs of a VM.
+const MAX_VCPUS: usize = 64;
+/// The priority bits that the virtual CPU interface implements, which are the upper ones. [ICH_VTR_EL2.PRIbits]
+const PRIORITY_MASK: u8 = 0xf8;
+
+/// How the interrupt controller reaches the VM's vCPUs, by their index in the VM. None of it waits or allocates.
+pub trait VcpuSignals: Send + Sync {
+    /// Something is due for the vCPU: its owner calls [`Vgic::refresh`] before it enters the guest again.
+    fn wake(&self, vcpu: usize);
+    /// Asks the vCPU's owner to call [`Vgic::synchronize`] soon; `false` if the vCPU is not bound.
+    fn request_sync(&self, vcpu: usize) -> bool;
+    /// Lets a vCPU go on that got [`Action::Suspend`](trapline_vcpu::Action::Suspend) from the interrupt controller.
+    fn complete(&self, vcpu: usize);
+}
+
+/// What a VM's interrupt controller looks like to the guest.
+#[derive(Clone, Debug)]
+pub struct VgicConfig {
+    /// Each vCPU's affinity as in MPIDR_EL1: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
+    pub affinities: Vec<u64>,
+    /// How many shared interrupts: a multiple of 32 up to 960, or 988, which is all there are.
+    pub spi_count: u32,
+    /// Where the guest sees the distributor: [`DISTRIBUTOR_SIZE`] bytes.
+    pub distributor_base: u64,
+    /// Where the guest sees the redistributors: [`REDISTRIBUTOR_SIZE`] bytes for each vCPU, one after the other.
+    pub redistributor_base: u64,
+}
+
+/// Why a configuration is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum VgicError {
+    /// There are no vCPUs or more than 64.
+    VcpuCount(usize),
+    /// An affinity has bits beside Aff3 to Aff0, or two vCPUs have it.
+    Affinity(u64),
+    /// The number of shared interrupts cannot be told to a guest.
+    SpiCount(u32),
+    /// A frame is not aligned to 64 KiB, or the frames overlap or leave the address space.
+    Frames,
+}
+
+/// What others see of a vCPU. A cache line pair of its own: each vCPU's senders write it.
+#[repr(align(128))]
+struct SharedCpu {
+    due: Due,
+    /// Bit n: vCPU n waits for the list registers to be folded. The vCPU's own bit: it is not bound, so they are.
+    waiters: AtomicU64,
+    /// The list registers have been folded since this value of [`Vgic::epoch`] was drawn.
+    folded: AtomicU64,
+    /// GICR_WAKER.
+    waker: AtomicU32,
+}
+
+/// A VM's interrupt controller, shared by its vCPUs and its devices.
+pub struct Vgic {
+    private: Box<[AtomicRecord]>,
+    shared: Box<[AtomicRecord]>,
+    /// GICD_IROUTER as written, for the guest to read back; the target that it means is in the record.
+    routes: Box<[AtomicU64]>,
+    /// Bit n of word m: a device has claimed SPI 64 m + n.
+    claims: Box<[AtomicU64]>,
+    cpus: Box<[SharedCpu]>,
+    affinities: Box<[u64]>,
+    /// GICD_CTLR.EnableGrp0 and EnableGrp1.
+    groups: AtomicU32,
+    /// Drawn by those that wait for a fold.
+    epoch: AtomicU64,
+    distributor_base: u64,
+    redistributor_base: u64,
+    signals: Arc<dyn VcpuSignals>,
+}
+
+impl Vgic {
+    /// The interrupt controller of a VM in its reset state. All memory that it will ever use is allocated here.
+    pub fn new(config: VgicConfig, signals: Arc<dyn VcpuSignals>) -> Result<Self, VgicError> {
+        check(&config)?;
+        let vcpus = config.affinities.len();
+        let spis = config.spi_count as usize;
+        let private =
+            (0..vcpus * PRIVATE_COUNT as usize).map(|_| AtomicRecord::new(Record::new(NOBODY)));
+        let vgic = Self {
+            private: private.collect(),
+            shared: (0..spis)
+                .map(|_| AtomicRecord::new(Record::new(NOBODY)))
+                .collect(),
+            routes: (0..spis).map(|_| AtomicU64::new(0)).collect(),
+            claims: (0..spis.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            cpus: (0..vcpus).map(SharedCpu::new).collect(),
+            affinities: config.affinities.into_boxed_slice(),
+            groups: AtomicU32::new(0),
+            epoch: AtomicU64::new(0),
+            distributor_base: config.distributor_base,
+            redistributor_base: config.redistributor_base,
+            signals,
+        };
+        vgic.reset();
+        Ok(vgic)
+    }
+
+    /// Puts everything back to its reset state, input lines aside. No vCPU of the VM is bound, and [`Vgic::reset_cpu`] is
+    /// called for each before it is bound again.
+    pub fn reset(&self) {
+        self.groups.store(0, Ordering::Release);
+        for vcpu in 0..self.vcpu_count() {
+            self.reset_private(vcpu, Record::clear_pending);
+            if let Some(cpu) = self.cpus.get(vcpu) {
+                cpu.waker
+                    .store(redistributor::WAKER_RESET, Ordering::Release);
+            }
+        }
+        let target = self.vcpu_of_affinity(0);
+        for (record, route) in self.shared.iter().zip(&self.routes) {
+            let line = record.load().line();
+            record.store(Record::new(target).set_line(line));
+            route.store(0, Ordering::Release);
+        }
+    }
+
+    /// The reset configuration and state of `vcpu`'s private interrupts; those that stay pending after `first` stay so.
+    fn reset_private(&self, vcpu: usize, first: impl Fn(Record) -> Record) {
+        for intid in 0..PRIVATE_COUNT {
+            if let Some(record) = self.record(Some(vcpu), intid) {
+                let reset = Record::new(vcpu as u8).set_edge(intid < SGI_COUNT);
+                record.update(|old| {
+                    if first(old).is_latched() {
+                        reset.set_pending()
+                    } else {
+                        reset
+                    }
+                });
+            }
+        }
+    }
+
+    /// How many vCPUs the VM has.
+    pub fn vcpu_count(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// The record of `intid`; a private one is `vcpu`'s.
+    fn record(&self, vcpu: Option<usize>, intid: u32) -> Option<&AtomicRecord> {
+        if intid < PRIVATE_COUNT {
+            let vcpu = vcpu.filter(|&vcpu| vcpu < self.vcpu_count())?;
+            self.private
+                .get(vcpu * PRIVATE_COUNT as usize + intid as usize)
+        } else {
+            self.shared.get((intid - PRIVATE_COUNT) as usize)
+        }
+    }
+
+    /// Changes an interrupt and tells the vCPU that is concerned; the record as it became.
+    fn change(
+        &self,
+        vcpu: Option<usize>,
+        intid: u32,
+        transition: impl Fn(Record) -> Record,
+    ) -> Option<Record> {
+        let (old, new) = self.record(vcpu, intid)?.update(transition);
+        if let Some(concerned) = old.attention(new) {
+            self.tell(usize::from(concerned), intid, new);
+        }
+        Some(new)
+    }
+
+    /// `vcpu` has to look at `intid`, whose record has become `record`.
+    fn tell(&self, vcpu: usize, intid: u32, record: Record) {
+        let Some(cpu) = self.cpus.get(vcpu) else {
+            return;
+        };
+        cpu.due.insert(intid);
+        let forwarded = self.groups() & 1 << u32::from(record.is_group1()) != 0;
+        if forwarded || record.is_listed() {
+            self.signals.wake(vcpu);
+        }
+    }
+
+    /// GICD_CTLR.EnableGrp0 and EnableGrp1, in bits 0 and 1.
+    fn groups(&self) -> u32 {
+        self.groups.load(Ordering::Acquire)
+    }
+
+    /// The vCPU with this affinity, or [`NOBODY`].
+    fn vcpu_of_affinity(&self, affinity: u64) -> u8 {
+        // The usual numbering, 16 vCPUs to each value of Aff1, is found without a search.
+        let guess = (affinity >> 8 & 0xff) * 16 + (affinity & 0xff);
+        let found = if self.affinities.get(guess as usize) == Some(&affinity) {
+            Some(guess as usize)
+        } else {
+            self.affinities.iter().position(|&other| other == affinity)
+        };
+        found.map_or(NOBODY, |vcpu| vcpu as u8)
+    }
+}
+
+impl SharedCpu {
+    fn new(vcpu: usize) -> Self {
+        Self {
+            due: Due::new(),
+            waiters: AtomicU64::new(1 << vcpu),
+            folded: AtomicU64::new(0),
+            waker: AtomicU32::new(0),
+        }
+    }
+}
+
+fn check(config: &VgicConfig) -> Result<(), VgicError> {
+    let vcpus = config.affinities.len();
+    if vcpus == 0 || vcpus > MAX_VCPUS {
+        return Err(VgicError::VcpuCount(vcpus));
+    }
+    for (index, &affinity) in config.affinities.iter().enumerate() {
+        if affinity & !sysregs::AFFINITY_MASK != 0
+            || config.affinities.iter().take(index).any(|&a| a == affinity)
+        {
+            return Err(VgicError::Affinity(affinity));
+        }
+    }
+    if config.spi_count > MAX_SPIS || (config.spi_count % 32 != 0 && config.spi_count != MAX_SPIS) {
+        return Err(VgicError::SpiCount(config.spi_count));
+    }
+    let size = vcpus as u64 * REDISTRIBUTOR_SIZE;
+    let (distributor, redistributor) = (config.distributor_base, config.redistributor_base);
+    let ends = distributor
+        .checked_add(DISTRIBUTOR_SIZE)
+        .zip(redistributor.checked_add(size));
+    let Some((distributor_end, redistributor_end)) = ends else {
+        return Err(VgicError::Frames);
+    };
+    let apart = distributor_end <= redistributor || redistributor_end <= distributor;
+    if !apart || (distributor | redistributor) % DISTRIBUTOR_SIZE != 0 {
+        return Err(VgicError::Frames);
+    }
+    Ok(())
+}

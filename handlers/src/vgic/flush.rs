@@ -1,0 +1,267 @@
+//! Which interrupts are in the list registers.
+//!
+//! All list registers are folded into the records first, then the most urgent interrupts are chosen and written again.
+//! Pending ones come first, by priority and then INTID, since only they can be signalled; what is active comes after.
+//! With more pending than list registers, the guest's taking the last listed one tells us (NPIE), whatever the
+//! number of list registers: the underflow condition holds at once with one of them and never while a guest keeps
+//! interrupts active. What is active without a list register is ended by count (LRENPIE) or by a trapped ICC_DIR_EL1.
+
+use trapline_vcpu::interrupts::{TimerPpi, VirtualCpuInterface};
+
+use super::{
+    Vgic, VgicCpu,
+    cpu::MAX_LIST_REGISTERS,
+    list_register::{
+        ENABLE, OnEnd, State, TELL_NO_PENDING, TELL_UNLISTED_END, TRAP_DEACTIVATE, intid_of,
+        list_register, splits_end, takes_group, tell_group_change, unlisted_ends,
+    },
+    record::{Record, Role},
+};
+
+/// The smallest keys that were offered, in ascending order.
+struct Shortlist {
+    keys: [u32; MAX_LIST_REGISTERS],
+    len: usize,
+    limit: usize,
+    /// Some key did not fit.
+    overflows: bool,
+}
+
+impl Shortlist {
+    const fn new(limit: usize) -> Self {
+        let limit = if limit < MAX_LIST_REGISTERS {
+            limit
+        } else {
+            MAX_LIST_REGISTERS
+        };
+        Self {
+            keys: [0; MAX_LIST_REGISTERS],
+            len: 0,
+            limit,
+            overflows: false,
+        }
+    }
+
+    fn offer(&mut self, key: u32) {
+        let at = self.keys().partition_point(|&other| other < key);
+        self.overflows |= self.len == self.limit;
+        if at < self.limit {
+            self.len = (self.len + 1).min(self.limit);
+            if let Some(tail) = self.keys.get_mut(at..self.len) {
+                tail.rotate_right(1);
+                tail[0] = key;
+            }
+        }
+    }
+
+    fn shorten(&mut self, limit: usize) {
+        if self.len > limit {
+            self.len = limit;
+            self.overflows = true;
+        }
+    }
+
+    fn keys(&self) -> &[u32] {
+        self.keys.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// Orders by what the guest would be given first.
+fn urgency(record: Record, intid: u32, is_group_taken: bool) -> u32 {
+    u32::from(!is_group_taken) << 24 | u32::from(record.priority()) << 16 | intid
+}
+
+impl Vgic {
+    /// Samples the vCPU's timers into their records. True if a timer has something to do.
+    pub(super) fn sample_timers(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+    ) -> bool {
+        let mut busy = false;
+        for timer in TimerPpi::ALL {
+            let line = interface.timer_line(timer);
+            let record = self.record(Some(cpu.index), timer.intid());
+            if let Some(record) = record.filter(|record| record.load().line() != line) {
+                record.update(|record| record.set_line(line));
+            }
+            if line || interface.is_timer_active(timer) {
+                cpu.candidates.insert(timer.intid());
+                busy = true;
+            }
+        }
+        busy
+    }
+
+    /// Takes back from the list registers what the guest left there. They keep their contents: [`Vgic::flush`] or
+    /// [`Vgic::unbind`] follows.
+    pub(super) fn fold(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
+        if cpu.has_unlisted_active {
+            self.end_unlisted(cpu, unlisted_ends(interface.control()));
+        }
+        for index in 0..cpu.used.min(MAX_LIST_REGISTERS) {
+            let value = interface.list_register(index);
+            cpu.list_registers[index] = value;
+            let left = State::of(value);
+            self.change_own(cpu, intid_of(value), |record| record.folded(left));
+        }
+    }
+
+    /// The guest has ended `count` interrupts that had no list register: the most urgent ones, since the running priority
+    /// is the highest.
+    fn end_unlisted(&self, cpu: &mut VgicCpu, count: u32) {
+        let mut ended = Shortlist::new(count as usize);
+        cpu.candidates.retain(|intid| {
+            if let Some(record) = self
+                .record(Some(cpu.index), intid)
+                .map(|record| record.load())
+                && record.role(cpu.index as u8, 0) == Role::Active
+            {
+                ended.offer(urgency(record, intid, true));
+            }
+            true
+        });
+        for &key in ended.keys() {
+            self.change_own(cpu, key & 0xffff, Record::clear_active);
+        }
+    }
+
+    /// Changes an interrupt that this vCPU owns: if the vCPU itself is concerned, it is among the candidates afterwards.
+    fn change_own(&self, cpu: &mut VgicCpu, intid: u32, transition: impl Fn(Record) -> Record) {
+        let Some(record) = self.record(Some(cpu.index), intid) else {
+            return;
+        };
+        let (old, new) = record.update(transition);
+        match old.attention(new) {
+            Some(concerned) if concerned == cpu.me() => cpu.candidates.insert(intid),
+            Some(concerned) => self.tell(usize::from(concerned), intid, new),
+            None => {}
+        }
+    }
+
+    /// Chooses among what is due and what was folded, and writes the list registers and their control.
+    pub(super) fn flush(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
+        self.shared_cpu(cpu).due.drain_into(&mut cpu.candidates);
+        let machine_control = interface.machine_control();
+        let count = interface.list_register_count();
+        let (mut pending, mut active) = self.choose(cpu, interface, machine_control, count);
+        // The interrupt that is being handled keeps a list register if there are several, so that its end is no exit.
+        let spare = usize::from(count > 1 && active.len > 0);
+        pending.shorten(count - spare);
+        active.shorten(count - pending.len);
+
+        let was_used = cpu.used;
+        cpu.used = 0;
+        for &key in pending.keys().iter().chain(active.keys()) {
+            self.list(cpu, interface, key & 0xffff);
+        }
+        for index in cpu.used..was_used {
+            cpu.list_registers[index] = 0;
+            interface.set_list_register(index, 0);
+        }
+
+        cpu.has_unlisted_active = active.overflows;
+        let mut control = ENABLE;
+        if pending.overflows && !cfg!(mutant = "vgic_no_underflow") {
+            control |= TELL_NO_PENDING;
+            for group1 in [false, true] {
+                control |= tell_group_change(group1, takes_group(machine_control, group1));
+            }
+        }
+        if active.overflows {
+            control |= TELL_UNLISTED_END;
+        }
+        // With split ends any vCPU may deactivate a shared interrupt, also one that another vCPU has listed.
+        if active.overflows || splits_end(machine_control) {
+            control |= TRAP_DEACTIVATE;
+        }
+        // EOIcount counts only while something active is not listed, and is taken into account above.
+        if control != cpu.control || active.overflows {
+            cpu.control = control;
+            interface.set_control(control);
+        }
+    }
+
+    /// The candidates for list registers, pending and active. Those that are neither are no candidates any more.
+    fn choose(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+        machine_control: u64,
+        count: usize,
+    ) -> (Shortlist, Shortlist) {
+        let (me, groups) = (cpu.me(), self.groups());
+        let (mut pending, mut active) = (Shortlist::new(count), Shortlist::new(count));
+        let mut most_urgent: [Option<u8>; 2] = [None; 2];
+        let index = cpu.index;
+        cpu.candidates.retain(|intid| {
+            let Some(record) = self.record(Some(index), intid).map(|record| record.load()) else {
+                return false;
+            };
+            let role = record.role(me, groups);
+            let timer = TimerPpi::ALL
+                .into_iter()
+                .find(|timer| timer.intid() == intid);
+            let fires = timer.is_some_and(|timer| settle_timer(record, timer, interface));
+            match role {
+                Role::None => false,
+                Role::Active => {
+                    active.offer(urgency(record, intid, true));
+                    true
+                }
+                Role::Pending => {
+                    let is_taken = takes_group(machine_control, record.is_group1());
+                    let best = &mut most_urgent[usize::from(record.is_group1())];
+                    *best =
+                        Some(best.map_or(record.priority(), |other| other.min(record.priority())));
+                    if !fires {
+                        pending.offer(urgency(record, intid, is_taken));
+                    }
+                    true
+                }
+            }
+        });
+        cpu.most_urgent = most_urgent;
+        (pending, active)
+    }
+
+    /// Moves `intid` to the next free list register, unless somebody else has made an end of it since it was chosen.
+    fn list(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface, intid: u32) {
+        let record = self.record(Some(cpu.index), intid);
+        let listed = record.and_then(|record| record.list(cpu.me(), self.groups()));
+        // Whoever changed it says so to whom it concerns.
+        let Some((record, state, tells_end)) = listed else {
+            return;
+        };
+        cpu.candidates.remove(intid);
+        let timer = TimerPpi::ALL
+            .into_iter()
+            .find(|timer| timer.intid() == intid);
+        let is_physical =
+            timer.is_some_and(|timer| interface.is_timer_active(timer)) && !record.is_latched();
+        let on_end = match (is_physical, tells_end) {
+            (true, _) => OnEnd::DeactivatePhysical,
+            (false, true) => OnEnd::Tell,
+            (false, false) => OnEnd::Nothing,
+        };
+        let value = list_register(intid, state, record.priority(), record.is_group1(), on_end);
+        let index = cpu.used;
+        if cpu.list_registers[index] != value {
+            cpu.list_registers[index] = value;
+            interface.set_list_register(index, value);
+        }
+        cpu.used = index + 1;
+    }
+}
+
+/// Whether the timer behind `record` is left to the hardware: its line is high and its physical interrupt, which is not
+/// active, comes as soon as the guest runs. Injecting it now would deliver it twice.
+///
+/// If the line has dropped and the guest is not handling the interrupt, the physical one is deactivated: it may fire again.
+fn settle_timer(record: Record, timer: TimerPpi, interface: &mut dyn VirtualCpuInterface) -> bool {
+    let is_physical_active = interface.is_timer_active(timer);
+    if is_physical_active && !record.line() && !record.is_active() {
+        interface.deactivate_timer(timer);
+    }
+    record.line() && !is_physical_active && !record.is_latched()
+}

@@ -1,0 +1,342 @@
+//! What the interrupt controller knows of one interrupt, in one atomic word.
+//!
+//! All changes are pure functions from [`Record`] to [`Record`], applied by compare-exchange, so any pCPU may change any
+//! record at any time. The owner of a vCPU moves an interrupt's pending latch and active state into a list register with
+//! [`Record::listed_by`] and takes back what the guest left of them with [`Record::folded`]; whatever others do to the
+//! record in between is seen there.
+//!
+//! ```text
+//!   raise, enable, retarget ...        listed_by                 guest: acknowledge, EOI
+//!   ---------------------------> record --------> list register -------------------------.
+//!                                  ^                                                      |
+//!                                  '------------------- folded <--------------------------'
+//! ```
+
+use super::list_register::State;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// No vCPU: the target of an interrupt whose affinity names nobody.
+pub(super) const NOBODY: u8 = 0xff;
+
+const ENABLED: u64 = 1 << 0;
+const GROUP1: u64 = 1 << 1;
+const EDGE: u64 = 1 << 2;
+const LINE: u64 = 1 << 3;
+const LATCH: u64 = 1 << 4;
+const ACTIVE: u64 = 1 << 5;
+/// The interrupt is in a list register of its owner.
+const LISTED: u64 = 1 << 6;
+/// That list register carries the pending latch, to be taken back unless the guest has acknowledged it.
+const LISTED_LATCH: u64 = 1 << 7;
+/// That list register was written as active.
+const LISTED_ACTIVE: u64 = 1 << 8;
+/// Somebody cleared the active state since: what that list register says of it is void.
+const ACTIVE_VOID: u64 = 1 << 9;
+
+const PRIORITY_SHIFT: u32 = 16;
+const TARGET_SHIFT: u32 = 24;
+const OWNER_SHIFT: u32 = 32;
+/// What decides whether, where and how urgently the interrupt is delivered.
+const ROUTING: u64 = ENABLED | GROUP1 | EDGE | 0xff << PRIORITY_SHIFT | 0xff << TARGET_SHIFT;
+
+/// One interrupt: its configuration, its state, and who has it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Record(u64);
+
+/// What the interrupt is to the vCPU that asks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Role {
+    /// Nothing to do for it here.
+    None,
+    /// To be delivered here.
+    Pending,
+    /// Acknowledged here and not deactivated yet.
+    Active,
+}
+
+impl Record {
+    /// The interrupt as reset leaves it: disabled, group 0, priority 0, level-sensitive.
+    pub(super) const fn new(target: u8) -> Self {
+        Self((target as u64) << TARGET_SHIFT | (NOBODY as u64) << OWNER_SHIFT)
+    }
+
+    const fn has(self, flag: u64) -> bool {
+        self.0 & flag != 0
+    }
+
+    const fn with(self, flag: u64, on: bool) -> Self {
+        Self(if on { self.0 | flag } else { self.0 & !flag })
+    }
+
+    const fn with_field(self, shift: u32, value: u8) -> Self {
+        Self(self.0 & !(0xff << shift) | (value as u64) << shift)
+    }
+
+    pub(super) const fn is_enabled(self) -> bool {
+        self.has(ENABLED)
+    }
+
+    pub(super) const fn is_group1(self) -> bool {
+        self.has(GROUP1)
+    }
+
+    pub(super) const fn is_edge(self) -> bool {
+        self.has(EDGE)
+    }
+
+    pub(super) const fn is_listed(self) -> bool {
+        self.has(LISTED)
+    }
+
+    pub(super) const fn line(self) -> bool {
+        self.has(LINE)
+    }
+
+    pub(super) const fn priority(self) -> u8 {
+        (self.0 >> PRIORITY_SHIFT) as u8
+    }
+
+    /// The vCPU to which the interrupt is routed, or [`NOBODY`].
+    pub(super) const fn target(self) -> u8 {
+        (self.0 >> TARGET_SHIFT) as u8
+    }
+
+    /// The vCPU that has it listed or active; meaningless if it is neither.
+    pub(super) const fn owner(self) -> u8 {
+        (self.0 >> OWNER_SHIFT) as u8
+    }
+
+    /// Pending, as far as the record knows: exact unless listed, then as of the last fold.
+    pub(super) const fn is_pending(self) -> bool {
+        self.has(LATCH | LISTED_LATCH) || (self.has(LINE) && !self.has(EDGE))
+    }
+
+    /// Pending whatever its line does.
+    pub(super) const fn is_latched(self) -> bool {
+        self.has(LATCH)
+    }
+
+    /// Active, as far as the record knows: exact unless listed, then as of the last fold.
+    pub(super) const fn is_active(self) -> bool {
+        self.has(ACTIVE | LISTED_ACTIVE)
+    }
+
+    /// There is something to deliver, groups aside, and nobody has it yet.
+    pub(super) const fn is_deliverable(self) -> bool {
+        self.is_enabled() && self.is_pending() && !self.has(ACTIVE | LISTED)
+    }
+
+    /// The input line moved to `level`. [IHI0069: GICD_ICFGR<n>: edge-triggered, level-sensitive]
+    pub(super) const fn set_line(self, level: bool) -> Self {
+        let rising = level && !self.has(LINE);
+        let next = self.with(LINE, level);
+        if rising && self.has(EDGE) {
+            next.pulse()
+        } else {
+            next
+        }
+    }
+
+    /// The input line rose and fell: an edge is latched, a level is gone before anybody could sample it.
+    pub(super) const fn pulse(self) -> Self {
+        if cfg!(mutant = "vgic_drop_latch_while_active") && self.is_active() {
+            return self;
+        }
+        if self.has(EDGE) {
+            self.with(LATCH, true)
+        } else {
+            self
+        }
+    }
+
+    pub(super) const fn set_enabled(self, on: bool) -> Self {
+        self.with(ENABLED, on)
+    }
+
+    pub(super) const fn set_group1(self, on: bool) -> Self {
+        self.with(GROUP1, on)
+    }
+
+    pub(super) const fn set_edge(self, on: bool) -> Self {
+        self.with(EDGE, on)
+    }
+
+    pub(super) const fn set_priority(self, priority: u8) -> Self {
+        self.with_field(PRIORITY_SHIFT, priority)
+    }
+
+    pub(super) const fn set_target(self, target: u8) -> Self {
+        let next = self.with_field(TARGET_SHIFT, target);
+        // An interrupt that was made active while it had no target has an owner as soon as it has one.
+        if self.owner() == NOBODY {
+            next.with_field(OWNER_SHIFT, target)
+        } else {
+            next
+        }
+    }
+
+    /// Software makes it pending. [IHI0069: GICD_ISPENDR<n>]
+    pub(super) const fn set_pending(self) -> Self {
+        self.with(LATCH, true)
+    }
+
+    /// Software takes the pending state away; that of a high level line stays. [IHI0069: GICD_ICPENDR<n>]
+    pub(super) const fn clear_pending(self) -> Self {
+        self.with(LATCH | LISTED_LATCH, false)
+    }
+
+    /// Software makes it active; the vCPU to which it is routed will end it. [IHI0069: GICD_ISACTIVER<n>]
+    pub(super) const fn set_active(self) -> Self {
+        let owned = self.is_listed() || self.is_active();
+        let owner = if owned { self.owner() } else { self.target() };
+        self.with(ACTIVE, true).with_field(OWNER_SHIFT, owner)
+    }
+
+    /// Software deactivates it. [IHI0069: GICD_ICACTIVER<n>, ICC_DIR_EL1]
+    pub(super) const fn clear_active(self) -> Self {
+        let void = self.is_listed() && !cfg!(mutant = "vgic_resurrect_cleared_active");
+        self.with(ACTIVE | LISTED_ACTIVE, false)
+            .with(ACTIVE_VOID, void)
+    }
+
+    /// What it is to vCPU `me`, when the distributor forwards the groups in `groups` (bit 0 and bit 1).
+    pub(super) const fn role(self, me: u8, groups: u32) -> Role {
+        if self.is_listed() {
+            return Role::None;
+        }
+        if self.has(ACTIVE) {
+            return if self.owner() == me {
+                Role::Active
+            } else {
+                Role::None
+            };
+        }
+        let forwarded = self.has(ENABLED) && groups & (1 << self.is_group1() as u32) != 0;
+        if self.is_pending() && forwarded && self.target() == me {
+            Role::Pending
+        } else {
+            Role::None
+        }
+    }
+
+    /// Moves the latch and the active state to a list register of vCPU `me`: the record without them, the state that the
+    /// list register gets, and whether the guest's EOI must be told to the hypervisor.
+    ///
+    /// `None` if it has no role there. A level-sensitive interrupt is never both pending and active in a list register:
+    /// its line is sampled again when the guest ends it. An active one that has moved to another vCPU keeps its latch here.
+    pub(super) const fn listed_by(self, me: u8, groups: u32) -> Option<(Self, State, bool)> {
+        let state = match self.role(me, groups) {
+            Role::None => return None,
+            Role::Pending => State::PENDING,
+            Role::Active => {
+                let unlisted = self.with(ACTIVE, false);
+                let again = self.has(EDGE) && matches!(unlisted.role(me, groups), Role::Pending);
+                if again {
+                    State::PENDING_AND_ACTIVE
+                } else {
+                    State::ACTIVE
+                }
+            }
+        };
+        let takes_latch = state.is_pending() && self.has(LATCH);
+        let next = self.with(LISTED, true).with_field(OWNER_SHIFT, me);
+        let next = next
+            .with(LISTED_LATCH, takes_latch)
+            .with(LISTED_ACTIVE, state.is_active());
+        let next = next
+            .with(ACTIVE, false)
+            .with(LATCH, self.has(LATCH) && !takes_latch);
+        let resampled = !self.has(EDGE) && !cfg!(mutant = "vgic_no_resample_on_eoi");
+        Some((next, state, resampled || next.has(LATCH)))
+    }
+
+    /// Takes back from the list register what the guest left in it, except what others have cleared meanwhile.
+    pub(super) const fn folded(self, left: State) -> Self {
+        let latch = self.has(LATCH) || (left.is_pending() && self.has(LISTED_LATCH));
+        let active = self.has(ACTIVE) || (left.is_active() && !self.has(ACTIVE_VOID));
+        let next = self.with(LISTED | LISTED_LATCH | LISTED_ACTIVE | ACTIVE_VOID, false);
+        next.with(LATCH, latch).with(ACTIVE, active)
+    }
+
+    /// Which vCPU has to look at the interrupt after somebody else changed it from `self` to `next`.
+    ///
+    /// While it is listed that is its owner, unless its list register does as well as it is: a line that rises is sampled
+    /// at the EOI, and one that falls matters only until the guest acknowledges. While it is active nobody needs to until
+    /// its owner ends it. Else it is the target, if there is something to deliver that was not there before.
+    pub(super) const fn attention(self, next: Self) -> Option<u8> {
+        if self.0 == next.0 {
+            return None;
+        }
+        let rerouted = (self.0 ^ next.0) & ROUTING != 0;
+        let vcpu = if next.is_listed() {
+            let line_alone = (self.0 ^ next.0) & !LINE == 0;
+            let withdrawn = self.has(LINE) && !next.has(EDGE | LISTED_ACTIVE);
+            if line_alone && !withdrawn {
+                NOBODY
+            } else {
+                next.owner()
+            }
+        } else if next.has(ACTIVE) {
+            if rerouted || !self.has(ACTIVE) || self.is_listed() {
+                next.owner()
+            } else {
+                NOBODY
+            }
+        } else if next.is_deliverable() && (rerouted || !self.is_deliverable()) {
+            next.target()
+        } else {
+            NOBODY
+        };
+        if vcpu == NOBODY { None } else { Some(vcpu) }
+    }
+}
+
+/// A [`Record`] that every pCPU may change.
+pub(super) struct AtomicRecord(AtomicU64);
+
+impl AtomicRecord {
+    pub(super) fn new(record: Record) -> Self {
+        Self(AtomicU64::new(record.0))
+    }
+
+    pub(super) fn load(&self) -> Record {
+        Record(self.0.load(Ordering::Acquire))
+    }
+
+    pub(super) fn store(&self, record: Record) {
+        self.0.store(record.0, Ordering::Release);
+    }
+
+    /// Applies `transition`; the record before and after.
+    pub(super) fn update(&self, transition: impl Fn(Record) -> Record) -> (Record, Record) {
+        let mut old = self.load();
+        loop {
+            let new = transition(old);
+            if new == old {
+                return (old, old);
+            }
+            match self
+                .0
+                .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => return (old, new),
+                Err(current) => old = Record(current),
+            }
+        }
+    }
+
+    /// Moves the interrupt to a list register of `me`: the record before, and what [`Record::listed_by`] says.
+    pub(super) fn list(&self, me: u8, groups: u32) -> Option<(Record, State, bool)> {
+        let mut old = self.load();
+        loop {
+            let (new, state, tells_eoi) = old.listed_by(me, groups)?;
+            match self
+                .0
+                .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => return Some((old, state, tells_eoi)),
+                Err(current) => old = Record(current),
+            }
+        }
+    }
+}

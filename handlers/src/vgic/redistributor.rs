@@ -1,0 +1,105 @@
+//! What a guest sees of each vCPU's redistributor: a control frame and an SGI frame. [IHI0069: Redistributor register map]
+
+use trapline_vcpu::{Action, Exit};
+
+use super::{
+    Vgic,
+    distributor::IMPLEMENTER,
+    registers::{
+        Bank, CLEAR_ACTIVE, CLEAR_ENABLE, CLEAR_PENDING, CONFIGURATION, Cells, GROUP, PRIORITY,
+        Place, Row, SET_ACTIVE, SET_ENABLE, SET_PENDING, ascending, identification, row,
+        write_ignored,
+    },
+};
+use crate::{ExitHandler, GuestCpu, sync::atomic::Ordering};
+
+/// The bytes of one vCPU's redistributor: two frames of 64 KiB.
+pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+
+/// GICR_WAKER.ProcessorSleep.
+const PROCESSOR_SLEEP: u32 = 1 << 1;
+/// GICR_WAKER.ChildrenAsleep, which follows at once.
+const CHILDREN_ASLEEP: u32 = 1 << 2;
+/// GICR_WAKER at reset, without ChildrenAsleep.
+pub(super) const WAKER_RESET: u32 = PROCESSOR_SLEEP;
+
+/// No row: reads as zero, ignores writes.
+#[rustfmt::skip] // read by column
+const ROWS: &[Row] = &[
+    row("GICR_IIDR",               0x0_0004..0x0_0008, Cells::Words(|_, _| IMPLEMENTER, write_ignored)),
+    row("GICR_TYPER",              0x0_0008..0x0_0010, Cells::Doubles(read_type, write_ignored)),
+    row("GICR_WAKER",              0x0_0014..0x0_0018, Cells::Words(read_waker, write_waker)),
+    row("GICR_PIDR4 to GICR_CIDR3", 0x0_ffd0..0x1_0000, Cells::Words(|_, index| identification(0x93, index), write_ignored)),
+    row("GICR_IGROUPR0",           0x1_0080..0x1_0084, GROUP),
+    row("GICR_ISENABLER0",         0x1_0100..0x1_0104, SET_ENABLE),
+    row("GICR_ICENABLER0",         0x1_0180..0x1_0184, CLEAR_ENABLE).folding(),
+    row("GICR_ISPENDR0",           0x1_0200..0x1_0204, SET_PENDING).folding(),
+    row("GICR_ICPENDR0",           0x1_0280..0x1_0284, CLEAR_PENDING).folding(),
+    row("GICR_ISACTIVER0",         0x1_0300..0x1_0304, SET_ACTIVE).folding(),
+    row("GICR_ICACTIVER0",         0x1_0380..0x1_0384, CLEAR_ACTIVE).folding(),
+    row("GICR_IPRIORITYR",         0x1_0400..0x1_0420, PRIORITY),
+    row("GICR_ICFGR0, GICR_ICFGR1", 0x1_0c00..0x1_0c08, CONFIGURATION),
+];
+const _: () = assert!(
+    ascending(ROWS),
+    "rows must be in order and must not overlap"
+);
+
+/// The affinity, the processor number, and whether it is the last one.
+fn read_type(bank: &mut Bank<'_>, _: u32) -> u64 {
+    let vcpu = bank.vcpu.unwrap_or(0);
+    let affinity = bank.vgic.affinities.get(vcpu).copied().unwrap_or(0);
+    let packed = affinity >> 32 << 24 | affinity & 0xff_ffff;
+    let is_last = vcpu + 1 == bank.vgic.vcpu_count();
+    packed << 32 | (vcpu as u64) << 8 | u64::from(is_last) << 4
+}
+
+fn read_waker(bank: &mut Bank<'_>, _: u32) -> u32 {
+    let shared = bank.vcpu.and_then(|vcpu| bank.vgic.cpus.get(vcpu));
+    let is_asleep =
+        shared.is_some_and(|cpu| cpu.waker.load(Ordering::Acquire) & PROCESSOR_SLEEP != 0);
+    if is_asleep {
+        PROCESSOR_SLEEP | CHILDREN_ASLEEP
+    } else {
+        0
+    }
+}
+
+fn write_waker(bank: &mut Bank<'_>, _: u32, value: u32) {
+    if let Some(cpu) = bank.vcpu.and_then(|vcpu| bank.vgic.cpus.get(vcpu)) {
+        cpu.waker.store(value & PROCESSOR_SLEEP, Ordering::Release);
+    }
+}
+
+impl Vgic {
+    /// Which vCPU's redistributor `address` is in, and where.
+    pub(super) fn redistributor_place(&self, address: u64) -> Option<Place> {
+        let offset = address.checked_sub(self.redistributor_base)?;
+        let vcpu = (offset / REDISTRIBUTOR_SIZE) as usize;
+        let place = Place {
+            rows: ROWS,
+            vcpu: Some(vcpu),
+            offset: offset % REDISTRIBUTOR_SIZE,
+        };
+        (vcpu < self.vcpu_count()).then_some(place)
+    }
+}
+
+/// Answers accesses to the frames of all redistributors.
+pub struct Redistributors;
+
+impl ExitHandler for Redistributors {
+    fn name(&self) -> &str {
+        "vgic redistributors"
+    }
+
+    fn handle(&self, guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
+        let Exit::Mmio(access) = exit else {
+            return Action::Decline;
+        };
+        let interrupts = guest.interrupts();
+        interrupts
+            .vgic
+            .mmio(interrupts.cpu, interrupts.interface, access)
+    }
+}
