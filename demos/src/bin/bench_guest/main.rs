@@ -1,0 +1,86 @@
+//! What exits, interrupts and switches cost, counted in instructions.
+//!
+//! Under `-icount shift=0` with `cntfrq=1000000000` one executed instruction, on whichever CPU, is one tick of the virtual
+//! counter: the figures are exact and the same on every run. Each is the median of many samples, less what reading the counter
+//! costs. `floor` is what the guest's own instructions cost on bare QEMU, where the figure equals it.
+//!
+//! Parameters: `figures=` is one of
+//! - `machine` (default; two vCPUs on two pCPUs): exits, SGIs, timers;
+//! - `switch` (two vCPUs on ONE pCPU): each sends an SGI to the other and waits in WFI; a figure is for one switch;
+//! - `work`: all CPUs compute for `milliseconds=` (default 200); says how much they got done.
+//!
+//! Each figure is one line: `BENCH name=.. instructions=.. floor=.. least=.. most=..`, or for `work`
+//! `WORK cpus=.. iterations=.. least=.. most=..`, with the least and the most that one CPU did. The last line is `BENCH END`.
+#![no_std]
+#![no_main]
+
+mod calls;
+mod interrupts;
+mod peer;
+mod samples;
+mod work;
+
+use trapline_demos::{
+    guest::{
+        boot::Entry,
+        exceptions::{self, Frame},
+        gic, machine, power,
+    },
+    guest_println, guest_program,
+};
+
+guest_program! { main: main, secondary: secondary, interrupt: interrupt, exception: exceptions::report }
+
+/// What a secondary is started for.
+mod role {
+    /// To answer SGIs.
+    pub const PEER: u64 = 1;
+    /// To compute.
+    pub const WORKER: u64 = 2;
+}
+
+fn main() -> ! {
+    let parameters = machine::parameters();
+    match parameters.text("figures").unwrap_or("machine") {
+        "machine" => {
+            calls::run();
+            interrupts::alone();
+            if machine::cpu_count() > 1 {
+                start(1, role::PEER);
+                interrupts::with_peer();
+            }
+        }
+        "switch" if machine::cpu_count() > 1 => {
+            start(1, role::PEER);
+            interrupts::switch();
+        }
+        "work" => {
+            for index in 1..machine::cpu_count() {
+                start(index, role::WORKER);
+            }
+            work::run(parameters.number("milliseconds", 200));
+        }
+        other => guest_println!("BENCH ERROR figures={other} is unknown or needs a second CPU"),
+    }
+    guest_println!("BENCH END");
+    power::system_off()
+}
+
+fn start(index: usize, role: u64) {
+    let result = power::start_cpu(index, role);
+    assert_eq!(result, power::status::SUCCESS, "CPU_ON of CPU {index}");
+}
+
+fn secondary(entry: Entry) -> ! {
+    gic::enable_cpu();
+    if entry.cookie == role::WORKER {
+        work::join(entry.index)
+    } else {
+        peer::serve(entry.index)
+    }
+}
+
+fn interrupt(_: &mut Frame) {
+    let intid = gic::acknowledge();
+    panic!("interrupt {intid} came through the runtime's vectors");
+}
