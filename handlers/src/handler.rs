@@ -7,6 +7,7 @@ use trapline_vcpu::{
 };
 
 use crate::{
+    sysregs::CacheWork,
     vgic::{Vgic, VgicCpu},
     vm::{Vm, VmVcpu},
 };
@@ -75,6 +76,11 @@ impl<'a> GuestCpu<'a> {
     /// The system registers of this vCPU that live in hardware.
     pub fn registers(&mut self) -> &mut dyn BoundRegisters {
         self.registers
+    }
+
+    /// The VM and how far this vCPU's cache maintenance is.
+    pub(crate) fn cache_work(&mut self) -> (&Vm, &mut CacheWork) {
+        self.vcpu.split_cache_work()
     }
 
     /// The interrupt controller, as this vCPU's owner uses it.

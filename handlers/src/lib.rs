@@ -14,10 +14,28 @@ extern crate alloc;
 #[cfg(any(test, loom))]
 extern crate std;
 
+pub mod affinity;
+pub mod dispatcher;
 pub mod handler;
+pub mod line;
+pub mod memory;
+pub mod pl011;
+pub mod psci;
+pub mod registry;
+pub mod smccc;
+pub mod standard;
+#[cfg(all(test, not(loom)))]
+mod support;
 mod sync;
+pub mod sysregs;
 pub mod vgic;
 pub mod vm;
+pub mod wait;
 
+pub use dispatcher::Dispatcher;
 pub use handler::{ExitHandler, GuestCpu, Interrupts};
-pub use vm::{VcpuControl, Vm, VmVcpu};
+pub use line::Line;
+pub use memory::GuestMemory;
+pub use registry::{Claim, RegisterError, Registration, Registry};
+pub use sysregs::IdRegisters;
+pub use vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu};

@@ -1,10 +1,23 @@
-//! What a VM is: its vCPUs, and what they share.
+//! What a VM is: its vCPUs, what they share, and how it ends.
+//!
+//! [`Vm`] is shared by all; [`VmVcpu`] is the part that travels with each vCPU's registers and that only the vCPU's owner
+//! touches. [`Vcpus`] exists before either, because interrupts need somebody to wake.
 
-use alloc::sync::Arc;
+use alloc::{boxed::Box, string::String, sync::Arc};
+use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
-use crate::vgic::{Vgic, VgicCpu};
+use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState};
 
-/// What a handler may ask of a vCPU of its VM, from any pCPU. None of it waits or allocates.
+use crate::{
+    affinity::affinity_of,
+    memory::GuestMemory,
+    registry::Registry,
+    sync::Once,
+    sysregs::CacheWork,
+    vgic::{VcpuSignals, Vgic, VgicCpu},
+};
+
+/// What a handler may ask of a vCPU of its VM, from any pCPU. None of it waits, locks or allocates.
 pub trait VcpuControl: Send + Sync {
     /// An interrupt became due for the vCPU, and its record says so already.
     fn wake(&self);
@@ -12,17 +25,189 @@ pub trait VcpuControl: Send + Sync {
     fn complete(&self);
     /// Asks the owner to show the vCPU's interrupts as they are; `false` if the vCPU is not bound, so they are shown.
     fn request_sync(&self) -> bool;
+    /// Turns the vCPU on, fully reset, at `entry` with `context` in x0. Of several that try, one succeeds.
+    fn power_on(&self, entry: u64, context: u64) -> Result<(), PowerOnError>;
+    /// What PSCI AFFINITY_INFO answers.
+    fn power_state(&self) -> PowerState;
+    /// Turns the vCPU off for good: its VM has ended.
+    fn stop(&self);
+    /// Moves the vCPU to another pCPU, at its next exit if it runs.
+    fn migrate(&self, to: PcpuId) -> Result<(), MigrateError>;
+}
+
+/// How a VM ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum VmEnd {
+    /// The guest turned it off. [PSCI SYSTEM_OFF]
+    PowerOff,
+    /// The guest wants to start again. [PSCI SYSTEM_RESET]
+    Reset,
+    /// The guest did what no guest can go on after.
+    Crash(&'static str),
+    /// Somebody else stopped it, or nobody is left to run.
+    Stopped(&'static str),
+}
+
+/// Told once when a VM ends, on the pCPU that ended it, in the middle of an exit: it may neither wait nor allocate. The
+/// VM's vCPUs have all been told to stop, and may still be on their way.
+pub trait VmObserver: Send + Sync {
+    /// `vm` has ended; `end` is how.
+    fn ended(&self, vm: &Vm, end: &VmEnd);
+}
+
+/// The vCPUs of one VM, by index.
+pub struct Vcpus {
+    controls: Box<[Once<Arc<dyn VcpuControl>>]>,
+}
+
+impl Vcpus {
+    /// Room for `count` vCPUs; [`Vcpus::attach`] fills it.
+    pub fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { controls: core::iter::repeat_with(Once::new).take(count).collect() })
+    }
+
+    /// How many vCPUs the VM has.
+    pub fn count(&self) -> usize {
+        self.controls.len()
+    }
+
+    /// Says who controls vCPU `index`; the first to say so is right. `index` is below [`Vcpus::count`].
+    pub fn attach(&self, index: usize, control: Arc<dyn VcpuControl>) {
+        self.controls[index].call_once(|| control);
+    }
+
+    /// The vCPU `index`; `None` if the VM has no such vCPU, or not yet.
+    pub fn get(&self, index: usize) -> Option<&dyn VcpuControl> {
+        self.controls.get(index)?.get().map(|control| &**control)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &dyn VcpuControl> {
+        self.controls.iter().filter_map(|control| control.get().map(|control| &**control))
+    }
+}
+
+impl VcpuSignals for Vcpus {
+    fn wake(&self, vcpu: usize) {
+        if let Some(vcpu) = self.get(vcpu) {
+            vcpu.wake();
+        }
+    }
+
+    fn request_sync(&self, vcpu: usize) -> bool {
+        self.get(vcpu).is_some_and(VcpuControl::request_sync)
+    }
+
+    fn complete(&self, vcpu: usize) {
+        if let Some(vcpu) = self.get(vcpu) {
+            vcpu.complete();
+        }
+    }
+}
+
+/// What a VM is made of.
+pub struct VmParts {
+    /// What messages call it.
+    pub name: String,
+    /// Its vCPUs.
+    pub vcpus: Arc<Vcpus>,
+    /// Its interrupt controller, which wakes the same vCPUs.
+    pub vgic: Arc<Vgic>,
+    /// Its RAM.
+    pub memory: Arc<dyn GuestMemory>,
+    /// Who answers its exits.
+    pub registry: Registry,
+    /// Who is told when it ends.
+    pub observer: Arc<dyn VmObserver>,
 }
 
 /// One virtual machine.
 pub struct Vm {
-    vgic: Arc<Vgic>,
+    parts: VmParts,
+    /// vCPUs that are on or being turned on. Who brings it to 0 ends the VM: nobody is left to turn one on.
+    on_count: AtomicUsize,
+    end: Once<VmEnd>,
 }
 
 impl Vm {
+    /// A VM whose vCPUs are all off.
+    pub fn new(parts: VmParts) -> Arc<Self> {
+        Arc::new(Self { parts, on_count: AtomicUsize::new(0), end: Once::new() })
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    /// How many vCPUs it has.
+    pub fn vcpu_count(&self) -> usize {
+        self.parts.vcpus.count()
+    }
+
+    /// The vCPU `index`, from 0; `None` if there is none.
+    pub fn vcpu(&self, index: usize) -> Option<&dyn VcpuControl> {
+        self.parts.vcpus.get(index)
+    }
+
     /// The interrupt controller.
     pub fn vgic(&self) -> &Vgic {
-        &self.vgic
+        &self.parts.vgic
+    }
+
+    /// The guest's RAM.
+    pub fn memory(&self) -> &dyn GuestMemory {
+        &*self.parts.memory
+    }
+
+    /// Who answers the exits.
+    pub fn registry(&self) -> &Registry {
+        &self.parts.registry
+    }
+
+    /// Turns vCPU `index` on, as PSCI CPU_ON does; the embedder starts the boot vCPU with it. `None`: there is no such vCPU.
+    pub fn power_on(&self, index: usize, entry: u64, context: u64) -> Option<Result<(), PowerOnError>> {
+        let vcpu = self.vcpu(index)?;
+        // Counted before it can run, and so before it can turn itself off.
+        self.on_count.fetch_add(1, Ordering::AcqRel);
+        let result = vcpu.power_on(entry, context);
+        if result.is_err() {
+            self.count_off();
+        }
+        // Pairs with the fence in `stop`: either it sees this vCPU on, or this sees the end.
+        fence(Ordering::SeqCst);
+        if self.end().is_some() {
+            vcpu.stop();
+        }
+        Some(result)
+    }
+
+    /// A vCPU turns itself off; `true` if it was the last that was on, and the VM has ended with it.
+    pub fn count_off(&self) -> bool {
+        let was_last = self.on_count.fetch_sub(1, Ordering::AcqRel) == 1;
+        if was_last {
+            self.stop(VmEnd::Stopped("all vCPUs are off"));
+        }
+        was_last
+    }
+
+    /// Ends the VM: none of its vCPUs runs again, whatever they do now. The first end counts; any pCPU may call it, and a
+    /// handler that does returns [`Action::Stop`](trapline_vcpu::Action::Stop).
+    pub fn stop(&self, end: VmEnd) {
+        let mut is_first = false;
+        let end = self.end.call_once(|| {
+            is_first = true;
+            end
+        });
+        fence(Ordering::SeqCst);
+        self.parts.vcpus.all().for_each(VcpuControl::stop);
+        if is_first {
+            self.parts.observer.ended(self, end);
+        }
+    }
+
+    /// How the VM ended; `None` while it lives.
+    pub fn end(&self) -> Option<&VmEnd> {
+        self.end.get()
     }
 }
 
@@ -30,11 +215,17 @@ impl Vm {
 pub struct VmVcpu {
     vm: Arc<Vm>,
     index: usize,
-    affinity: u64,
     interrupts: VgicCpu,
+    cache_work: CacheWork,
 }
 
 impl VmVcpu {
+    /// What travels with vCPU `index` of `vm`; `None` if it has no such vCPU. It is asked for once per vCPU.
+    pub fn new(vm: Arc<Vm>, index: usize) -> Option<Self> {
+        let interrupts = vm.vgic().cpu(index)?;
+        Some(Self { vm, index, interrupts, cache_work: CacheWork::default() })
+    }
+
     /// Which of its VM's vCPUs this is, from 0.
     pub fn index(&self) -> usize {
         self.index
@@ -42,7 +233,7 @@ impl VmVcpu {
 
     /// Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0. [MPIDR_EL1]
     pub fn affinity(&self) -> u64 {
-        self.affinity
+        affinity_of(self.index)
     }
 
     /// The VM.
@@ -53,5 +244,20 @@ impl VmVcpu {
     /// The VM and the vCPU's part of the interrupt controller, at once.
     pub fn split(&mut self) -> (&Vm, &mut VgicCpu) {
         (&self.vm, &mut self.interrupts)
+    }
+
+    /// The same, to look at.
+    pub(crate) fn interrupts(&self) -> (&Vm, &VgicCpu) {
+        (&self.vm, &self.interrupts)
+    }
+
+    /// The VM and how far the vCPU's cache maintenance is, at once.
+    pub(crate) fn split_cache_work(&mut self) -> (&Vm, &mut CacheWork) {
+        (&self.vm, &mut self.cache_work)
+    }
+
+    /// Forgets what concerned the guest's state before it was turned on again.
+    pub(crate) fn reset(&mut self) {
+        self.cache_work = CacheWork::default();
     }
 }

@@ -1,0 +1,154 @@
+//! How a guest turns its CPUs and itself on and off: PSCI 1.1. [DEN0022]
+//!
+//! Whether a vCPU is on lives in its scheduler's state word, so of several CPU_ONs one succeeds ([`Vm::power_on`]), and it
+//! answers ON_PENDING until the vCPU has run. A VM whose last vCPU turns itself off has ended: nobody is left who could turn
+//! one on again.
+
+use smccc::psci::{self, error};
+use trapline_sched::{PowerOnError, PowerState};
+use trapline_vcpu::{Action, Exit};
+
+use crate::{
+    affinity::{AFFINITY_MASK, index_of},
+    handler::{ExitHandler, GuestCpu},
+    registry::Claim,
+    vm::{Vm, VmEnd},
+};
+
+/// 1.1: major in bits 30:16, minor in bits 15:0.
+const VERSION: i32 = 0x1_0001;
+
+/// SMC64 and HVC64 functions take 64-bit arguments. [DEN0028: Function Identifiers]
+const IS_64BIT: u32 = 1 << 30;
+
+/// MIGRATE_INFO_TYPE: there is no Trusted OS that would have to be asked before a CPU goes off.
+const NO_TRUSTED_OS: i32 = 2;
+
+/// Of CPU_SUSPEND's power_state in the original format: must be zero. [DEN0022: power_state]
+const POWER_STATE_RESERVED: u64 = 0xfcfe_0000;
+/// The caller gives an entry point, and expects to lose its context.
+const POWER_STATE_POWERDOWN: u64 = 1 << 16;
+
+/// Answers PSCI calls, by HVC and SMC alike.
+pub struct Psci;
+
+impl Psci {
+    /// The function numbers that PSCI may use, 32 and 64 bit.
+    pub const CLAIMS: [Claim; 2] = [Claim::Calls(0x8400_0000..=0x8400_001f), Claim::Calls(0xc400_0000..=0xc400_001f)];
+}
+
+impl ExitHandler for Psci {
+    fn name(&self) -> &str {
+        "psci"
+    }
+
+    fn handle(&self, guest: &mut GuestCpu<'_>, _exit: &Exit) -> Action {
+        let function = guest.register(0) as u32;
+        let [x1, x2, x3] = arguments(guest, function);
+        let result = match function {
+            psci::PSCI_VERSION => VERSION,
+            psci::PSCI_FEATURES => features(x1 as u32),
+            psci::PSCI_MIGRATE_INFO_TYPE => NO_TRUSTED_OS,
+            psci::PSCI_AFFINITY_INFO_32 | psci::PSCI_AFFINITY_INFO_64 => affinity_info(guest.vm(), x1, x2),
+            psci::PSCI_CPU_ON_32 | psci::PSCI_CPU_ON_64 => cpu_on(guest.vm(), x1, x2, x3),
+            psci::PSCI_CPU_SUSPEND_32 | psci::PSCI_CPU_SUSPEND_64 => {
+                let result = cpu_suspend(guest.vm(), x1, x2);
+                guest.set_register(0, result as i64 as u64);
+                return if result == SUCCESS { Action::Wait } else { Action::Finish };
+            }
+            psci::PSCI_CPU_OFF if guest.vm().count_off() => return Action::Stop,
+            psci::PSCI_CPU_OFF => return Action::PowerOff,
+            psci::PSCI_SYSTEM_OFF => return end(guest.vm(), VmEnd::PowerOff),
+            psci::PSCI_SYSTEM_RESET => return end(guest.vm(), VmEnd::Reset),
+            _ => return Action::Decline,
+        };
+        guest.set_register(0, result as i64 as u64);
+        Action::Finish
+    }
+}
+
+/// What a call that did what it was asked to answers.
+const SUCCESS: i32 = 0;
+
+fn arguments(guest: &GuestCpu<'_>, function: u32) -> [u64; 3] {
+    [1, 2, 3].map(|index| {
+        let argument = guest.register(index);
+        if function & IS_64BIT != 0 || cfg!(mutant = "psci_wide_smc32") { argument } else { argument & 0xffff_ffff }
+    })
+}
+
+/// PSCI_FEATURES: 0 for what there is. For CPU_SUSPEND it means the original power_state format, platform-coordinated.
+fn features(function: u32) -> i32 {
+    match function {
+        psci::PSCI_VERSION
+        | psci::PSCI_FEATURES
+        | psci::PSCI_MIGRATE_INFO_TYPE
+        | psci::PSCI_AFFINITY_INFO_32
+        | psci::PSCI_AFFINITY_INFO_64
+        | psci::PSCI_CPU_ON_32
+        | psci::PSCI_CPU_ON_64
+        | psci::PSCI_CPU_SUSPEND_32
+        | psci::PSCI_CPU_SUSPEND_64
+        | psci::PSCI_CPU_OFF
+        | psci::PSCI_SYSTEM_OFF
+        | psci::PSCI_SYSTEM_RESET
+        | smccc::arch::SMCCC_VERSION => SUCCESS,
+        _ => error::NOT_SUPPORTED,
+    }
+}
+
+/// The index of the vCPU that a PSCI argument names, if it is in the VM.
+fn target(vm: &Vm, affinity: u64) -> Option<usize> {
+    if affinity & !AFFINITY_MASK != 0 {
+        return None;
+    }
+    index_of(affinity).filter(|&index| index < vm.vcpu_count())
+}
+
+fn affinity_info(vm: &Vm, affinity: u64, lowest_level: u64) -> i32 {
+    // Since 1.0 only level 0 need be answered. [DEN0022: AFFINITY_INFO]
+    let vcpu = target(vm, affinity).filter(|_| lowest_level == 0).and_then(|index| vm.vcpu(index));
+    match vcpu.map(|vcpu| vcpu.power_state()) {
+        Some(PowerState::On) => 0,
+        Some(PowerState::Off) => 1,
+        Some(PowerState::OnPending) => 2,
+        None => error::INVALID_PARAMETERS,
+    }
+}
+
+fn cpu_on(vm: &Vm, affinity: u64, entry: u64, context: u64) -> i32 {
+    let Some(index) = target(vm, affinity) else {
+        return error::INVALID_PARAMETERS;
+    };
+    if !is_entry_point(vm, entry) {
+        return error::INVALID_ADDRESS;
+    }
+    match vm.power_on(index, entry, context) {
+        Some(Ok(())) => SUCCESS,
+        Some(Err(PowerOnError::OnPending)) if !cfg!(mutant = "psci_forget_on_pending") => error::ON_PENDING,
+        Some(Err(_)) => error::ALREADY_ON,
+        None => error::INVALID_PARAMETERS,
+    }
+}
+
+/// A vCPU keeps its context in every state that it suspends to, so a power-down returns like a stand-by, as it does on
+/// hardware when a wake-up event comes first. [DEN0022: CPU_SUSPEND, Implementation responsibilities]
+fn cpu_suspend(vm: &Vm, power_state: u64, entry: u64) -> i32 {
+    if power_state & (POWER_STATE_RESERVED | !0xffff_ffff) != 0 {
+        error::INVALID_PARAMETERS
+    } else if power_state & POWER_STATE_POWERDOWN != 0 && !is_entry_point(vm, entry) {
+        error::INVALID_ADDRESS
+    } else {
+        SUCCESS
+    }
+}
+
+/// An A64 instruction can be fetched there.
+fn is_entry_point(vm: &Vm, entry: u64) -> bool {
+    entry.is_multiple_of(4) && vm.memory().contains(entry, 4)
+}
+
+fn end(vm: &Vm, end: VmEnd) -> Action {
+    vm.stop(end);
+    Action::Stop
+}

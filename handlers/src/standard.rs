@@ -1,0 +1,32 @@
+//! What every stock guest expects to be there, registered in one call.
+
+use alloc::sync::Arc;
+
+use crate::{
+    handler::ExitHandler,
+    psci::Psci,
+    registry::{Claim, RegisterError},
+    smccc::ArchitectureCalls,
+    sysregs::{FixedRegisters, IdRegisters, SetWayMaintenance, TranslationRegisters},
+    vgic,
+    vm::Vm,
+    wait::WaitInstructions,
+};
+
+/// Registers power and architecture calls, waits, trapped registers and the interrupt controller with `vm`. Devices are the
+/// embedder's to add. Not on an exit path: it allocates.
+pub fn register(vm: &Vm, id_registers: IdRegisters) -> Result<(), RegisterError> {
+    let interrupt_registers = vgic::SystemRegisters::REGISTERS.map(Claim::system_register);
+    let [distributor, redistributors] = vm.vgic().frames();
+    let add = |claims: &[Claim], handler: Arc<dyn ExitHandler>| vm.registry().register(claims, handler).map(drop);
+    add(&Psci::CLAIMS, Arc::new(Psci))?;
+    add(&ArchitectureCalls::CLAIMS, Arc::new(ArchitectureCalls))?;
+    add(&WaitInstructions::CLAIMS, Arc::new(WaitInstructions))?;
+    add(&IdRegisters::CLAIMS, Arc::new(id_registers))?;
+    add(&TranslationRegisters::claims(), Arc::new(TranslationRegisters::default()))?;
+    add(&SetWayMaintenance::claims(), Arc::new(SetWayMaintenance))?;
+    add(&FixedRegisters::claims(), Arc::new(FixedRegisters))?;
+    add(&interrupt_registers, Arc::new(vgic::SystemRegisters))?;
+    add(&[Claim::Mmio(distributor)], Arc::new(vgic::Distributor))?;
+    add(&[Claim::Mmio(redistributors)], Arc::new(vgic::Redistributors))
+}
