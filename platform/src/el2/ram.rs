@@ -38,7 +38,9 @@ impl Ram {
         let source = self.address(offset, bytes.len())?;
         // SAFETY: `address` checked that the whole source is mapped RAM, which no Rust value shares; a guest that writes
         // it meanwhile can only change which bytes are read. `bytes` is a Rust value, so it lies elsewhere.
-        unsafe { core::ptr::copy_nonoverlapping(source as *const u8, bytes.as_mut_ptr(), bytes.len()) }
+        unsafe {
+            core::ptr::copy_nonoverlapping(source as *const u8, bytes.as_mut_ptr(), bytes.len())
+        }
         Ok(())
     }
 
@@ -49,7 +51,9 @@ impl Ram {
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfRange> {
         let destination = self.address(offset, bytes.len())?;
         // SAFETY: as in `read`; nobody holds a reference into the RAM, so writing it breaks no Rust value.
-        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), destination as *mut u8, bytes.len()) }
+        unsafe {
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), destination as *mut u8, bytes.len())
+        }
         Ok(())
     }
 
@@ -58,7 +62,13 @@ impl Ram {
     ///
     /// # Errors
     /// Nothing is copied unless both sides lie inside.
-    pub fn copy_from(&self, offset: u64, source: &Ram, source_offset: u64, length: u64) -> Result<(), OutOfRange> {
+    pub fn copy_from(
+        &self,
+        offset: u64,
+        source: &Ram,
+        source_offset: u64,
+        length: u64,
+    ) -> Result<(), OutOfRange> {
         let bytes = usize::try_from(length).map_err(|_| OutOfRange)?;
         let from = source.address(source_offset, bytes)?;
         let to = self.address(offset, bytes)?;
@@ -100,7 +110,9 @@ impl Ram {
 fn cache_line_bytes() -> u64 {
     let cache_type: u64;
     // SAFETY: an ID register is only read.
-    unsafe { asm!("mrs {}, ctr_el0", out(reg) cache_type, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("mrs {}, ctr_el0", out(reg) cache_type, options(nomem, nostack, preserves_flags))
+    }
     const WORD_BYTES: u64 = 4;
     WORD_BYTES << (cache_type >> 16 & 0xf)
 }

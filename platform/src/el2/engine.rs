@@ -1,0 +1,154 @@
+//! How the engine of `trapline-vcpu` runs on this machine: its host traits, and the loop of one pCPU.
+
+use super::{gic, heap::NoAllocGuard, pcpu, power, timer, uart};
+use alloc::sync::Arc;
+use core::marker::PhantomData;
+use trapline_sched::{LocalScheduler, PcpuId, VcpuId};
+use trapline_vcpu::{
+    Aarch64PerCpu, Aarch64VCpu, Step,
+    dispatch::Dispatch,
+    host::{Host, PhysicalInterrupt},
+    interrupts::TimerPpi,
+    stage2::Geometry,
+    vmid::VmidAllocator,
+};
+
+/// This pCPU's timer and interrupts, for the engine.
+#[derive(Debug, Default)]
+pub struct EngineHost {
+    /// The interrupt of the host's own that was acknowledged and that [`run`] still has to answer.
+    pending: Option<u32>,
+    /// It stays on its pCPU.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Host for EngineHost {
+    /// The hypervisor is built without FP.
+    const USES_FP: bool = false;
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        timer::now()
+    }
+
+    fn set_timer(&mut self, deadline: Option<u64>) {
+        timer::set(deadline);
+    }
+
+    fn acknowledge(&mut self) -> PhysicalInterrupt {
+        let intid = gic::acknowledge();
+        let interrupt = match intid {
+            gic::KICK => PhysicalInterrupt::Kick,
+            gic::HYPERVISOR_TIMER => PhysicalInterrupt::HypervisorTimer,
+            gic::MAINTENANCE => PhysicalInterrupt::Maintenance,
+            gic::VIRTUAL_TIMER => PhysicalInterrupt::GuestTimer(TimerPpi::Virtual),
+            gic::PHYSICAL_TIMER => PhysicalInterrupt::GuestTimer(TimerPpi::Physical),
+            gic::SPURIOUS.. => return PhysicalInterrupt::None,
+            _ => PhysicalInterrupt::Host,
+        };
+        gic::end(intid);
+        match interrupt {
+            // Active until the guest's EOI, through the list register that names it, or until the vGIC gives it up.
+            PhysicalInterrupt::GuestTimer(_) => {}
+            PhysicalInterrupt::Host => self.pending = Some(intid),
+            _ => gic::deactivate(intid),
+        }
+        interrupt
+    }
+
+    fn is_ppi_active(intid: u32) -> bool {
+        gic::is_active(intid)
+    }
+
+    fn deactivate_ppi(intid: u32) {
+        gic::deactivate(intid);
+    }
+}
+
+impl EngineHost {
+    /// Answers the interrupt that made a step return.
+    fn answer(&mut self) {
+        let Some(intid) = self.pending.take() else {
+            return;
+        };
+        if intid == gic::STOP {
+            super::panic::stop();
+        }
+        uart::handle_interrupt();
+        gic::deactivate(intid);
+    }
+}
+
+/// The counter and the kicks, for a pool of this machine's pCPUs.
+#[derive(Debug)]
+pub struct PoolHost {
+    /// Called for each vCPU that was stopped once it is parked, on any pCPU; it may neither wait nor allocate.
+    pub on_stopped: fn(VcpuId),
+}
+
+impl trapline_sched::Host for PoolHost {
+    fn now(&self) -> u64 {
+        timer::now()
+    }
+
+    fn kick(&self, pcpu: PcpuId) {
+        gic::kick(pcpu.index() as u16);
+    }
+
+    fn this_pcpu(&self) -> Option<PcpuId> {
+        PcpuId::new(pcpu::this_pcpu())
+    }
+
+    fn stopped(&self, vcpu: VcpuId) {
+        (self.on_stopped)(vcpu);
+    }
+}
+
+/// The engine of the pCPU that calls, enabled: EL2's guest-facing registers are its own from here on.
+///
+/// # Panics
+/// If `scheduler` is another pCPU's.
+pub fn engine<D: Dispatch>(
+    scheduler: LocalScheduler<Aarch64VCpu<D::Extension>>,
+    dispatch: D,
+    geometry: Geometry,
+    vmids: Arc<VmidAllocator>,
+) -> Aarch64PerCpu<D, EngineHost> {
+    assert_eq!(
+        scheduler.id().index(),
+        usize::from(pcpu::this_pcpu()),
+        "an engine runs on the pCPU that its scheduler is for"
+    );
+    let mut engine =
+        Aarch64PerCpu::new(scheduler, dispatch, EngineHost::default(), geometry, vmids);
+    // SAFETY:
+    // 1. This platform runs at EL2 with E2H=0 and interrupts masked, and its pCPUs run one call of `run` each; the assertion
+    //    above ties the engine to this one, and it is not `Send`.
+    // 2. The lower-EL slots of `vectors` are branches to the four exits and nothing else.
+    let enabled = unsafe { engine.hardware_enable() };
+    enabled.expect("a new engine is not enabled");
+    engine
+}
+
+/// Runs vCPUs on this pCPU for ever. `on_idle` is called before each wait, with interrupts masked.
+pub fn run<D: Dispatch>(
+    mut engine: Aarch64PerCpu<D, EngineHost>,
+    mut on_idle: impl FnMut(&mut D),
+) -> ! {
+    loop {
+        let step = {
+            let _exit_path = NoAllocGuard::new();
+            engine.step(None)
+        };
+        match step {
+            Step::HostInterrupt => engine.host_mut().answer(),
+            Step::Idle | Step::Drained | Step::Expired => {
+                on_idle(engine.dispatch_mut());
+                power::wait_for_interrupt();
+                while engine.take_interrupts() {
+                    engine.host_mut().answer();
+                }
+            }
+        }
+    }
+}

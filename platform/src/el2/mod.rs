@@ -1,0 +1,19 @@
+//! The machine itself, one question a file; only `unsafe` here touches hardware.
+
+pub mod boot;
+pub mod channel;
+pub mod engine;
+pub mod gic;
+pub mod heap;
+pub mod mmu;
+pub mod panic;
+pub mod pcpu;
+pub mod power;
+pub mod ram;
+pub mod relax;
+pub mod smp;
+pub mod timer;
+pub mod uart;
+mod vectors;
+
+pub use boot::BootInfo;

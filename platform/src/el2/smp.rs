@@ -1,0 +1,152 @@
+//! How the other pCPUs start, and whether they are all alike.
+//!
+//! A vCPU may run on any pCPU, so what a guest has seen on one must hold on all: pCPUs that differ in model or
+//! features are refused.
+
+use super::{
+    boot::{self, SecondaryStart},
+    gic, mmu, pcpu, power,
+    relax::{Once, relax},
+    timer,
+};
+use crate::dt::{MAX_PCPUS, Machine};
+use core::{
+    arch::asm,
+    cell::UnsafeCell,
+    sync::atomic::{
+        AtomicU32,
+        Ordering::{Acquire, Release},
+    },
+};
+
+unsafe extern "Rust" {
+    /// The image's function for pCPU `id`, 1 to 15: it enters it with MMU, heap, log, GIC and timer at work.
+    safe fn trapline_secondary(id: u16) -> !;
+}
+
+/// How long a pCPU has to start, in seconds of the host's counter.
+const START_SECONDS: u64 = 10;
+
+const STARTING: u32 = 0;
+const STARTED: u32 = 1;
+const DIFFERS: u32 = 2;
+
+/// How far the pCPU being started has come; its value for a pCPU that differs has the register's index above bit 8.
+static PROGRESS: AtomicU32 = AtomicU32::new(STARTING);
+
+struct StartBlock(UnsafeCell<SecondaryStart>);
+// SAFETY: the boot pCPU writes it while no pCPU is starting; the one that starts only reads it.
+unsafe impl Sync for StartBlock {}
+
+static START_BLOCK: StartBlock = StartBlock(UnsafeCell::new(SecondaryStart {
+    tables: 0,
+    percpu_area: 0,
+    stack_top: 0,
+}));
+
+/// The registers in which pCPUs must not differ.
+macro_rules! features {
+    ($($name:literal)*) => {
+        const FEATURES: &[&str] = &[$($name),*];
+        type Features = [u64; FEATURES.len()];
+        fn features() -> Features {
+            [$({
+                let value: u64;
+                // SAFETY: an ID register is only read.
+                unsafe {
+                    asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags));
+                }
+                value
+            }),*]
+        }
+    };
+}
+features! {
+    "midr_el1" "ctr_el0" "dczid_el0"
+    "id_aa64pfr0_el1" "id_aa64pfr1_el1" "id_aa64dfr0_el1" "id_aa64isar0_el1" "id_aa64isar1_el1"
+    "s3_0_c0_c6_2" // ID_AA64ISAR2_EL1, by encoding: older assemblers do not know its name
+    "id_aa64mmfr0_el1" "id_aa64mmfr1_el1" "id_aa64mmfr2_el1"
+}
+
+static BOOT_FEATURES: Once<Features> = Once::new();
+
+/// Notes what the boot pCPU has, for the others to compare.
+pub(super) fn record_boot_pcpu() {
+    BOOT_FEATURES.call_once(features);
+}
+
+/// Starts pCPUs 1 and up, one after the other.
+pub(super) fn start_secondaries(machine: &Machine<'_>) {
+    for (id, &mpidr) in machine.mpidrs().iter().enumerate().skip(1) {
+        start_secondary(id as u16, mpidr);
+    }
+    log::info!("{} pCPUs run", machine.mpidrs().len());
+}
+
+fn start_secondary(id: u16, mpidr: u64) {
+    assert!(
+        usize::from(id) < MAX_PCPUS,
+        "the device tree has at most 16 pCPUs"
+    );
+    let start = SecondaryStart {
+        tables: mmu::root(),
+        percpu_area: pcpu::area(id),
+        stack_top: boot::stack(id).end,
+    };
+    let block = START_BLOCK.0.get();
+    // SAFETY: no pCPU is starting: the last one has answered, or we would have panicked.
+    unsafe { block.write(start) };
+    clean_to_memory(block as u64, size_of::<SecondaryStart>() as u64);
+    PROGRESS.store(STARTING, Release);
+    let entry = boot::secondary_start as *const () as u64;
+    if let Err(error) = power::start_pcpu(mpidr, entry, block as u64) {
+        panic!("firmware does not start pcpu{id} (MPIDR {mpidr:#x}): {error}");
+    }
+    let begun = timer::now();
+    loop {
+        match PROGRESS.load(Acquire) {
+            STARTING => {}
+            STARTED => return,
+            differs => panic!(
+                "pcpu{id} differs from pcpu0 in {}: all pCPUs must be of one model",
+                FEATURES[(differs >> 8) as usize]
+            ),
+        }
+        assert!(
+            timer::now() - begun < timer::frequency() * START_SECONDS,
+            "pcpu{id} does not start"
+        );
+        relax();
+    }
+}
+
+/// The first Rust code of a secondary pCPU, on its own stack, with the final tables.
+pub(super) extern "C" fn secondary_main() -> ! {
+    let mine = features();
+    let boot = BOOT_FEATURES.get().unwrap_or(&mine);
+    if let Some(index) = mine.iter().zip(boot).position(|(mine, boot)| mine != boot) {
+        PROGRESS.store(DIFFERS | (index as u32) << 8, Release);
+        loop {
+            relax();
+        }
+    }
+    gic::initialize_pcpu();
+    PROGRESS.store(STARTED, Release);
+    trapline_secondary(pcpu::this_pcpu())
+}
+
+/// Writes a range back to memory, for a reader whose caches are off. [DDI0487: DC CVAC, CTR_EL0.DminLine]
+fn clean_to_memory(start: u64, length: u64) {
+    let ctr: u64;
+    // SAFETY: an ID register is only read.
+    unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
+    let line = 4u64 << (ctr >> 16 & 0xf);
+    let mut address = start & !(line - 1);
+    while address < start + length {
+        // SAFETY: cleaning a line changes no value in memory as Rust sees it.
+        unsafe { asm!("dc cvac, {}", in(reg) address, options(nostack, preserves_flags)) };
+        address += line;
+    }
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+}

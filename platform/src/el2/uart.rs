@@ -1,0 +1,170 @@
+//! How bytes get in and out of the machine: the host's PL011.
+//!
+//! Sending polls under a lock. Receiving is driven by the interrupt, as far as the [`ConsoleInput`] has room; then the
+//! interrupt is masked and the bytes wait in the UART and, behind it, in QEMU. [DDI0183: PrimeCell UART (PL011)]
+
+use super::relax::{Lock, Once, relax};
+use crate::wire::{self, Channel, Decoder};
+use arm_pl011_uart::{
+    DataBits, Interrupts, LineConfig, PL011Registers, Parity, StopBits, Uart, UniqueMmioPointer,
+};
+use core::{
+    ptr::NonNull,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+/// Where `virt` has its first PL011. A constant, because reports must get out before the device tree is read.
+pub const BASE: u64 = 0x0900_0000;
+/// The clock that `virt` gives the PL011, in Hz.
+const CLOCK: u32 = 24_000_000;
+const BAUD_RATE: u32 = 115_200;
+
+struct Line {
+    uart: Uart<'static>,
+    decoder: Decoder,
+}
+
+static LINE: Lock<Option<Line>> = Lock::new(None);
+
+/// The receive interrupt is masked because the consumer had no room.
+static IS_STALLED: AtomicBool = AtomicBool::new(false);
+
+static CONSUMER: Once<&'static dyn ConsoleInput> = Once::new();
+
+/// Who gets what is typed. Called with interrupts masked, on the pCPU that took the UART's interrupt, and by one
+/// pCPU at a time.
+pub trait ConsoleInput: Sync {
+    /// How many bytes [`Self::push`] would take now.
+    fn room(&self) -> usize;
+    /// Takes one byte; called only while there is room.
+    fn push(&self, byte: u8);
+}
+
+/// Sets the UART up for polled sending, with its interrupts masked. Called once, first of all.
+pub(super) fn initialize() {
+    let registers = NonNull::new(BASE as *mut PL011Registers).expect("the base is a constant");
+    // SAFETY:
+    // 1. `virt` has a PL011 there, and both the boot tables and the final ones map it as device memory.
+    // 2. This is the only place that makes a pointer to it, and it is called once.
+    let registers = unsafe { UniqueMmioPointer::new(registers) };
+    let mut uart = Uart::new(registers);
+    let config = LineConfig {
+        data_bits: DataBits::Bits8,
+        parity: Parity::None,
+        stop_bits: StopBits::One,
+    };
+    uart.set_interrupt_masks(Interrupts::empty());
+    uart.enable(config, BAUD_RATE, CLOCK)
+        .expect("the divisor of two constants is valid");
+    *LINE.lock() = Some(Line {
+        uart,
+        decoder: Decoder::new(),
+    });
+}
+
+impl Line {
+    fn send(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            while self.uart.is_tx_fifo_full() {
+                relax();
+            }
+            self.uart.write_word(byte);
+        }
+    }
+
+    fn listen(&mut self, is_listening: bool) {
+        self.uart.set_interrupt_masks(if is_listening {
+            Interrupts::RXI | Interrupts::RTI
+        } else {
+            Interrupts::empty()
+        });
+    }
+
+    /// The next byte for the console. A byte received with an error is dropped, as a terminal does.
+    fn receive(&mut self) -> Option<u8> {
+        while !self.uart.is_rx_fifo_empty() {
+            if let Ok(Some(byte)) = self.uart.read_word()
+                && let Some(byte) = self.decoder.push(byte)
+            {
+                return Some(byte);
+            }
+        }
+        None
+    }
+}
+
+/// Sends one frame; a payload that is too long is cut at [`wire::MAX_PAYLOAD`].
+pub(super) fn send_frame(channel: Channel, payload: &[u8]) {
+    let payload = &payload[..payload.len().min(wire::MAX_PAYLOAD)];
+    if let Some(line) = LINE.lock().as_mut() {
+        line.send(&wire::header(channel, payload.len() as u16));
+        line.send(payload);
+    }
+}
+
+/// Sends what a guest writes to its console, byte for byte.
+pub fn send_console(bytes: &[u8]) {
+    if let Some(line) = LINE.lock().as_mut() {
+        for &byte in bytes {
+            line.send(&[byte]);
+            if byte == wire::ESCAPE {
+                line.send(&[wire::ESCAPE]);
+            }
+        }
+    }
+}
+
+/// Names the one that gets what is typed, and unmasks the UART's receive interrupt. The first caller stays.
+pub fn set_console_input(consumer: &'static dyn ConsoleInput) {
+    CONSUMER.call_once(|| consumer);
+    listen(true);
+}
+
+/// Answers the UART's interrupt. The pCPU that took it calls this before it deactivates the interrupt.
+pub fn handle_interrupt() {
+    let Some(consumer) = CONSUMER.get() else {
+        listen(false);
+        return;
+    };
+    loop {
+        if consumer.room() == 0 {
+            listen(false);
+            IS_STALLED.store(true, SeqCst);
+            // Room that came before the store was not announced to us, so look again.
+            if consumer.room() == 0 || !IS_STALLED.swap(false, SeqCst) {
+                return;
+            }
+            listen(true);
+        }
+        // The lock is not held while the consumer runs: it may log.
+        let byte = LINE.lock().as_mut().and_then(Line::receive);
+        match byte {
+            Some(byte) => consumer.push(byte),
+            None => return,
+        }
+    }
+}
+
+/// The consumer has room again: what waits in the UART interrupts once more. Cheap when nothing waits; any pCPU
+/// may call it.
+#[inline]
+pub fn console_ready() {
+    if IS_STALLED.load(SeqCst) && IS_STALLED.swap(false, SeqCst) {
+        listen(true);
+    }
+}
+
+fn listen(is_listening: bool) {
+    if let Some(line) = LINE.lock().as_mut() {
+        line.listen(is_listening);
+    }
+}
+
+/// Opens the line for a panic report, whoever holds its lock.
+///
+/// # Safety
+/// No other pCPU uses the line any more, and the caller never returns to code that does.
+pub(super) unsafe fn force_unlock() {
+    // SAFETY: the caller promises that the lock's holder will not go on.
+    unsafe { LINE.force_unlock() };
+}
