@@ -22,6 +22,7 @@ pub mod frame;
 pub mod host;
 pub mod inject;
 pub mod interrupts;
+pub mod stage2;
 mod syndrome;
 
 pub use action::{Action, GuestFault};
