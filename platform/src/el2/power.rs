@@ -21,11 +21,6 @@ pub fn off() -> ! {
     }
 }
 
-/// Waits until an interrupt is pending here; it stays pending, since interrupts are masked at EL2.
-pub fn wait_for_interrupt() {
-    aarch64_cpu::asm::wfi();
-}
-
 /// Waits until an interrupt is due on this pCPU. It is not taken, as interrupts stay masked: acknowledge it.
 #[inline]
 pub fn wait_for_interrupt() {
