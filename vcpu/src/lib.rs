@@ -24,7 +24,12 @@ pub mod inject;
 pub mod interrupts;
 pub mod stage2;
 mod syndrome;
+pub mod vcpu;
+pub mod vmid;
 
 pub use action::{Action, GuestFault};
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+pub use arch::aarch64::{Aarch64PerCpu, Step};
 pub use exit::Exit;
 pub use frame::TrapFrame;
+pub use vcpu::Aarch64VCpu;

@@ -12,6 +12,7 @@ use crate::arch::aarch64::control::guest_hcr;
 use crate::arch::aarch64::registers::{GuestSystemRegisters, PointerAuthKeys};
 use crate::decode::ExitClass;
 use crate::frame::{FpState, TrapFrame};
+use crate::stage2::{PhysicalAddress, Stage2};
 use crate::vmid::VmVmid;
 
 /// PSTATE of a vCPU that PSCI turns on: EL1 with its own stack pointer, all interrupts masked. [DEN0022: initial core state]
@@ -47,7 +48,6 @@ pub struct VmCpuRegisters {
 }
 
 /// A vCPU.
-#[derive(Debug)]
 pub struct Aarch64VCpu<E: Send + 'static> {
     pub(crate) registers: VmCpuRegisters,
     pub(crate) hcr: u64,
@@ -55,6 +55,18 @@ pub struct Aarch64VCpu<E: Send + 'static> {
     pub(crate) space: Arc<AddressSpace>,
     pub(crate) extension: E,
     handle: Arc<VcpuHandle<Self>>,
+}
+
+impl AddressSpace {
+    /// The address space behind `stage2`, which lives as long. `vm` is unlike that of any other VM on the same pCPUs.
+    pub fn new<P: PhysicalAddress>(stage2: &Stage2<P>, counter_offset: u64, vm: u16) -> Self {
+        Self {
+            stage2_root: stage2.vttbr(0),
+            vmid: VmVmid::default(),
+            counter_offset,
+            vm,
+        }
+    }
 }
 
 impl<E: Send + 'static> Aarch64VCpu<E> {

@@ -17,6 +17,7 @@ use crate::dispatch::{BoundGuest, Dispatch};
 use crate::exit::Exit;
 use crate::host::{Host, PhysicalInterrupt};
 use crate::interrupts::TimerPpi;
+use crate::stage2::Geometry;
 use crate::vcpu::Aarch64VCpu;
 use crate::vmid::{LastRan, VmidAllocator};
 
@@ -25,7 +26,7 @@ pub(crate) struct Hardware<D: Dispatch, H: Host> {
     pcpu: PcpuId,
     dispatch: D,
     host: H,
-    vtcr: u64,
+    geometry: Geometry,
     vmids: Arc<VmidAllocator>,
     last_ran: LastRan,
     enabled: Option<Enabled>,
@@ -72,14 +73,14 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         pcpu: PcpuId,
         dispatch: D,
         host: H,
-        vtcr: u64,
+        geometry: Geometry,
         vmids: Arc<VmidAllocator>,
     ) -> Self {
         Self {
             pcpu,
             dispatch,
             host,
-            vtcr,
+            geometry,
             vmids,
             last_ran: LastRan::default(),
             enabled: None,
@@ -89,7 +90,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
     }
 
     pub(crate) fn enable(&mut self) {
-        let control = HostControl::take_over(self.vtcr);
+        let control = HostControl::take_over(self.geometry.vtcr());
         let interface = HardwareInterface::new(H::is_ppi_active, H::deactivate_ppi);
         // Other users of the VMIDs may have run here since the last time.
         tlb::flush_local_all_guests();
@@ -107,6 +108,14 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         if let Some(enabled) = self.enabled.take() {
             enabled.control.give_back();
         }
+    }
+
+    pub(crate) fn host_mut(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    pub(crate) fn dispatch_mut(&mut self) -> &mut D {
+        &mut self.dispatch
     }
 
     pub(crate) fn is_enabled(&self) -> bool {
@@ -214,7 +223,10 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
 
     /// Puts `vcpu`'s stage 2 in place, with what its translations need flushed.
     fn bind_stage2(&mut self, vcpu: &Aarch64VCpu<D::Extension>, is_exclusive: bool) {
-        X = if is_exclusive {
+        let assigned = self.vmids.vmid_for(self.pcpu.index(), &vcpu.space.vmid);
+        let is_sibling_next = self.last_ran.needs_flush(vcpu.space.vm, vcpu.handle().id());
+        let (_, enabled) = self.parts();
+        let hcr = if is_exclusive {
             vcpu.hcr & !control::wait_traps()
         } else {
             vcpu.hcr

@@ -11,6 +11,7 @@
 //! | [`control`] | what does EL2 trap while guests run |
 //! | `takeover` | how do its control registers change hands between the host and us |
 //! | `fault` | what does the hardware say about a fault, and how does a guest take one |
+//! | `id` | what does a pCPU say about itself |
 //! | `bound` | which registers of a bound vCPU may its handlers touch |
 //! | `tlb` | which translations does a switch invalidate |
 //!
@@ -31,8 +32,14 @@ on_the_machine! {
     mod bound;
     mod fault;
     mod fp;
+    mod hardware;
+    mod id;
     mod interface;
+    mod percpu;
     mod switch;
     mod takeover;
     mod tlb;
+    pub use id::read_id_register;
+    pub use percpu::{Aarch64PerCpu, Step};
+    pub use tlb::GuestTlb;
 }

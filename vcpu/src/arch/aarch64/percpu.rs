@@ -16,6 +16,7 @@ use crate::decode::{self, ExitClass};
 use crate::dispatch::Dispatch;
 use crate::exit::Exit;
 use crate::host::{Host, PhysicalInterrupt};
+use crate::stage2::Geometry;
 use crate::vcpu::Aarch64VCpu;
 use crate::vmid::VmidAllocator;
 
@@ -46,16 +47,16 @@ pub struct Aarch64PerCpu<D: Dispatch, H: Host> {
 }
 
 impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
-    /// The engine of the pCPU that `scheduler` is for. `vtcr` is VTCR_EL2 for the stage 2 of all guests; `vmids` is shared by
+    /// The engine of the pCPU that `scheduler` is for. `geometry` is that of every guest's stage 2; `vmids` is shared by
     /// all pCPUs.
     pub fn new(
         scheduler: LocalScheduler<Aarch64VCpu<D::Extension>>,
         dispatch: D,
         host: H,
-        vtcr: u64,
+        geometry: Geometry,
         vmids: Arc<VmidAllocator>,
     ) -> Self {
-        let hardware = Hardware::new(scheduler.id(), dispatch, host, vtcr, vmids);
+        let hardware = Hardware::new(scheduler.id(), dispatch, host, geometry, vmids);
         Self {
             scheduler,
             hardware,
@@ -75,7 +76,6 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
     ///    every later call.
     /// 2. The lower-EL slots of its VBAR_EL2 branch to `trapline_vcpu_exit_sync`, `_irq`, `_fiq` and `_serror`, with all
     ///    registers as the guest left them.
-    /// 3. `vtcr` fits the stage-2 tables of every guest in the pool.
     pub unsafe fn hardware_enable(&mut self) -> AxResult {
         if self.is_enabled() {
             return Err(AxError::AlreadyExists);
@@ -102,6 +102,16 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
     /// `hardware_enable` was called, and `hardware_disable` was not called since.
     pub fn is_enabled(&self) -> bool {
         self.hardware.is_enabled()
+    }
+
+    /// The host's side of this engine.
+    pub fn host_mut(&mut self) -> &mut H {
+        self.hardware.host_mut()
+    }
+
+    /// What answers this pCPU's exits.
+    pub fn dispatch_mut(&mut self) -> &mut D {
+        self.hardware.dispatch_mut()
     }
 
     /// The scheduler, for its counters and ids.

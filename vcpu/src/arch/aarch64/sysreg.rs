@@ -3,7 +3,7 @@
 /// Reads a system register without side effects.
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 macro_rules! read_sysreg {
-    ($name:literal) => {{
+    ($name:expr) => {{
         let value: u64;
         // SAFETY: every register named in this crate exists where the read is reached (its feature was checked), EL2 may
         // read it, and reading it changes nothing.
@@ -17,7 +17,7 @@ macro_rules! read_sysreg {
 /// Writes a system register that holds guest state or controls a guest; none of them affects EL2's own execution.
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 macro_rules! write_sysreg {
-    ($name:literal, $value:expr) => {{
+    ($name:expr, $value:expr) => {{
         let value: u64 = $value;
         // SAFETY: every register named in this crate exists where the write is reached (its feature was checked); with
         // E2H=0 none of them affects the translation, the exceptions or the memory of EL2.
