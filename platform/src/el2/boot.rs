@@ -134,7 +134,7 @@ pub(super) fn emergency_stack_top(id: u16) -> u64 {
 /// Only firmware or QEMU enters it: at EL2, MMU off, x0 = physical address of the device tree.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".text.boot")]
+#[unsafe(link_section = ".text.header")]
 unsafe extern "C" fn _start() -> ! {
     naked_asm!(
         "b 2f",
