@@ -10,6 +10,7 @@ pub mod failure;
 pub mod flatten;
 pub mod input;
 pub mod keys;
+pub mod launch;
 pub mod layout;
 pub mod machine;
 pub mod places;

@@ -1,0 +1,119 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, value_parser};
+use trapline_demos::config::{MAX_PCPUS, MAX_VCPUS};
+
+/// Runs guests with many virtual CPUs over few physical ones, on QEMU.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+impl Cli {
+    /// With no command, the stock guest runs.
+    pub fn command(self) -> Command {
+        let stock = || match Self::parse_from(["trapline", "run"]).command {
+            Some(command) => command,
+            None => unreachable!("the command line names one"),
+        };
+        self.command.unwrap_or_else(stock)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs a guest: the user's, or Debian's stock Linux.
+    Run(Box<RunOptions>),
+    /// Runs a guest that uses all that Trapline emulates at once, and checks that nothing is lost, doubled or damaged.
+    Stress(StressOptions),
+}
+
+/// What every run has.
+#[derive(Args, Clone, Debug)]
+pub struct MachineOptions {
+    /// CPUs of the guest
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u16).range(1..=MAX_VCPUS as i64))]
+    pub vcpus: u16,
+    /// CPUs of the machine under it
+    #[arg(long, value_name = "M", default_value_t = 4, value_parser = value_parser!(u16).range(1..=MAX_PCPUS as i64))]
+    pub pcpus: u16,
+    /// Model of the machine's CPUs, as QEMU calls it
+    #[arg(long, value_name = "MODEL", default_value = "cortex-a72")]
+    pub cpu: String,
+    /// Scheduling policy
+    #[arg(long, value_name = "NAME", default_value = "round-robin")]
+    pub policy: String,
+    /// How long a vCPU runs while others wait, in microseconds
+    #[arg(long, value_name = "US", default_value_t = 5000, value_parser = value_parser!(u32).range(50..=10_000_000))]
+    pub slice: u32,
+    /// pCPUs that the vCPUs may use: lists like 0-1:2:3, one for each vCPU or one for all
+    #[arg(long, value_name = "LIST")]
+    pub affinity: Option<String>,
+    /// Count instructions instead of time: the same run every time, on one thread
+    #[arg(long)]
+    pub icount: bool,
+    /// End after so many seconds, with status 124 [default: none; 600 for the stock guest's workload]
+    #[arg(long, value_name = "S", value_parser = value_parser!(u32).range(1..))]
+    pub timeout: Option<u32>,
+    /// Show nothing but the guest's console
+    #[arg(long)]
+    pub quiet: bool,
+    /// File for the hypervisor's log
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// File for all that was counted, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    pub stats: Option<PathBuf>,
+    /// No hypervisor: the guest directly on QEMU, to compare with
+    #[arg(long, hide = true)]
+    pub bare: bool,
+    /// Another hypervisor image of this repository
+    #[arg(long, hide = true, default_value = "hypervisor")]
+    pub hypervisor: String,
+    /// An example or test device that the hypervisor registers
+    #[arg(long = "with", hide = true, value_name = "NAME")]
+    pub extras: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// Linux Image for arm64, or a flat binary [default: Debian's stock Linux, with a shell on a terminal and a short workload
+    /// elsewhere]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial ramdisk: a cpio archive, plain or compressed
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Added to the kernel's command line
+    #[arg(
+        long,
+        value_name = "STR",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    pub append: String,
+    /// Memory of the guest in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = value_parser!(u64).range(1..))]
+    pub memory: u64,
+    /// One of this repository's guests in place of a kernel
+    #[arg(long, hide = true, conflicts_with = "kernel")]
+    pub guest: Option<String>,
+    #[command(flatten)]
+    pub machine: MachineOptions,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct StressOptions {
+    /// How long, in seconds of the guest
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = value_parser!(u32).range(1..))]
+    pub seconds: u32,
+    /// Where its random numbers start
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub machine: MachineOptions,
+}
