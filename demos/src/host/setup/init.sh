@@ -10,12 +10,11 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 cd /root
 
-# busybox's own `poweroff` would ask an init that is not running.
-rm -f /bin/poweroff /bin/reboot /bin/halt
-printf '#!/bin/sh\nexec busybox poweroff -f\n' > /bin/poweroff
-printf '#!/bin/sh\nexec busybox reboot -f\n' > /bin/reboot
-chmod 755 /bin/poweroff /bin/reboot
-ln -s poweroff /bin/halt
+# Without -f these ask an init that is not running; the shell reads this file when it starts.
+export ENV=/root/.shrc
+for command in poweroff reboot halt; do
+    echo "alias $command='busybox $command -f'"
+done > "$ENV"
 
 # Every CPU hashes the same stream, alone and then through pipes that cross CPUs; all must agree.
 workload() {
@@ -50,4 +49,4 @@ else
     echo "Debian's arm64 Linux under Trapline, $(nproc) CPUs. Leave with poweroff, or Ctrl-A x from outside."
     setsid cttyhack sh
 fi
-poweroff
+poweroff -f
