@@ -269,6 +269,7 @@ extern "C" fn start(device_tree: u64) -> ! {
     let device_tree = device_tree..device_tree + blob.len() as u64;
     mmu::initialize(machine, &device_tree);
     gic::initialize(machine);
+    uart::set_intid(machine.uart_intid);
     smp::record_boot_pcpu();
     trapline_main(BootInfo {
         machine,

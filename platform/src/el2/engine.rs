@@ -44,6 +44,7 @@ impl Host for EngineHost {
             gic::VIRTUAL_TIMER => PhysicalInterrupt::GuestTimer(TimerPpi::Virtual),
             gic::PHYSICAL_TIMER => PhysicalInterrupt::GuestTimer(TimerPpi::Physical),
             gic::SPURIOUS.. => return PhysicalInterrupt::None,
+            gic::STOP => super::panic::stop(),
             _ => PhysicalInterrupt::Host,
         };
         gic::end(intid);
@@ -71,9 +72,6 @@ impl EngineHost {
         let Some(intid) = self.pending.take() else {
             return;
         };
-        if intid == gic::STOP {
-            super::panic::stop();
-        }
         uart::handle_interrupt();
         gic::deactivate(intid);
     }

@@ -3,15 +3,14 @@
 //! ```text
 //! code RX | constants R | data RW | stacks RW, guard pages unmapped | heap RW | device tree R | GIC, UART device
 //! ```
-//! Guest RAM is not mapped unless somebody asks ([`map_ram`]). Stage 2, which is the guest's, is elsewhere
+//! Guest RAM is not mapped unless somebody asks (`Ram::map`). Stage 2, which is the guest's, is elsewhere
 //! (`trapline-vcpu`). [DDI0487: The AArch64 Virtual Memory System Architecture]
 
 use super::{boot, boot::symbols, relax::Lock};
 use crate::dt::{MAX_PCPUS, Machine};
 use aarch64_cpu::asm::barrier;
 use aarch64_paging::{
-    MapError,
-    descriptor::El23Attributes as Attributes,
+    descriptor::{Descriptor, El23Attributes as Attributes},
     idmap::IdMap,
     paging::{El2, MemoryRegion},
 };
@@ -122,7 +121,15 @@ const DEVICE: Attributes = VALID
     .union(Attributes::ATTRIBUTE_INDEX_1)
     .union(Attributes::XN);
 
-static TABLES: Lock<Option<IdMap<El2>>> = Lock::new(None);
+/// The tables in use, and what they map for good.
+struct Tables {
+    map: IdMap<El2>,
+    memory: Range<u64>,
+    image: Range<u64>,
+    device_tree: Range<u64>,
+}
+
+static TABLES: Lock<Option<Tables>> = Lock::new(None);
 
 /// Builds the W^X tables and switches this pCPU to them. The boot pCPU calls it once.
 pub(super) fn initialize(machine: &Machine<'_>, device_tree: &Range<u64>) {
@@ -144,7 +151,12 @@ pub(super) fn initialize(machine: &Machine<'_>, device_tree: &Range<u64>) {
     }
     let root = map.root_address().0 as u64;
     map.mark_active();
-    *TABLES.lock() = Some(map);
+    *TABLES.lock() = Some(Tables {
+        map,
+        memory: machine.memory.clone(),
+        image: symbols::image(),
+        device_tree: device_tree.clone(),
+    });
     barrier::dsb(barrier::SY);
     // SAFETY: the tables map everything that this pCPU uses from here on: the whole image, the heap (with the tables
     // themselves), the device tree and the devices. They live in a static and are never dropped.
@@ -154,28 +166,36 @@ pub(super) fn initialize(machine: &Machine<'_>, device_tree: &Range<u64>) {
 /// The root of the tables, for a pCPU that starts.
 pub(super) fn root() -> u64 {
     let tables = TABLES.lock();
-    let map = tables.as_ref().expect("the boot pCPU has built the tables");
-    map.root_address().0 as u64
+    let tables = tables.as_ref().expect("the boot pCPU has built the tables");
+    tables.map.root_address().0 as u64
 }
 
 /// Why a range was not mapped or unmapped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum MapRamError {
-    /// It is empty, not made of whole 4 KiB pages, or beyond 512 GiB.
+    /// It is empty, not made of whole 4 KiB pages, or not all RAM.
     Range,
-    /// A part of it belongs to the hypervisor, or is mapped already in another way.
+    /// A part of it belongs to the hypervisor or holds the host's device tree, or is mapped already.
     Taken,
 }
 
-/// Maps RAM that is nobody else's, on all pCPUs: each address to itself, cacheable, never executable.
+/// Maps RAM that is nobody else's and not mapped yet, on all pCPUs: each address to itself, cacheable, never executable.
 ///
 /// It may allocate tables: not for exit paths.
-pub fn map_ram(range: &Range<u64>, access: Access) -> Result<(), MapRamError> {
+pub(super) fn map_ram(range: &Range<u64>, access: Access) -> Result<(), MapRamError> {
     let attributes = match access {
         Access::ReadOnly => READ_ONLY,
         Access::ReadWrite => READ_WRITE,
     };
-    change(range, attributes)?;
+    change(range, |map| {
+        let mut refuse_mapped = |_: &MemoryRegion, entry: &Descriptor<Attributes>, _: usize| {
+            if entry.is_valid() { Err(()) } else { Ok(()) }
+        };
+        map.walk_range(&region(range), &mut refuse_mapped)
+            .map_err(|_| MapRamError::Taken)?;
+        map.map_range(&region(range), attributes)
+            .map_err(|_| MapRamError::Range)
+    })?;
     // A pCPU that has not seen the write yet would fault, so it is complete everywhere before this returns.
     barrier::dsb(barrier::ISHST);
     barrier::isb(barrier::SY);
@@ -183,10 +203,13 @@ pub fn map_ram(range: &Range<u64>, access: Access) -> Result<(), MapRamError> {
 }
 
 /// Takes back what [`map_ram`] gave: no pCPU reaches the range when this returns.
-pub fn unmap_ram(range: &Range<u64>) -> Result<(), MapRamError> {
-    change(range, Attributes::empty())?;
+pub(super) fn unmap_ram(range: &Range<u64>) -> Result<(), MapRamError> {
+    change(range, |map| {
+        map.map_range(&region(range), Attributes::empty())
+            .map_err(|_| MapRamError::Range)
+    })?;
     // SAFETY: dropping cached translations changes no memory, and no Rust value lives in the range, because
-    // `change` refuses whatever belongs to the hypervisor.
+    // `change` refuses whatever is the hypervisor's own.
     unsafe {
         asm!(
             "dsb ishst",
@@ -199,22 +222,23 @@ pub fn unmap_ram(range: &Range<u64>) -> Result<(), MapRamError> {
     Ok(())
 }
 
-fn change(range: &Range<u64>, attributes: Attributes) -> Result<(), MapRamError> {
+/// Applies `change` to the tables, unless `range` is not whole pages of RAM or touches what is mapped for good.
+fn change(
+    range: &Range<u64>,
+    change: impl FnOnce(&mut IdMap<El2>) -> Result<(), MapRamError>,
+) -> Result<(), MapRamError> {
     let is_whole = range.start.is_multiple_of(PAGE_SIZE) && range.end.is_multiple_of(PAGE_SIZE);
-    if range.is_empty() || !is_whole || range.end > LIMIT {
+    let mut tables = TABLES.lock();
+    let tables = tables.as_mut().ok_or(MapRamError::Range)?;
+    let is_ram = tables.memory.start <= range.start && range.end <= tables.memory.end;
+    if range.is_empty() || !is_whole || !is_ram {
         return Err(MapRamError::Range);
     }
-    let image = symbols::image();
-    if range.start < BOOT_RAM.start || (range.start < image.end && image.start < range.end) {
+    let overlaps = |taken: &Range<u64>| range.start < taken.end && taken.start < range.end;
+    if overlaps(&tables.image) || overlaps(&tables.device_tree) {
         return Err(MapRamError::Taken);
     }
-    let mut tables = TABLES.lock();
-    let map = tables.as_mut().ok_or(MapRamError::Range)?;
-    map.map_range(&region(range), attributes)
-        .map_err(|error| match error {
-            MapError::BreakBeforeMakeViolation(_) => MapRamError::Taken,
-            _ => MapRamError::Range,
-        })
+    change(&mut tables.map)
 }
 
 fn region(range: &Range<u64>) -> MemoryRegion {

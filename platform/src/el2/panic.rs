@@ -7,7 +7,9 @@
 use super::{
     boot, channel,
     channel::Line,
-    gic, pcpu, power,
+    gic, pcpu,
+    pcpu::Pcpu,
+    power,
     relax::{Once, relax},
     timer, uart,
     vectors::FaultFrame,
@@ -18,7 +20,7 @@ use core::{
     fmt::{self, Write},
     ops::Range,
     sync::atomic::{
-        AtomicU32, AtomicU64,
+        AtomicU32,
         Ordering::{AcqRel, Acquire, Release},
     },
 };
@@ -30,9 +32,6 @@ const BACKTRACE_DEPTH: usize = 32;
 
 /// The pCPU that reports, plus one; 0 if none does.
 static REPORTER: AtomicU32 = AtomicU32::new(0);
-
-/// Where a pCPU stood when it was stopped: its frame pointer, or 0 while it runs.
-static STOPPED_AT: [AtomicU64; MAX_PCPUS] = [const { AtomicU64::new(0) }; MAX_PCPUS];
 
 /// Adds what the embedder knows to a panic report: per-pCPU states, the last trace events.
 pub type PanicHook = fn(&mut dyn Write);
@@ -55,12 +54,10 @@ pub(super) extern "C" fn fatal_exception(frame: &FaultFrame, vector: u64) -> ! {
     report(frame.gpr[29], |out| describe_exception(out, frame, vector))
 }
 
-/// Another pCPU failed: this one stops here. Its state is in `STOPPED_AT` and on its stack.
+/// Another pCPU failed: this one stops here, and says where it stood. [`gic::STOP`] brings it here.
 #[cold]
 pub(super) fn stop() -> ! {
-    if let Some(slot) = STOPPED_AT.get(usize::from(pcpu::this_pcpu())) {
-        slot.store(frame_pointer(), Release);
-    }
+    pcpu::current().stopped_at.store(frame_pointer(), Release);
     loop {
         relax();
     }
@@ -75,9 +72,8 @@ fn report(frame: u64, describe: impl FnOnce(&mut Frames) -> fmt::Result) -> ! {
         Err(_) => stop(),
     }
     gic::stop_others();
-    let started = timer::now();
-    // Which pCPUs exist does not matter here: those that were never started never answer.
-    while timer::now() - started < timer::frequency() * STOP_MILLISECONDS / 1000 {
+    let deadline = timer::now() + timer::frequency() * STOP_MILLISECONDS / 1000;
+    while others(me).any(|pcpu| stopped_at(pcpu).is_none()) && timer::now() < deadline {
         relax();
     }
     // SAFETY: every other pCPU is stopped, or hangs; this one never returns to whatever it did.
@@ -87,7 +83,7 @@ fn report(frame: u64, describe: impl FnOnce(&mut Frames) -> fmt::Result) -> ! {
     let _ = write!(out, "panic on pcpu{me}: ");
     let _ = describe(&mut out);
     let _ = backtrace(&mut out, me, frame);
-    let _ = others(&mut out, me);
+    let _ = describe_others(&mut out, me);
     if let Some(hook) = HOOK.get() {
         hook(&mut out);
     }
@@ -96,12 +92,24 @@ fn report(frame: u64, describe: impl FnOnce(&mut Frames) -> fmt::Result) -> ! {
     power::off()
 }
 
-fn others(out: &mut Frames, me: u16) -> fmt::Result {
-    for (id, slot) in (0..).zip(&STOPPED_AT) {
-        let frame = slot.load(Acquire);
-        if id != me && frame != 0 {
-            write!(out, "pcpu{id} stopped: ")?;
-            backtrace(out, id, frame)?;
+fn others(me: u16) -> impl Iterator<Item = &'static Pcpu> {
+    pcpu::started().filter(move |pcpu| pcpu.id() != me)
+}
+
+fn stopped_at(pcpu: &Pcpu) -> Option<u64> {
+    let frame = pcpu.stopped_at.load(Acquire);
+    (frame != 0).then_some(frame)
+}
+
+fn describe_others(out: &mut Frames, me: u16) -> fmt::Result {
+    for pcpu in others(me) {
+        let id = pcpu.id();
+        match stopped_at(pcpu) {
+            Some(frame) => {
+                write!(out, "pcpu{id} stopped, ")?;
+                backtrace(out, id, frame)?;
+            }
+            None => writeln!(out, "pcpu{id} does not answer")?,
         }
     }
     Ok(())
@@ -130,7 +138,7 @@ fn describe_exception(out: &mut Frames, frame: &FaultFrame, vector: u64) -> fmt:
         };
         write!(out, "  x{index:<2} {value:#018x}{end}")?;
     }
-    writeln!(out, "pc {:#x}", frame.elr)
+    writeln!(out, "pc {:#x} lr {:#x}", frame.elr, frame.gpr[30])
 }
 
 /// The pCPU below whose stack `address` lies in the guard page.

@@ -6,7 +6,10 @@
 use crate::dt::MAX_PCPUS;
 use core::{
     arch::global_asm,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Acquire, Relaxed},
+    },
 };
 
 /// What belongs to one pCPU. Atomics, because others may read; only the pCPU itself writes, except at boot.
@@ -19,6 +22,10 @@ pub struct Pcpu {
     /// The address of its redistributor's SGI frame.
     pub(super) redistributor: AtomicU64,
     pub(super) heap: HeapUse,
+    /// It has been started, and runs unless `stopped_at` says otherwise.
+    pub(super) is_started: AtomicBool,
+    /// Where it stood when it was stopped because another pCPU failed: its frame pointer, or 0 while it runs.
+    pub(super) stopped_at: AtomicU64,
 }
 
 /// How this pCPU used the heap.
@@ -46,6 +53,8 @@ impl Pcpu {
                 allocations_on_exit_path: AtomicU64::new(0),
                 frees_on_exit_path: AtomicU64::new(0),
             },
+            is_started: AtomicBool::new(id == 0),
+            stopped_at: AtomicU64::new(0),
         }
     }
 
@@ -58,9 +67,9 @@ impl Pcpu {
 
 static PCPUS: [Pcpu; MAX_PCPUS] = {
     let mut pcpus = [const { Pcpu::new(0) }; MAX_PCPUS];
-    let mut id = 0;
+    let mut id = 1;
     while id < MAX_PCPUS {
-        pcpus[id].id = id as u16;
+        pcpus[id] = Pcpu::new(id as u16);
         id += 1;
     }
     pcpus
@@ -90,6 +99,11 @@ pub fn current() -> &'static Pcpu {
 #[inline(always)]
 pub fn this_pcpu() -> u16 {
     current().id
+}
+
+/// The records of the pCPUs that have been started.
+pub(super) fn started() -> impl Iterator<Item = &'static Pcpu> {
+    PCPUS.iter().filter(|pcpu| pcpu.is_started.load(Acquire))
 }
 
 /// The record of pCPU `id`; `None` past the last that this platform could drive.

@@ -106,6 +106,13 @@ impl Ram {
     }
 }
 
+impl Drop for Ram {
+    /// EL2 reaches the range no longer. Not for exit paths.
+    fn drop(&mut self) {
+        mmu::unmap_ram(&self.range).expect("what was mapped can be unmapped");
+    }
+}
+
 /// The smallest data cache line of any cache, in bytes. [DDI0487: CTR_EL0.DminLine]
 fn cache_line_bytes() -> u64 {
     let cache_type: u64;

@@ -131,6 +131,7 @@ pub(super) extern "C" fn secondary_main() -> ! {
         }
     }
     gic::initialize_pcpu();
+    pcpu::current().is_started.store(true, Release);
     PROGRESS.store(STARTED, Release);
     trapline_secondary(pcpu::this_pcpu())
 }

@@ -3,14 +3,20 @@
 //! Sending polls under a lock. Receiving is driven by the interrupt, as far as the [`ConsoleInput`] has room; then the
 //! interrupt is masked and the bytes wait in the UART and, behind it, in QEMU. [DDI0183: PrimeCell UART (PL011)]
 
-use super::relax::{Lock, Once, relax};
+use super::{
+    gic,
+    relax::{Lock, Once, relax},
+};
 use crate::wire::{self, Channel, Decoder};
 use arm_pl011_uart::{
     DataBits, Interrupts, LineConfig, PL011Registers, Parity, StopBits, Uart, UniqueMmioPointer,
 };
 use core::{
     ptr::NonNull,
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{
+        AtomicBool, AtomicU32,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 /// Where `virt` has its first PL011. A constant, because reports must get out before the device tree is read.
@@ -28,6 +34,9 @@ static LINE: Lock<Option<Line>> = Lock::new(None);
 
 /// The receive interrupt is masked because the consumer had no room.
 static IS_STALLED: AtomicBool = AtomicBool::new(false);
+
+/// The UART's INTID; 0 until the device tree is read.
+static INTID: AtomicU32 = AtomicU32::new(0);
 
 static CONSUMER: Once<&'static dyn ConsoleInput> = Once::new();
 
@@ -114,9 +123,16 @@ pub fn send_console(bytes: &[u8]) {
     }
 }
 
-/// Names the one that gets what is typed, and unmasks the UART's receive interrupt. The first caller stays.
+/// Notes which interrupt the UART has. The boot pCPU calls it once.
+pub(super) fn set_intid(intid: u32) {
+    INTID.store(intid, Relaxed);
+}
+
+/// Names the one that gets what is typed; the first one stays. The pCPU that calls gets the UART's interrupt from now on,
+/// and answers it with [`handle_interrupt`].
 pub fn set_console_input(consumer: &'static dyn ConsoleInput) {
     CONSUMER.call_once(|| consumer);
+    gic::enable_shared(INTID.load(Relaxed));
     listen(true);
 }
 
