@@ -9,7 +9,7 @@ use trapline_vcpu::interrupts::{ActivePriorities, TimerPpi, VirtualCpuInterface}
 use super::{
     SharedCpu, Vgic,
     due::IntidSet,
-    list_register::{ENABLE, priority_mask, takes_group},
+    list_register::{priority_mask, takes_group},
     remote::Ticket,
 };
 use crate::sync::atomic::Ordering;
@@ -31,6 +31,8 @@ pub struct VgicCpu {
     pub(super) has_unlisted_active: bool,
     /// The priority of the most urgent pending interrupt of group 0 and of group 1, listed or not.
     pub(super) most_urgent: [Option<u8>; 2],
+    /// The timer's physical interrupt is active on this pCPU, as last sampled; by index in [`TimerPpi::ALL`].
+    pub(super) is_timer_active: [bool; 2],
     /// The access of this vCPU that waits for others to fold.
     pub(super) ticket: Option<Ticket>,
     machine_control: u64,
@@ -54,6 +56,7 @@ impl Vgic {
             control: 0,
             has_unlisted_active: false,
             most_urgent: [None; 2],
+            is_timer_active: [false; 2],
             ticket: None,
             machine_control: 0,
             active_priorities: ActivePriorities::default(),
@@ -71,8 +74,6 @@ impl Vgic {
         self.shared_cpu(cpu).waiters.store(0, Ordering::Release);
         interface.set_machine_control(cpu.machine_control);
         interface.set_active_priorities(cpu.active_priorities);
-        cpu.control = ENABLE;
-        interface.set_control(ENABLE);
         self.refresh(cpu, interface);
     }
 
@@ -90,10 +91,13 @@ impl Vgic {
         }
         // An active one would never fire again for the next vCPU here. What this vCPU has acknowledged stays active in
         // its record.
-        for timer in TimerPpi::ALL {
-            if interface.is_timer_active(timer) && !cfg!(mutant = "vgic_keep_timer_on_unbind") {
-                interface.deactivate_timer(timer);
-            }
+        let timers = TimerPpi::ALL
+            .into_iter()
+            .zip(core::mem::take(&mut cpu.is_timer_active));
+        for (timer, _) in timers
+            .filter(|&(_, is_active)| is_active && !cfg!(mutant = "vgic_keep_timer_on_unbind"))
+        {
+            interface.deactivate_timer(timer);
         }
         cpu.machine_control = interface.machine_control();
         cpu.active_priorities = interface.active_priorities();
@@ -109,6 +113,7 @@ impl Vgic {
         let idle = cpu.used == 0 && cpu.candidates.is_empty() && !has_timer;
         if idle && self.shared_cpu(cpu).due.is_empty() {
             cpu.most_urgent = [None; 2];
+            self.set_control(cpu, interface, interface.machine_control(), 0);
             return;
         }
         let fold = self.begin_fold(cpu);

@@ -13,7 +13,7 @@ use super::{
     cpu::MAX_LIST_REGISTERS,
     list_register::{
         ENABLE, OnEnd, State, TELL_NO_PENDING, TELL_UNLISTED_END, TRAP_DEACTIVATE, intid_of,
-        list_register, splits_end, takes_group, tell_group_change, unlisted_ends,
+        list_register, priority_of, splits_end, takes_group, tell_group_change, unlisted_ends,
     },
     record::{Record, Role},
 };
@@ -66,31 +66,47 @@ impl Shortlist {
     }
 }
 
-/// Orders by what the guest would be given first.
-fn urgency(record: Record, intid: u32, is_group_taken: bool) -> u32 {
-    u32::from(!is_group_taken) << 24 | u32::from(record.priority()) << 16 | intid
+/// Orders by what the guest would be given, or would end, first.
+fn urgency(priority: u8, intid: u32, is_group_taken: bool) -> u32 {
+    u32::from(!is_group_taken) << 24 | u32::from(priority) << 16 | intid
+}
+
+/// The timer behind `intid`, by its index in [`TimerPpi::ALL`].
+fn timer_of(intid: u32) -> Option<usize> {
+    TimerPpi::ALL
+        .iter()
+        .position(|timer| timer.intid() == intid)
 }
 
 impl Vgic {
     /// Samples the vCPU's timers into their records. True if a timer has something to do.
+    ///
+    /// The physical interrupt can be active only since a sample that saw the line high: the pCPU asks for a refresh when it
+    /// acknowledges it. The physical interrupt controller is asked only then.
     pub(super) fn sample_timers(
         &self,
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
     ) -> bool {
-        let mut busy = false;
-        for timer in TimerPpi::ALL {
+        let mut is_busy = false;
+        for (timer, is_active) in TimerPpi::ALL.into_iter().zip(&mut cpu.is_timer_active) {
             let line = interface.timer_line(timer);
-            let record = self.record(Some(cpu.index), timer.intid());
-            if let Some(record) = record.filter(|record| record.load().line() != line) {
-                record.update(|record| record.set_line(line));
-            }
-            if line || interface.is_timer_active(timer) {
+            let was_high = self
+                .record(Some(cpu.index), timer.intid())
+                .is_some_and(|record| {
+                    let was_high = record.load().line();
+                    if was_high != line {
+                        record.update(|record| record.set_line(line));
+                    }
+                    was_high
+                });
+            *is_active = (line || was_high || *is_active) && interface.is_timer_active(timer);
+            if line || *is_active {
                 cpu.candidates.insert(timer.intid());
-                busy = true;
+                is_busy = true;
             }
         }
-        busy
+        is_busy
     }
 
     /// Takes back from the list registers what the guest left there. They keep their contents: [`Vgic::flush`] or
@@ -103,7 +119,9 @@ impl Vgic {
             let value = interface.list_register(index);
             cpu.list_registers[index] = value;
             let left = State::of(value);
-            self.change_own(cpu, intid_of(value), |record| record.folded(left));
+            self.change_own(cpu, intid_of(value), |record| {
+                record.folded(left, priority_of(value))
+            });
         }
     }
 
@@ -117,7 +135,7 @@ impl Vgic {
                 .map(|record| record.load())
                 && record.role(cpu.index as u8, 0) == Role::Active
             {
-                ended.offer(urgency(record, intid, true));
+                ended.offer(urgency(record.active_priority(), intid, true));
             }
             true
         });
@@ -161,7 +179,7 @@ impl Vgic {
         }
 
         cpu.has_unlisted_active = active.overflows;
-        let mut control = ENABLE;
+        let mut control = 0;
         if pending.overflows && !cfg!(mutant = "vgic_no_underflow") {
             control |= TELL_NO_PENDING;
             for group1 in [false, true] {
@@ -169,14 +187,29 @@ impl Vgic {
             }
         }
         if active.overflows {
-            control |= TELL_UNLISTED_END;
+            control |= TELL_UNLISTED_END | TRAP_DEACTIVATE;
+            // Also if it was so before: what EOIcount said has been taken into account.
+            cpu.control = 0;
         }
+        self.set_control(cpu, interface, machine_control, control);
+    }
+
+    /// Turns the virtual CPU interface on, with `more` in its control.
+    pub(super) fn set_control(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+        machine_control: u64,
+        more: u64,
+    ) {
         // With split ends any vCPU may deactivate a shared interrupt, also one that another vCPU has listed.
-        if active.overflows || splits_end(machine_control) {
-            control |= TRAP_DEACTIVATE;
-        }
-        // EOIcount counts only while something active is not listed, and is taken into account above.
-        if control != cpu.control || active.overflows {
+        let trap = if splits_end(machine_control) {
+            TRAP_DEACTIVATE
+        } else {
+            0
+        };
+        let control = ENABLE | trap | more;
+        if cpu.control != control {
             cpu.control = control;
             interface.set_control(control);
         }
@@ -193,20 +226,23 @@ impl Vgic {
         let (me, groups) = (cpu.me(), self.groups());
         let (mut pending, mut active) = (Shortlist::new(count), Shortlist::new(count));
         let mut most_urgent: [Option<u8>; 2] = [None; 2];
-        let index = cpu.index;
-        cpu.candidates.retain(|intid| {
-            let Some(record) = self.record(Some(index), intid).map(|record| record.load()) else {
+        let VgicCpu {
+            index,
+            is_timer_active,
+            candidates,
+            ..
+        } = &mut *cpu;
+        candidates.retain(|intid| {
+            let record = self.record(Some(*index), intid);
+            let Some(record) = record.map(|record| record.load()) else {
                 return false;
             };
-            let role = record.role(me, groups);
-            let timer = TimerPpi::ALL
-                .into_iter()
-                .find(|timer| timer.intid() == intid);
-            let fires = timer.is_some_and(|timer| settle_timer(record, timer, interface));
-            match role {
+            let fires = timer_of(intid)
+                .is_some_and(|timer| settle_timer(record, timer, is_timer_active, interface));
+            match record.role(me, groups) {
                 Role::None => false,
                 Role::Active => {
-                    active.offer(urgency(record, intid, true));
+                    active.offer(urgency(record.active_priority(), intid, true));
                     true
                 }
                 Role::Pending => {
@@ -215,7 +251,7 @@ impl Vgic {
                     *best =
                         Some(best.map_or(record.priority(), |other| other.min(record.priority())));
                     if !fires {
-                        pending.offer(urgency(record, intid, is_taken));
+                        pending.offer(urgency(record.priority(), intid, is_taken));
                     }
                     true
                 }
@@ -228,23 +264,25 @@ impl Vgic {
     /// Moves `intid` to the next free list register, unless somebody else has made an end of it since it was chosen.
     fn list(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface, intid: u32) {
         let record = self.record(Some(cpu.index), intid);
-        let listed = record.and_then(|record| record.list(cpu.me(), self.groups()));
-        // Whoever changed it says so to whom it concerns.
-        let Some((record, state, tells_end)) = listed else {
+        // Whoever changed it since tells whom it concerns.
+        let Some(listing) = record.and_then(|record| record.list(cpu.me(), self.groups())) else {
             return;
         };
         cpu.candidates.remove(intid);
-        let timer = TimerPpi::ALL
-            .into_iter()
-            .find(|timer| timer.intid() == intid);
         let is_physical =
-            timer.is_some_and(|timer| interface.is_timer_active(timer)) && !record.is_latched();
-        let on_end = match (is_physical, tells_end) {
+            timer_of(intid).is_some_and(|timer| cpu.is_timer_active[timer]) && !listing.is_latched;
+        let on_end = match (is_physical, listing.tells_end) {
             (true, _) => OnEnd::DeactivatePhysical,
             (false, true) => OnEnd::Tell,
             (false, false) => OnEnd::Nothing,
         };
-        let value = list_register(intid, state, record.priority(), record.is_group1(), on_end);
+        let value = list_register(
+            intid,
+            listing.state,
+            listing.priority,
+            listing.group1,
+            on_end,
+        );
         let index = cpu.used;
         if cpu.list_registers[index] != value {
             cpu.list_registers[index] = value;
@@ -258,10 +296,15 @@ impl Vgic {
 /// active, comes as soon as the guest runs. Injecting it now would deliver it twice.
 ///
 /// If the line has dropped and the guest is not handling the interrupt, the physical one is deactivated: it may fire again.
-fn settle_timer(record: Record, timer: TimerPpi, interface: &mut dyn VirtualCpuInterface) -> bool {
-    let is_physical_active = interface.is_timer_active(timer);
-    if is_physical_active && !record.line() && !record.is_active() {
-        interface.deactivate_timer(timer);
+fn settle_timer(
+    record: Record,
+    timer: usize,
+    is_timer_active: &mut [bool; 2],
+    interface: &mut dyn VirtualCpuInterface,
+) -> bool {
+    if is_timer_active[timer] && !record.line() && !record.is_active() {
+        is_timer_active[timer] = false;
+        interface.deactivate_timer(TimerPpi::ALL[timer]);
     }
-    record.line() && !is_physical_active && !record.is_latched()
+    record.line() && !is_timer_active[timer] && !record.is_latched()
 }

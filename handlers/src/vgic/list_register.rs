@@ -55,6 +55,11 @@ pub(super) const fn intid_of(value: u64) -> u32 {
     value as u32
 }
 
+/// The priority of a list register.
+pub(super) const fn priority_of(value: u64) -> u8 {
+    (value >> 48) as u8
+}
+
 /// ICH_HCR_EL2: the virtual CPU interface is on.
 pub(super) const ENABLE: u64 = 1 << 0;
 /// ICH_HCR_EL2.LRENPIE: tell when the guest ends an interrupt that no list register has.

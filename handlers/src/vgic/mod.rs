@@ -179,6 +179,16 @@ impl Vgic {
         }
     }
 
+    /// Where the guest sees the distributor, and all redistributors: what their handlers claim.
+    pub fn frames(&self) -> [core::ops::RangeInclusive<u64>; 2] {
+        let frame = |base: u64, size: u64| base..=base + (size - 1);
+        let redistributors = self.vcpu_count() as u64 * REDISTRIBUTOR_SIZE;
+        [
+            frame(self.distributor_base, DISTRIBUTOR_SIZE),
+            frame(self.redistributor_base, redistributors),
+        ]
+    }
+
     /// How many vCPUs the VM has.
     pub fn vcpu_count(&self) -> usize {
         self.cpus.len()

@@ -36,6 +36,8 @@ const ACTIVE_VOID: u64 = 1 << 9;
 const PRIORITY_SHIFT: u32 = 16;
 const TARGET_SHIFT: u32 = 24;
 const OWNER_SHIFT: u32 = 32;
+/// The priority that it was acknowledged with, which the guest's EOI has to find again.
+const ACTIVE_PRIORITY_SHIFT: u32 = 40;
 /// What decides whether, where and how urgently the interrupt is delivered.
 const ROUTING: u64 = ENABLED | GROUP1 | EDGE | 0xff << PRIORITY_SHIFT | 0xff << TARGET_SHIFT;
 
@@ -52,6 +54,18 @@ pub(super) enum Role {
     Pending,
     /// Acknowledged here and not deactivated yet.
     Active,
+}
+
+/// What a list register gets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Listing {
+    pub(super) state: State,
+    pub(super) priority: u8,
+    pub(super) group1: bool,
+    /// The hypervisor looks at the interrupt again when the guest ends it.
+    pub(super) tells_end: bool,
+    /// It was pending whatever its line does.
+    pub(super) is_latched: bool,
 }
 
 impl Record {
@@ -94,6 +108,11 @@ impl Record {
 
     pub(super) const fn priority(self) -> u8 {
         (self.0 >> PRIORITY_SHIFT) as u8
+    }
+
+    /// The priority that it was acknowledged with; meaningless unless it is active.
+    pub(super) const fn active_priority(self) -> u8 {
+        (self.0 >> ACTIVE_PRIORITY_SHIFT) as u8
     }
 
     /// The vCPU to which the interrupt is routed, or [`NOBODY`].
@@ -187,9 +206,18 @@ impl Record {
 
     /// Software makes it active; the vCPU to which it is routed will end it. [IHI0069: GICD_ISACTIVER<n>]
     pub(super) const fn set_active(self) -> Self {
-        let owned = self.is_listed() || self.is_active();
-        let owner = if owned { self.owner() } else { self.target() };
-        self.with(ACTIVE, true).with_field(OWNER_SHIFT, owner)
+        let next = if self.is_active() {
+            self
+        } else {
+            self.with_field(ACTIVE_PRIORITY_SHIFT, self.priority())
+        };
+        let has_owner = self.is_listed() || self.is_active();
+        let owner = if has_owner {
+            self.owner()
+        } else {
+            self.target()
+        };
+        next.with(ACTIVE, true).with_field(OWNER_SHIFT, owner)
     }
 
     /// Software deactivates it. [IHI0069: GICD_ICACTIVER<n>, ICC_DIR_EL1]
@@ -219,23 +247,26 @@ impl Record {
         }
     }
 
-    /// Moves the latch and the active state to a list register of vCPU `me`: the record without them, the state that the
-    /// list register gets, and whether the guest's EOI must be told to the hypervisor.
+    /// Moves the latch and the active state to a list register of vCPU `me`: the record without them, and what the list
+    /// register gets.
     ///
     /// `None` if it has no role there. A level-sensitive interrupt is never both pending and active in a list register:
-    /// its line is sampled again when the guest ends it. An active one that has moved to another vCPU keeps its latch here.
-    pub(super) const fn listed_by(self, me: u8, groups: u32) -> Option<(Self, State, bool)> {
-        let state = match self.role(me, groups) {
+    /// its line is sampled again when the guest ends it. Nor is one that is to be delivered elsewhere or otherwise than
+    /// it was: it keeps its latch here, and is looked at again when the guest ends it.
+    pub(super) const fn listed_by(self, me: u8, groups: u32) -> Option<(Self, Listing)> {
+        let (state, priority) = match self.role(me, groups) {
             Role::None => return None,
-            Role::Pending => State::PENDING,
+            Role::Pending => (State::PENDING, self.priority()),
             Role::Active => {
-                let unlisted = self.with(ACTIVE, false);
-                let again = self.has(EDGE) && matches!(unlisted.role(me, groups), Role::Pending);
-                if again {
+                let again = matches!(self.with(ACTIVE, false).role(me, groups), Role::Pending)
+                    && self.has(EDGE)
+                    && self.priority() == self.active_priority();
+                let state = if again {
                     State::PENDING_AND_ACTIVE
                 } else {
                     State::ACTIVE
-                }
+                };
+                (state, self.active_priority())
             }
         };
         let takes_latch = state.is_pending() && self.has(LATCH);
@@ -246,16 +277,32 @@ impl Record {
         let next = next
             .with(ACTIVE, false)
             .with(LATCH, self.has(LATCH) && !takes_latch);
-        let resampled = !self.has(EDGE) && !cfg!(mutant = "vgic_no_resample_on_eoi");
-        Some((next, state, resampled || next.has(LATCH)))
+        let is_resampled = !self.has(EDGE) && !cfg!(mutant = "vgic_no_resample_on_eoi");
+        let tells_end = is_resampled || next.has(LATCH);
+        Some((
+            next,
+            Listing {
+                state,
+                priority,
+                group1: self.is_group1(),
+                tells_end,
+                is_latched: self.has(LATCH),
+            },
+        ))
     }
 
-    /// Takes back from the list register what the guest left in it, except what others have cleared meanwhile.
-    pub(super) const fn folded(self, left: State) -> Self {
+    /// Takes back from the list register what the guest left in it, except what others have cleared meanwhile; `priority`
+    /// is what it was listed with.
+    pub(super) const fn folded(self, left: State, priority: u8) -> Self {
         let latch = self.has(LATCH) || (left.is_pending() && self.has(LISTED_LATCH));
         let active = self.has(ACTIVE) || (left.is_active() && !self.has(ACTIVE_VOID));
         let next = self.with(LISTED | LISTED_LATCH | LISTED_ACTIVE | ACTIVE_VOID, false);
-        next.with(LATCH, latch).with(ACTIVE, active)
+        let next = next.with(LATCH, latch).with(ACTIVE, active);
+        if left.is_active() {
+            next.with_field(ACTIVE_PRIORITY_SHIFT, priority)
+        } else {
+            next
+        }
     }
 
     /// Which vCPU has to look at the interrupt after somebody else changed it from `self` to `next`.
@@ -325,16 +372,16 @@ impl AtomicRecord {
         }
     }
 
-    /// Moves the interrupt to a list register of `me`: the record before, and what [`Record::listed_by`] says.
-    pub(super) fn list(&self, me: u8, groups: u32) -> Option<(Record, State, bool)> {
+    /// Moves the interrupt to a list register of `me`: what [`Record::listed_by`] says.
+    pub(super) fn list(&self, me: u8, groups: u32) -> Option<Listing> {
         let mut old = self.load();
         loop {
-            let (new, state, tells_eoi) = old.listed_by(me, groups)?;
+            let (new, listing) = old.listed_by(me, groups)?;
             match self
                 .0
                 .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
             {
-                Ok(_) => return Some((old, state, tells_eoi)),
+                Ok(_) => return Some(listing),
                 Err(current) => old = Record(current),
             }
         }
