@@ -9,6 +9,7 @@ use trapline_vcpu::interrupts::{ActivePriorities, TimerPpi, VirtualCpuInterface}
 use super::{
     SharedCpu, Vgic,
     due::IntidSet,
+    flush::write_control,
     list_register::{priority_mask, takes_group},
     remote::Ticket,
 };
@@ -113,7 +114,8 @@ impl Vgic {
         let idle = cpu.used == 0 && cpu.candidates.is_empty() && !has_timer;
         if idle && self.shared_cpu(cpu).due.is_empty() {
             cpu.most_urgent = [None; 2];
-            self.set_control(cpu, interface, interface.machine_control(), 0);
+            let machine_control = interface.machine_control();
+            write_control(cpu, interface, machine_control, 0);
             return;
         }
         let fold = self.begin_fold(cpu);

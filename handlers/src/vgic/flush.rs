@@ -191,28 +191,7 @@ impl Vgic {
             // Also if it was so before: what EOIcount said has been taken into account.
             cpu.control = 0;
         }
-        self.set_control(cpu, interface, machine_control, control);
-    }
-
-    /// Turns the virtual CPU interface on, with `more` in its control.
-    pub(super) fn set_control(
-        &self,
-        cpu: &mut VgicCpu,
-        interface: &mut dyn VirtualCpuInterface,
-        machine_control: u64,
-        more: u64,
-    ) {
-        // With split ends any vCPU may deactivate a shared interrupt, also one that another vCPU has listed.
-        let trap = if splits_end(machine_control) {
-            TRAP_DEACTIVATE
-        } else {
-            0
-        };
-        let control = ENABLE | trap | more;
-        if cpu.control != control {
-            cpu.control = control;
-            interface.set_control(control);
-        }
+        write_control(cpu, interface, machine_control, control);
     }
 
     /// The candidates for list registers, pending and active. Those that are neither are no candidates any more.
@@ -289,6 +268,26 @@ impl Vgic {
             interface.set_list_register(index, value);
         }
         cpu.used = index + 1;
+    }
+}
+
+/// Turns the virtual CPU interface on, with `more` in its control.
+pub(super) fn write_control(
+    cpu: &mut VgicCpu,
+    interface: &mut dyn VirtualCpuInterface,
+    machine_control: u64,
+    more: u64,
+) {
+    // With split ends any vCPU may deactivate a shared interrupt, also one that another vCPU has listed.
+    let trap = if splits_end(machine_control) {
+        TRAP_DEACTIVATE
+    } else {
+        0
+    };
+    let control = ENABLE | trap | more;
+    if cpu.control != control {
+        cpu.control = control;
+        interface.set_control(control);
     }
 }
 
