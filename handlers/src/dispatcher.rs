@@ -26,7 +26,11 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// The dispatcher of `pcpu`.
     pub fn new(pcpu: PcpuId) -> Self {
-        Self { pcpu: pcpu.index(), table: Hold::empty(), hits: LastHits::default() }
+        Self {
+            pcpu: pcpu.index(),
+            table: Hold::empty(),
+            hits: LastHits::default(),
+        }
     }
 
     /// Lets go of the registry's table. A pCPU that idles with a vCPU loaded calls it, or handlers removed meanwhile are
@@ -79,7 +83,11 @@ impl Dispatch for Dispatcher {
         vm.vgic().synchronize(cpu, interface);
     }
 
-    fn has_deliverable_interrupt(&mut self, vcpu: &mut VmVcpu, interface: &mut dyn VirtualCpuInterface) -> bool {
+    fn has_deliverable_interrupt(
+        &mut self,
+        vcpu: &mut VmVcpu,
+        interface: &mut dyn VirtualCpuInterface,
+    ) -> bool {
         let (vm, cpu) = vcpu.split();
         vm.vgic().has_deliverable(cpu, interface)
     }
@@ -105,10 +113,17 @@ fn unanswered(guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
             guest.set_register(0, crate::smccc::NOT_SUPPORTED);
             Action::Finish
         }
-        Exit::Mmio(_) | Exit::DataAbort(_) | Exit::InstructionAbort(_) => Action::Fault(GuestFault::ExternalAbort),
+        Exit::Mmio(_) | Exit::DataAbort(_) | Exit::InstructionAbort(_) => {
+            Action::Fault(GuestFault::ExternalAbort)
+        }
         // A wait may always end early.
         Exit::Wait(_) => Action::Finish,
         Exit::SError { .. } => Action::Fault(GuestFault::SError),
-        Exit::Call(_) | Exit::SystemRegister(_) | Exit::Other { .. } => Action::Fault(GuestFault::Undefined),
+        Exit::Call(_) | Exit::SystemRegister(_) | Exit::Other { .. } => {
+            Action::Fault(GuestFault::Undefined)
+        }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

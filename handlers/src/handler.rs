@@ -86,7 +86,11 @@ impl<'a> GuestCpu<'a> {
     /// The interrupt controller, as this vCPU's owner uses it.
     pub fn interrupts(&mut self) -> Interrupts<'_> {
         let (vm, cpu) = self.vcpu.split();
-        Interrupts { vgic: vm.vgic(), cpu, interface: self.interface }
+        Interrupts {
+            vgic: vm.vgic(),
+            cpu,
+            interface: self.interface,
+        }
     }
 }
 

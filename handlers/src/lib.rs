@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod affinity;
+mod control;
 pub mod dispatcher;
 pub mod handler;
 pub mod line;

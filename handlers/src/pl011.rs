@@ -8,7 +8,7 @@
 //! the state calls [`Pl011::sync`] afterwards, the one place that drives the line.
 
 mod registers;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use alloc::sync::Arc;
@@ -51,7 +51,13 @@ impl Pl011 {
 
     /// A port whose registers start at `base`, at its reset values.
     pub fn new(base: u64, port: Arc<dyn SerialPort>, line: Arc<dyn Line>) -> Self {
-        Self { base, registers: Mutex::new(Registers::default()), port, line, polls: AtomicU32::new(0) }
+        Self {
+            base,
+            registers: Mutex::new(Registers::default()),
+            port,
+            line,
+            polls: AtomicU32::new(0),
+        }
     }
 
     /// The addresses that it answers.
@@ -72,7 +78,11 @@ impl Pl011 {
                 let Some(byte) = self.port.read() else { break };
                 self.registers.lock().receive(byte);
             }
-            if self.polls.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if self
+                .polls
+                .compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
                 break;
             }
         }
@@ -120,7 +130,10 @@ impl ExitHandler for Pl011 {
     }
 
     fn handle(&self, _guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
-        let Exit::Mmio(MmioAccess { address, direction, .. }) = *exit else {
+        let Exit::Mmio(MmioAccess {
+            address, direction, ..
+        }) = *exit
+        else {
             return Action::Decline;
         };
         // Registers are 32 bits wide and a word apart; narrower accesses reach the low bytes, as on the bus that the

@@ -34,7 +34,10 @@ pub struct Psci;
 
 impl Psci {
     /// The function numbers that PSCI may use, 32 and 64 bit.
-    pub const CLAIMS: [Claim; 2] = [Claim::Calls(0x8400_0000..=0x8400_001f), Claim::Calls(0xc400_0000..=0xc400_001f)];
+    pub const CLAIMS: [Claim; 2] = [
+        Claim::Calls(0x8400_0000..=0x8400_001f),
+        Claim::Calls(0xc400_0000..=0xc400_001f),
+    ];
 }
 
 impl ExitHandler for Psci {
@@ -49,12 +52,18 @@ impl ExitHandler for Psci {
             psci::PSCI_VERSION => VERSION,
             psci::PSCI_FEATURES => features(x1 as u32),
             psci::PSCI_MIGRATE_INFO_TYPE => NO_TRUSTED_OS,
-            psci::PSCI_AFFINITY_INFO_32 | psci::PSCI_AFFINITY_INFO_64 => affinity_info(guest.vm(), x1, x2),
+            psci::PSCI_AFFINITY_INFO_32 | psci::PSCI_AFFINITY_INFO_64 => {
+                affinity_info(guest.vm(), x1, x2)
+            }
             psci::PSCI_CPU_ON_32 | psci::PSCI_CPU_ON_64 => cpu_on(guest.vm(), x1, x2, x3),
             psci::PSCI_CPU_SUSPEND_32 | psci::PSCI_CPU_SUSPEND_64 => {
                 let result = cpu_suspend(guest.vm(), x1, x2);
                 guest.set_register(0, result as i64 as u64);
-                return if result == SUCCESS { Action::Wait } else { Action::Finish };
+                return if result == SUCCESS {
+                    Action::Wait
+                } else {
+                    Action::Finish
+                };
             }
             psci::PSCI_CPU_OFF if guest.vm().count_off() => return Action::Stop,
             psci::PSCI_CPU_OFF => return Action::PowerOff,
@@ -73,7 +82,11 @@ const SUCCESS: i32 = 0;
 fn arguments(guest: &GuestCpu<'_>, function: u32) -> [u64; 3] {
     [1, 2, 3].map(|index| {
         let argument = guest.register(index);
-        if function & IS_64BIT != 0 || cfg!(mutant = "psci_wide_smc32") { argument } else { argument & 0xffff_ffff }
+        if function & IS_64BIT != 0 || cfg!(mutant = "psci_wide_smc32") {
+            argument
+        } else {
+            argument & 0xffff_ffff
+        }
     })
 }
 
@@ -107,7 +120,9 @@ fn target(vm: &Vm, affinity: u64) -> Option<usize> {
 
 fn affinity_info(vm: &Vm, affinity: u64, lowest_level: u64) -> i32 {
     // Since 1.0 only level 0 need be answered. [DEN0022: AFFINITY_INFO]
-    let vcpu = target(vm, affinity).filter(|_| lowest_level == 0).and_then(|index| vm.vcpu(index));
+    let vcpu = target(vm, affinity)
+        .filter(|_| lowest_level == 0)
+        .and_then(|index| vm.vcpu(index));
     match vcpu.map(|vcpu| vcpu.power_state()) {
         Some(PowerState::On) => 0,
         Some(PowerState::Off) => 1,
@@ -125,7 +140,9 @@ fn cpu_on(vm: &Vm, affinity: u64, entry: u64, context: u64) -> i32 {
     }
     match vm.power_on(index, entry, context) {
         Some(Ok(())) => SUCCESS,
-        Some(Err(PowerOnError::OnPending)) if !cfg!(mutant = "psci_forget_on_pending") => error::ON_PENDING,
+        Some(Err(PowerOnError::OnPending)) if !cfg!(mutant = "psci_forget_on_pending") => {
+            error::ON_PENDING
+        }
         Some(Err(_)) => error::ALREADY_ON,
         None => error::INVALID_PARAMETERS,
     }
@@ -152,3 +169,6 @@ fn end(vm: &Vm, end: VmEnd) -> Action {
     vm.stop(end);
     Action::Stop
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -23,7 +23,10 @@ pub struct ArchitectureCalls;
 
 impl ArchitectureCalls {
     /// Fast calls with owner 0, 32 and 64 bit. [DEN0028: Function Identifiers]
-    pub const CLAIMS: [Claim; 2] = [Claim::Calls(0x8000_0000..=0x8000_ffff), Claim::Calls(0xc000_0000..=0xc000_ffff)];
+    pub const CLAIMS: [Claim; 2] = [
+        Claim::Calls(0x8000_0000..=0x8000_ffff),
+        Claim::Calls(0xc000_0000..=0xc000_ffff),
+    ];
 }
 
 impl ExitHandler for ArchitectureCalls {
@@ -45,7 +48,7 @@ impl ExitHandler for ArchitectureCalls {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::support::Machine;
@@ -72,8 +75,15 @@ mod tests {
         for &(function, argument, expected) in cases {
             let mut cpu = machine.cpu(0);
             (4..18).for_each(|index| cpu.set(index, 0x1000 + u64::from(index)));
-            assert_eq!(cpu.call(function, [argument, 2, 3]), (Action::Finish, expected), "{function:#x}({argument:#x})");
-            assert!((4..18).all(|index| cpu.get(index) == 0x1000 + u64::from(index)), "x4 to x17 are preserved");
+            assert_eq!(
+                cpu.call(function, [argument, 2, 3]),
+                (Action::Finish, expected),
+                "{function:#x}({argument:#x})"
+            );
+            assert!(
+                (4..18).all(|index| cpu.get(index) == 0x1000 + u64::from(index)),
+                "x4 to x17 are preserved"
+            );
         }
     }
 }

@@ -18,15 +18,23 @@ use crate::{
 pub fn register(vm: &Vm, id_registers: IdRegisters) -> Result<(), RegisterError> {
     let interrupt_registers = vgic::SystemRegisters::REGISTERS.map(Claim::system_register);
     let [distributor, redistributors] = vm.vgic().frames();
-    let add = |claims: &[Claim], handler: Arc<dyn ExitHandler>| vm.registry().register(claims, handler).map(drop);
+    let add = |claims: &[Claim], handler: Arc<dyn ExitHandler>| {
+        vm.registry().register(claims, handler).map(drop)
+    };
     add(&Psci::CLAIMS, Arc::new(Psci))?;
     add(&ArchitectureCalls::CLAIMS, Arc::new(ArchitectureCalls))?;
     add(&WaitInstructions::CLAIMS, Arc::new(WaitInstructions))?;
     add(&IdRegisters::CLAIMS, Arc::new(id_registers))?;
-    add(&TranslationRegisters::claims(), Arc::new(TranslationRegisters::default()))?;
+    add(
+        &TranslationRegisters::claims(),
+        Arc::new(TranslationRegisters::default()),
+    )?;
     add(&SetWayMaintenance::claims(), Arc::new(SetWayMaintenance))?;
     add(&FixedRegisters::claims(), Arc::new(FixedRegisters))?;
     add(&interrupt_registers, Arc::new(vgic::SystemRegisters))?;
     add(&[Claim::Mmio(distributor)], Arc::new(vgic::Distributor))?;
-    add(&[Claim::Mmio(redistributors)], Arc::new(vgic::Redistributors))
+    add(
+        &[Claim::Mmio(redistributors)],
+        Arc::new(vgic::Redistributors),
+    )
 }

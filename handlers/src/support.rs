@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState};
+use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState, VcpuId};
 use trapline_vcpu::{
     Action, Exit, TrapFrame,
     dispatch::{BoundGuest, BoundRegisters, Dispatch},
@@ -57,11 +57,23 @@ impl Machine {
             registry: Registry::new(4),
             observer: ends.clone(),
         });
-        Self { vm, memory, vcpus, ends }
+        Self {
+            vm,
+            memory,
+            vcpus,
+            ends,
+        }
     }
 
-    pub(crate) fn register(&self, claims: &[Claim], handler: impl ExitHandler + 'static) -> Registration {
-        self.vm.registry().register(claims, Arc::new(handler)).expect("the claims are free")
+    pub(crate) fn register(
+        &self,
+        claims: &[Claim],
+        handler: impl ExitHandler + 'static,
+    ) -> Registration {
+        self.vm
+            .registry()
+            .register(claims, Arc::new(handler))
+            .expect("the claims are free")
     }
 
     /// vCPU `index`, bound to a pCPU of its own.
@@ -103,7 +115,11 @@ impl Cpu {
             registers: &mut self.registers,
         };
         let action = self.dispatcher.dispatch(&mut guest, &exit);
-        assert_eq!(pc, (self.frame.elr, self.frame.spsr), "no handler moves the PC");
+        assert_eq!(
+            pc,
+            (self.frame.elr, self.frame.spsr),
+            "no handler moves the PC"
+        );
         action
     }
 
@@ -112,24 +128,49 @@ impl Cpu {
         self.call_by(Conduit::Hvc, function, arguments)
     }
 
-    pub(crate) fn call_by(&mut self, conduit: Conduit, function: u64, arguments: [u64; 3]) -> (Action, u64) {
+    pub(crate) fn call_by(
+        &mut self,
+        conduit: Conduit,
+        function: u64,
+        arguments: [u64; 3],
+    ) -> (Action, u64) {
         self.set(0, function);
-        (1..).zip(arguments).for_each(|(index, argument)| self.set(index, argument));
-        let action = self.exit(Exit::Call(Call { conduit, immediate: 0 }));
+        (1..)
+            .zip(arguments)
+            .for_each(|(index, argument)| self.set(index, argument));
+        let action = self.exit(Exit::Call(Call {
+            conduit,
+            immediate: 0,
+        }));
         (action, self.get(0))
     }
 
     pub(crate) fn read_register(&mut self, register: SystemRegister) -> Action {
-        self.exit(Exit::SystemRegister(SystemRegisterAccess { register, rt: 1, direction: Direction::Read }))
+        self.exit(Exit::SystemRegister(SystemRegisterAccess {
+            register,
+            rt: 1,
+            direction: Direction::Read,
+        }))
     }
 
     pub(crate) fn write_register(&mut self, register: SystemRegister, value: u64) -> Action {
         let direction = Direction::Write(value);
-        self.exit(Exit::SystemRegister(SystemRegisterAccess { register, rt: 1, direction }))
+        self.exit(Exit::SystemRegister(SystemRegisterAccess {
+            register,
+            rt: 1,
+            direction,
+        }))
     }
 
     pub(crate) fn mmio(&mut self, address: u64, width: u8, direction: Direction) -> Action {
-        self.exit(Exit::Mmio(MmioAccess { address, width, direction, rt: 1, sign_extend: false, is_64bit: false }))
+        self.exit(Exit::Mmio(MmioAccess {
+            address,
+            width,
+            direction,
+            rt: 1,
+            sign_extend: false,
+            is_64bit: false,
+        }))
     }
 
     pub(crate) fn bind(&mut self) {
@@ -174,6 +215,10 @@ impl FakeVcpu {
 }
 
 impl VcpuControl for FakeVcpu {
+    fn id(&self) -> VcpuId {
+        VcpuId::new(0)
+    }
+
     fn wake(&self) {
         self.wakes.fetch_add(1, SeqCst);
     }
@@ -188,7 +233,10 @@ impl VcpuControl for FakeVcpu {
         let mut power = self.power.lock().unwrap();
         match power.state {
             None | Some(PowerState::Off) => {
-                *power = FakePower { state: Some(PowerState::OnPending), entry: (entry, context) };
+                *power = FakePower {
+                    state: Some(PowerState::OnPending),
+                    entry: (entry, context),
+                };
                 Ok(())
             }
             Some(PowerState::OnPending) => Err(PowerOnError::OnPending),
@@ -234,7 +282,10 @@ pub(crate) struct FakeMemory {
 impl Default for FakeMemory {
     fn default() -> Self {
         let ranges = vec![0x4000_0000..0x4010_0100, 0x1_0000_0000..0x1_0000_1000];
-        Self { ranges, cleaned: Mutex::default() }
+        Self {
+            ranges,
+            cleaned: Mutex::default(),
+        }
     }
 }
 
@@ -252,11 +303,19 @@ impl GuestMemory for FakeMemory {
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), NotRam> {
         bytes.fill(0);
-        if self.contains(address, bytes.len() as u64) { Ok(()) } else { Err(NotRam) }
+        if self.contains(address, bytes.len() as u64) {
+            Ok(())
+        } else {
+            Err(NotRam)
+        }
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), NotRam> {
-        if self.contains(address, bytes.len() as u64) { Ok(()) } else { Err(NotRam) }
+        if self.contains(address, bytes.len() as u64) {
+            Ok(())
+        } else {
+            Err(NotRam)
+        }
     }
 
     fn clean_and_invalidate(&self, range: Range<u64>) {

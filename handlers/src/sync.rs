@@ -45,7 +45,9 @@ impl<T> Mutex<T> {
     }
 
     pub(crate) fn lock(&self) -> impl core::ops::DerefMut<Target = T> + '_ {
-        self.0.lock().expect("no thread of a model panics with the lock held")
+        self.0
+            .lock()
+            .expect("no thread of a model panics with the lock held")
     }
 }
 

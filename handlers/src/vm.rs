@@ -4,9 +4,9 @@
 //! touches. [`Vcpus`] exists before either, because interrupts need somebody to wake.
 
 use alloc::{boxed::Box, string::String, sync::Arc};
-use core::sync::atomic::{AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState};
+use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState, VcpuId};
 
 use crate::{
     affinity::affinity_of,
@@ -19,6 +19,8 @@ use crate::{
 
 /// What a handler may ask of a vCPU of its VM, from any pCPU. None of it waits, locks or allocates.
 pub trait VcpuControl: Send + Sync {
+    /// Its number in the pool, for [`Action::Yield`](trapline_vcpu::Action::Yield).
+    fn id(&self) -> VcpuId;
     /// An interrupt became due for the vCPU, and its record says so already.
     fn wake(&self);
     /// What the vCPU's [`Action::Suspend`](trapline_vcpu::Action::Suspend) waits for has happened.
@@ -29,7 +31,7 @@ pub trait VcpuControl: Send + Sync {
     fn power_on(&self, entry: u64, context: u64) -> Result<(), PowerOnError>;
     /// What PSCI AFFINITY_INFO answers.
     fn power_state(&self) -> PowerState;
-    /// Turns the vCPU off for good: its VM has ended.
+    /// Stops the vCPU for good, because its VM has ended: from now on turning it on does not make it run.
     fn stop(&self);
     /// Moves the vCPU to another pCPU, at its next exit if it runs.
     fn migrate(&self, to: PcpuId) -> Result<(), MigrateError>;
@@ -63,7 +65,9 @@ pub struct Vcpus {
 impl Vcpus {
     /// Room for `count` vCPUs; [`Vcpus::attach`] fills it.
     pub fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self { controls: core::iter::repeat_with(Once::new).take(count).collect() })
+        Arc::new(Self {
+            controls: core::iter::repeat_with(Once::new).take(count).collect(),
+        })
     }
 
     /// How many vCPUs the VM has.
@@ -82,7 +86,9 @@ impl Vcpus {
     }
 
     fn all(&self) -> impl Iterator<Item = &dyn VcpuControl> {
-        self.controls.iter().filter_map(|control| control.get().map(|control| &**control))
+        self.controls
+            .iter()
+            .filter_map(|control| control.get().map(|control| &**control))
     }
 }
 
@@ -131,7 +137,11 @@ pub struct Vm {
 impl Vm {
     /// A VM whose vCPUs are all off.
     pub fn new(parts: VmParts) -> Arc<Self> {
-        Arc::new(Self { parts, on_count: AtomicUsize::new(0), end: Once::new() })
+        Arc::new(Self {
+            parts,
+            on_count: AtomicUsize::new(0),
+            end: Once::new(),
+        })
     }
 
     /// What messages call it.
@@ -165,18 +175,18 @@ impl Vm {
     }
 
     /// Turns vCPU `index` on, as PSCI CPU_ON does; the embedder starts the boot vCPU with it. `None`: there is no such vCPU.
-    pub fn power_on(&self, index: usize, entry: u64, context: u64) -> Option<Result<(), PowerOnError>> {
+    pub fn power_on(
+        &self,
+        index: usize,
+        entry: u64,
+        context: u64,
+    ) -> Option<Result<(), PowerOnError>> {
         let vcpu = self.vcpu(index)?;
         // Counted before it can run, and so before it can turn itself off.
         self.on_count.fetch_add(1, Ordering::AcqRel);
         let result = vcpu.power_on(entry, context);
         if result.is_err() {
             self.count_off();
-        }
-        // Pairs with the fence in `stop`: either it sees this vCPU on, or this sees the end.
-        fence(Ordering::SeqCst);
-        if self.end().is_some() {
-            vcpu.stop();
         }
         Some(result)
     }
@@ -198,7 +208,6 @@ impl Vm {
             is_first = true;
             end
         });
-        fence(Ordering::SeqCst);
         self.parts.vcpus.all().for_each(VcpuControl::stop);
         if is_first {
             self.parts.observer.ended(self, end);
@@ -223,7 +232,12 @@ impl VmVcpu {
     /// What travels with vCPU `index` of `vm`; `None` if it has no such vCPU. It is asked for once per vCPU.
     pub fn new(vm: Arc<Vm>, index: usize) -> Option<Self> {
         let interrupts = vm.vgic().cpu(index)?;
-        Some(Self { vm, index, interrupts, cache_work: CacheWork::default() })
+        Some(Self {
+            vm,
+            index,
+            interrupts,
+            cache_work: CacheWork::default(),
+        })
     }
 
     /// Which of its VM's vCPUs this is, from 0.

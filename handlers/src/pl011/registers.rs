@@ -102,7 +102,12 @@ impl Registers {
             DMACR => self.dma,
             _ => {
                 let index = offset.wrapping_sub(PERIPHERAL_ID) / 4;
-                usize::try_from(index).ok().and_then(|index| IDENTIFICATION.get(index)).copied().unwrap_or(0).into()
+                usize::try_from(index)
+                    .ok()
+                    .and_then(|index| IDENTIFICATION.get(index))
+                    .copied()
+                    .unwrap_or(0)
+                    .into()
             }
         };
         (value, false)
@@ -142,7 +147,11 @@ impl Registers {
 
     /// How many bytes the receive FIFO holds at most: one holding register while FIFOs are off.
     fn depth(&self) -> usize {
-        if self.line_control & FIFOS_ON != 0 { FIFO_DEPTH } else { 1 }
+        if self.line_control & FIFOS_ON != 0 {
+            FIFO_DEPTH
+        } else {
+            1
+        }
     }
 
     /// From how many bytes on the receive interrupt is raised. [UARTIFLS.RXIFLSEL]
@@ -160,8 +169,16 @@ impl Registers {
     }
 
     fn flags(&self) -> u32 {
-        let full = if self.has_room() { 0 } else { FLAG_RECEIVE_FULL };
-        let empty = if self.count == 0 { FLAG_RECEIVE_EMPTY } else { 0 };
+        let full = if self.has_room() {
+            0
+        } else {
+            FLAG_RECEIVE_FULL
+        };
+        let empty = if self.count == 0 {
+            FLAG_RECEIVE_EMPTY
+        } else {
+            0
+        };
         FLAG_TRANSMIT_EMPTY | full | empty
     }
 
@@ -171,7 +188,11 @@ impl Registers {
 
     /// Puts a byte into the FIFO, which has room.
     pub(super) fn receive(&mut self, byte: u8) {
-        if let Some(place) = self.fifo.get_mut((self.first + self.count) % FIFO_DEPTH).filter(|_| self.count < FIFO_DEPTH) {
+        if let Some(place) = self
+            .fifo
+            .get_mut((self.first + self.count) % FIFO_DEPTH)
+            .filter(|_| self.count < FIFO_DEPTH)
+        {
             *place = byte;
             self.count += 1;
         }

@@ -17,7 +17,10 @@ mod table;
 mod tests;
 
 use alloc::{string::String, sync::Arc, vec::Vec};
-use core::fmt;
+use core::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 pub use trapline_vcpu::decode::ExitClass;
 
@@ -41,8 +44,10 @@ pub struct Registry {
 
 struct Writers {
     entries: Vec<Arc<Entry>>,
-    next_id: u64,
 }
+
+/// Registrations are numbered over all registries, so that none is taken for another's.
+static REGISTRATIONS: AtomicU64 = AtomicU64::new(0);
 
 /// A handler's place in its registry, for [`Registry::remove`]. Whoever does not mean to remove it may drop this.
 #[derive(Debug, Eq, PartialEq)]
@@ -70,9 +75,19 @@ pub enum RegisterError {
 impl fmt::Display for RegisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing { handler } => write!(f, "{handler} claims nothing: name at least one non-empty range or class"),
-            Self::Overlap { handler, owner, claim } => {
-                write!(f, "{handler} claims {claim:x?}, which {owner} answers already")
+            Self::Nothing { handler } => write!(
+                f,
+                "{handler} claims nothing: name at least one non-empty range or class"
+            ),
+            Self::Overlap {
+                handler,
+                owner,
+                claim,
+            } => {
+                write!(
+                    f,
+                    "{handler} claims {claim:x?}, which {owner} answers already"
+                )
             }
         }
     }
@@ -85,20 +100,27 @@ impl Registry {
     pub fn new(pcpu_count: usize) -> Self {
         Self {
             pcpu_count,
-            writers: Mutex::new(Writers { entries: Vec::new(), next_id: 0 }),
+            writers: Mutex::new(Writers {
+                entries: Vec::new(),
+            }),
             table: Published::new(Table::new(&[])),
         }
     }
 
     /// Registers `handler` for all of `claims` or, if one of them is refused, for none. pCPUs that run the VM see it at their
     /// next exit. Not on an exit path: it allocates.
-    pub fn register(&self, claims: &[Claim], handler: Arc<dyn ExitHandler>) -> Result<Registration, RegisterError> {
+    pub fn register(
+        &self,
+        claims: &[Claim],
+        handler: Arc<dyn ExitHandler>,
+    ) -> Result<Registration, RegisterError> {
         let id = {
             let mut writers = self.writers.lock();
             writers.check(claims, &*handler)?;
-            let id = writers.next_id;
-            writers.next_id += 1;
-            writers.entries.push(Arc::new(Entry::new(id, claims, handler, self.pcpu_count)));
+            let id = REGISTRATIONS.fetch_add(1, Ordering::Relaxed);
+            writers
+                .entries
+                .push(Arc::new(Entry::new(id, claims, handler, self.pcpu_count)));
             self.table.replace(Table::new(&writers.entries));
             id
         };
@@ -134,7 +156,10 @@ impl Registry {
     /// How often each handler was called so far, in the order of registration.
     pub fn calls(&self) -> Vec<HandlerCalls> {
         let writers = self.writers.lock();
-        let calls = |entry: &Arc<Entry>| HandlerCalls { name: entry.handler.name().into(), calls: entry.calls_on_all() };
+        let calls = |entry: &Arc<Entry>| HandlerCalls {
+            name: entry.handler.name().into(),
+            calls: entry.calls_on_all(),
+        };
         writers.entries.iter().map(calls).collect()
     }
 
@@ -146,7 +171,9 @@ impl Registry {
 impl Writers {
     fn check(&self, claims: &[Claim], handler: &dyn ExitHandler) -> Result<(), RegisterError> {
         if claims.is_empty() || claims.iter().any(is_empty) {
-            return Err(RegisterError::Nothing { handler: handler.name().into() });
+            return Err(RegisterError::Nothing {
+                handler: handler.name().into(),
+            });
         }
         let refused = |owner: &dyn ExitHandler, claim: &Claim| RegisterError::Overlap {
             handler: handler.name().into(),
@@ -154,10 +181,14 @@ impl Writers {
             claim: claim.clone(),
         };
         for (index, claim) in claims.iter().enumerate() {
-            if claims[..index].iter().any(|earlier| earlier == claim || overlap(earlier, claim)) {
+            if claims[..index]
+                .iter()
+                .any(|earlier| earlier == claim || overlap(earlier, claim))
+            {
                 return Err(refused(handler, claim));
             }
-            let is_owner = |entry: &&Arc<Entry>| entry.claims.iter().any(|other| overlap(other, claim));
+            let is_owner =
+                |entry: &&Arc<Entry>| entry.claims.iter().any(|other| overlap(other, claim));
             if let Some(entry) = self.entries.iter().find(is_owner) {
                 return Err(refused(&*entry.handler, claim));
             }

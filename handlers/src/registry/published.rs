@@ -58,7 +58,9 @@ impl<T> Published<T> {
         // lock: dropping it may run code that replaces the value again.
         let free = {
             let mut retired = self.retired.lock();
-            let (free, held): (Vec<_>, Vec<_>) = retired.drain(..).partition(|value| Arc::strong_count(value) == 1);
+            let (free, held): (Vec<_>, Vec<_>) = retired
+                .drain(..)
+                .partition(|value| Arc::strong_count(value) == 1);
             *retired = held;
             free
         };
@@ -74,13 +76,18 @@ impl<T> Published<T> {
 
 impl<T> Hold<T> {
     pub(crate) const fn empty() -> Self {
-        Self { value: None, generation: 0 }
+        Self {
+            value: None,
+            generation: 0,
+        }
     }
 
     /// The value as published now; one load if it is the one held.
     pub(crate) fn refresh(&mut self, published: &Published<T>) -> &T {
         let Self { value, generation } = self;
-        if *generation != published.generation.load(Ordering::Acquire) && !cfg!(mutant = "registry_stale_generation") {
+        if *generation != published.generation.load(Ordering::Acquire)
+            && !cfg!(mutant = "registry_stale_generation")
+        {
             *value = None;
         }
         value.get_or_insert_with(|| take(published, generation))
@@ -123,13 +130,18 @@ mod loom_models {
     fn loom_registry_swap() {
         loom::model(|| {
             let dropped = Arc::new(AtomicBool::new(false));
-            let published = Arc::new(Published::new(Some(Handler { dropped: Arc::clone(&dropped) })));
+            let published = Arc::new(Published::new(Some(Handler {
+                dropped: Arc::clone(&dropped),
+            })));
             let readers = [0, 1].map(|_| {
                 let (published, dropped) = (Arc::clone(&published), Arc::clone(&dropped));
                 thread::spawn(move || {
                     let mut hold = Hold::empty();
                     let held = hold.refresh(&published).is_some();
-                    assert!(!held || !dropped.load(Ordering::SeqCst), "a held value is alive");
+                    assert!(
+                        !held || !dropped.load(Ordering::SeqCst),
+                        "a held value is alive"
+                    );
                     let _ = hold.refresh(&published);
                     hold.release();
                 })
@@ -141,7 +153,10 @@ mod loom_models {
             }
             published.reap();
             assert!(dropped.load(Ordering::SeqCst), "nothing is left behind");
-            assert!(Hold::empty().refresh(&published).is_none(), "the new value is what counts");
+            assert!(
+                Hold::empty().refresh(&published).is_none(),
+                "the new value is what counts"
+            );
         });
     }
 

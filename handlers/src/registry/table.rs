@@ -39,10 +39,14 @@ impl Claim {
     fn keys(&self) -> Option<(Kind, u64, u64)> {
         match self {
             Self::Mmio(range) => Some((Kind::Mmio, *range.start(), *range.end())),
-            Self::SystemRegisters(range) => {
-                Some((Kind::SystemRegister, range.start().bits().into(), range.end().bits().into()))
+            Self::SystemRegisters(range) => Some((
+                Kind::SystemRegister,
+                range.start().bits().into(),
+                range.end().bits().into(),
+            )),
+            Self::Calls(range) => {
+                Some((Kind::Call, (*range.start()).into(), (*range.end()).into()))
             }
-            Self::Calls(range) => Some((Kind::Call, (*range.start()).into(), (*range.end()).into())),
             Self::Class(_) => None,
         }
     }
@@ -73,9 +77,21 @@ pub(crate) struct Entry {
 struct CallCounter(AtomicU64);
 
 impl Entry {
-    pub(super) fn new(id: u64, claims: &[Claim], handler: Arc<dyn ExitHandler>, pcpu_count: usize) -> Self {
-        let calls = core::iter::repeat_with(CallCounter::default).take(pcpu_count).collect();
-        Self { id, claims: claims.into(), handler, calls }
+    pub(super) fn new(
+        id: u64,
+        claims: &[Claim],
+        handler: Arc<dyn ExitHandler>,
+        pcpu_count: usize,
+    ) -> Self {
+        let calls = core::iter::repeat_with(CallCounter::default)
+            .take(pcpu_count)
+            .collect();
+        Self {
+            id,
+            claims: claims.into(),
+            handler,
+            calls,
+        }
     }
 
     /// The handler, whose call is counted for `pcpu`.
@@ -88,7 +104,10 @@ impl Entry {
     }
 
     pub(super) fn calls_on_all(&self) -> u64 {
-        self.calls.iter().map(|CallCounter(calls)| calls.load(Ordering::Relaxed)).sum()
+        self.calls
+            .iter()
+            .map(|CallCounter(calls)| calls.load(Ordering::Relaxed))
+            .sum()
     }
 }
 
@@ -105,7 +124,8 @@ pub(crate) struct LastHits([usize; KINDS]);
 impl Table {
     /// The table of these entries, whose exclusive claims do not overlap.
     pub(super) fn new(entries: &[Arc<Entry>]) -> Self {
-        let claimed = [Kind::Mmio, Kind::SystemRegister, Kind::Call].map(|kind| Ranges::new(entries, kind));
+        let claimed =
+            [Kind::Mmio, Kind::SystemRegister, Kind::Call].map(|kind| Ranges::new(entries, kind));
         let classes = ExitClass::ALL.map(|class| {
             let claims_it = |entry: &&Arc<Entry>| entry.claims.contains(&Claim::Class(class));
             entries.iter().filter(claims_it).cloned().collect()
@@ -114,16 +134,27 @@ impl Table {
     }
 
     /// Who claims exactly this: the MMIO access, the system register, the SMCCC function.
-    pub(crate) fn claimant(&self, exit: &Exit, function: u32, hits: &mut LastHits) -> Option<&Entry> {
+    pub(crate) fn claimant(
+        &self,
+        exit: &Exit,
+        function: u32,
+        hits: &mut LastHits,
+    ) -> Option<&Entry> {
         let (kind, first, last) = match exit {
             Exit::Mmio(access) => {
-                let last = access.address.checked_add(u64::from(access.width.saturating_sub(1)))?;
+                let last = access
+                    .address
+                    .checked_add(u64::from(access.width.saturating_sub(1)))?;
                 (Kind::Mmio, access.address, last)
             }
-            Exit::SystemRegister(access) => {
-                (Kind::SystemRegister, access.register.bits().into(), access.register.bits().into())
+            Exit::SystemRegister(access) => (
+                Kind::SystemRegister,
+                access.register.bits().into(),
+                access.register.bits().into(),
+            ),
+            Exit::Call(call) if call.immediate == 0 => {
+                (Kind::Call, function.into(), function.into())
             }
-            Exit::Call(call) if call.immediate == 0 => (Kind::Call, function.into(), function.into()),
             _ => return None,
         };
         let LastHits(hits) = hits;
@@ -149,9 +180,18 @@ impl Ranges {
     fn new(entries: &[Arc<Entry>], kind: Kind) -> Self {
         let mut rows: Vec<Row> = entries
             .iter()
-            .flat_map(|entry| entry.claims.iter().filter_map(move |claim| Some((entry, claim.keys()?))))
+            .flat_map(|entry| {
+                entry
+                    .claims
+                    .iter()
+                    .filter_map(move |claim| Some((entry, claim.keys()?)))
+            })
             .filter(|(_, (found, ..))| *found == kind)
-            .map(|(entry, (_, first, last))| Row { first, last, entry: Arc::clone(entry) })
+            .map(|(entry, (_, first, last))| Row {
+                first,
+                last,
+                entry: Arc::clone(entry),
+            })
             .collect();
         rows.sort_unstable_by_key(|row| row.first);
         Self(rows.into_boxed_slice())
@@ -164,7 +204,9 @@ impl Ranges {
         if let Some(row) = rows.get(*hit).filter(|row| holds(row)) {
             return Some(&row.entry);
         }
-        let index = rows.partition_point(|row| row.first <= first).checked_sub(1)?;
+        let index = rows
+            .partition_point(|row| row.first <= first)
+            .checked_sub(1)?;
         let row = rows.get(index).filter(|row| holds(row))?;
         *hit = index;
         Some(&row.entry)

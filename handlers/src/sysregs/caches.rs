@@ -134,11 +134,18 @@ impl ExitHandler for TranslationRegisters {
             return Action::Decline;
         };
         match access.direction {
-            Direction::Read => guest.registers().read(access.register).map_or(Action::Decline, Action::FinishRead),
-            Direction::Write(value) if access.register == SCTLR_EL1 && value & SCTLR_CACHED == SCTLR_CACHED => {
+            Direction::Read => guest
+                .registers()
+                .read(access.register)
+                .map_or(Action::Decline, Action::FinishRead),
+            Direction::Write(value)
+                if access.register == SCTLR_EL1 && value & SCTLR_CACHED == SCTLR_CACHED =>
+            {
                 self.turn_caches_on(guest, value)
             }
-            Direction::Write(value) if guest.registers().write(access.register, value) => Action::Finish,
+            Direction::Write(value) if guest.registers().write(access.register, value) => {
+                Action::Finish
+            }
             Direction::Write(_) => Action::Decline,
         }
     }
@@ -171,17 +178,25 @@ impl ExitHandler for SetWayMaintenance {
         // between are part of it.
         let is_under_way = work.done != 0;
         let operation = (access.register, operand);
-        if !is_under_way && work.started_by.is_some_and(|started_by| started_by != operation) {
+        if !is_under_way
+            && work
+                .started_by
+                .is_some_and(|started_by| started_by != operation)
+        {
             return Action::Finish;
         }
         if !is_under_way {
             work.started_by = Some(operation);
         }
-        if work.advance(vm.memory()) { Action::Finish } else { Action::Retry }
+        if work.advance(vm.memory()) {
+            Action::Finish
+        } else {
+            Action::Retry
+        }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::support::Machine;
@@ -190,17 +205,35 @@ mod tests {
 
     fn machine() -> Machine {
         let machine = Machine::with_vcpus(2);
-        machine.register(&TranslationRegisters::claims(), TranslationRegisters::default());
+        machine.register(
+            &TranslationRegisters::claims(),
+            TranslationRegisters::default(),
+        );
         machine.register(&SetWayMaintenance::claims(), SetWayMaintenance);
         machine
     }
 
     /// Every byte of RAM was cleaned `times` times.
     fn assert_cleaned(machine: &Machine, times: u64) {
-        let ram: u64 = machine.memory.ranges().iter().map(|range| range.end - range.start).sum();
+        let ram: u64 = machine
+            .memory
+            .ranges()
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum();
         let pieces = machine.memory.cleaned();
-        assert_eq!(pieces.iter().map(|piece| piece.end - piece.start).sum::<u64>(), ram * times);
-        assert!(pieces.iter().all(|piece| machine.memory.contains(piece.start, piece.end - piece.start)));
+        assert_eq!(
+            pieces
+                .iter()
+                .map(|piece| piece.end - piece.start)
+                .sum::<u64>(),
+            ram * times
+        );
+        assert!(pieces.iter().all(|piece| {
+            machine
+                .memory
+                .contains(piece.start, piece.end - piece.start)
+        }));
         assert!(pieces.iter().all(|piece| piece.end - piece.start <= PIECE));
     }
 
@@ -210,8 +243,16 @@ mod tests {
         let mut cpu = machine.cpu(0);
         for (index, (name, register)) in TRANSLATION.into_iter().enumerate() {
             let value = 0x1234_5678_9abc_0000 | (index as u64) << 8;
-            assert_eq!(cpu.write_register(register, value), Action::Finish, "{name}");
-            assert_eq!(cpu.read_register(register), Action::FinishRead(value), "{name}");
+            assert_eq!(
+                cpu.write_register(register, value),
+                Action::Finish,
+                "{name}"
+            );
+            assert_eq!(
+                cpu.read_register(register),
+                Action::FinishRead(value),
+                "{name}"
+            );
         }
         assert!(machine.memory.cleaned().is_empty(), "caches are still off");
         assert!(cpu.traps_translation_registers());
@@ -223,14 +264,24 @@ mod tests {
         let mut cpu = machine.cpu(0);
         let mut retries = 0;
         while cpu.write_register(SCTLR_EL1, SCTLR_CACHED) == Action::Retry {
-            assert_ne!(cpu.read_register(SCTLR_EL1), Action::FinishRead(SCTLR_CACHED), "not before all is clean");
+            assert_ne!(
+                cpu.read_register(SCTLR_EL1),
+                Action::FinishRead(SCTLR_CACHED),
+                "not before all is clean"
+            );
             retries += 1;
         }
-        assert_eq!(cpu.read_register(SCTLR_EL1), Action::FinishRead(SCTLR_CACHED));
+        assert_eq!(
+            cpu.read_register(SCTLR_EL1),
+            Action::FinishRead(SCTLR_CACHED)
+        );
         assert!(retries >= MEBIBYTE / PIECE, "in pieces");
         assert!(!cpu.traps_translation_registers());
         assert_cleaned(&machine, 1);
-        assert_eq!(machine.cpu(1).write_register(SCTLR_EL1, SCTLR_CACHED), Action::Finish);
+        assert_eq!(
+            machine.cpu(1).write_register(SCTLR_EL1, SCTLR_CACHED),
+            Action::Finish
+        );
         assert_cleaned(&machine, 1);
     }
 

@@ -36,7 +36,14 @@ struct Row {
 }
 
 const fn row(name: &'static str, crm: u8, op2: u8, keep: u64) -> Row {
-    Row { name, crm, op2, keep, at_most: &[], set: 0 }
+    Row {
+        name,
+        crm,
+        op2,
+        keep,
+        at_most: &[],
+        set: 0,
+    }
 }
 
 impl Row {
@@ -54,7 +61,11 @@ impl Row {
 
     fn shown(&self, hardware: u64) -> u64 {
         let limit = |value: u64, &(shift, most): &(u32, u64)| {
-            if value >> shift & FIELD > most { value & !(FIELD << shift) | most << shift } else { value }
+            if value >> shift & FIELD > most {
+                value & !(FIELD << shift) | most << shift
+            } else {
+                value
+            }
         };
         self.at_most.iter().fold(hardware & self.keep, limit) | self.set
     }
@@ -132,7 +143,10 @@ const ROWS: &[Row] = &[
 const _: () = {
     let mut index = 1;
     while index < ROWS.len() {
-        assert!(ROWS[index - 1].register().bits() < ROWS[index].register().bits(), "rows must be in order");
+        assert!(
+            ROWS[index - 1].register().bits() < ROWS[index].register().bits(),
+            "rows must be in order"
+        );
         index += 1;
     }
 };
@@ -164,7 +178,10 @@ impl IdRegisters {
                 registers.values[index_of(row.register())] = row.shown(read(row.register()));
             }
         }
-        let fits = PHYSICAL_ADDRESS_BITS.iter().rposition(|&bits| bits <= address_bits).unwrap_or(0) as u64;
+        let fits = PHYSICAL_ADDRESS_BITS
+            .iter()
+            .rposition(|&bits| bits <= address_bits)
+            .unwrap_or(0) as u64;
         let memory_model = &mut registers.values[index_of(SystemRegister::new(3, 0, 0, 7, 0))];
         *memory_model = *memory_model & !FIELD | fits.min(*memory_model & FIELD);
         registers
@@ -177,7 +194,8 @@ impl IdRegisters {
 
     /// The registers that are not always 0, by name.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        ROWS.iter().map(|row| (row.name, self.value(row.register())))
+        ROWS.iter()
+            .map(|row| (row.name, self.value(row.register())))
     }
 }
 
@@ -201,3 +219,6 @@ impl ExitHandler for IdRegisters {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
