@@ -1,1 +1,8 @@
-//! Tests of the images on QEMU, and of the command.
+//! Tests of the command and of the images on QEMU: what a user types, and what a user sees.
+//!
+//! One test at a time uses the machine. `TRAPLINE_TIER=quick` leaves out what takes long; without it everything runs.
+
+mod bad_input;
+mod harness;
+mod linux;
+mod stress;

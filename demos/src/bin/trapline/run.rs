@@ -98,11 +98,18 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Prepares `request` and runs it to its end.
     pub fn execute(&self, request: &Request, options: &MachineOptions) -> Result<Ended> {
+        // Files that cannot be written are refused first. They keep their contents until the run is certain to start.
+        let open = |path: &Path| {
+            let mut options = File::options();
+            options.write(true).create(true).truncate(false);
+            options.open(path).map_err(at(path.display()))
+        };
+        let log = options.log.as_deref().map(open).transpose()?;
+        options.stats.as_deref().map(open).transpose()?;
         let launch = request.prepare()?;
-        let create = |path: &Path| File::create(path).map_err(at(path.display()));
-        let log = options.log.as_deref().map(create).transpose()?;
-        // A file that cannot be written is refused before the run, not after it.
-        options.stats.as_deref().map(create).transpose()?;
+        if let Some(log) = &log {
+            log.set_len(0).map_err(at("--log"))?;
+        }
         let timeout = options
             .timeout
             .map(|seconds| Duration::from_secs(seconds.into()));

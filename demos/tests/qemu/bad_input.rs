@@ -1,0 +1,166 @@
+//! Bad input: one line that says what, where and what to do, status 2, and no machine starts.
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use crate::harness::Run;
+
+/// What stands in for QEMU: it answers questions, and leaves a trace when it is asked for a machine.
+const FAKE_QEMU: &str = "#!/bin/sh
+case \"$*\" in
+    --version) echo 'QEMU emulator version 10.0.2 (fake)' ;;
+    '-M virt -cpu help') printf 'Available CPUs:\\n  cortex-a72\\n  max\\n' ;;
+    *) touch \"$0.started\" ;;
+esac
+";
+
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self {
+            directory: tempfile::tempdir().expect("a directory for temporary files"),
+        };
+        let qemu = place.file("qemu-system-aarch64", FAKE_QEMU.as_bytes());
+        fs::set_permissions(qemu, fs::Permissions::from_mode(0o755)).expect("our file");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn file(&self, name: &str, contents: &[u8]) -> String {
+        let path = self.path(name);
+        fs::write(&path, contents).expect("room for a file");
+        path.to_string_lossy().into_owned()
+    }
+
+    /// `arguments` are refused with one line that has all `parts`.
+    #[track_caller]
+    fn refuse(&self, arguments: &[&str], parts: &[&str]) {
+        let path = format!(
+            "{}:{}",
+            self.directory.path().display(),
+            env::var("PATH").unwrap_or_default()
+        );
+        let run = arguments
+            .iter()
+            .fold(Run::command(), |run, argument| run.argument(argument));
+        let output = run.search_path(path).start();
+        output.expect_exit(2);
+        let is_one_line =
+            output.log.lines().count() == 1 && output.log.starts_with("trapline: error: ");
+        output.require(is_one_line, || "not one line on stderr".into());
+        for part in parts {
+            output.require(output.log.contains(part), || {
+                format!("`{part}` is not said")
+            });
+        }
+        output.require(output.console.is_empty(), || "something on stdout".into());
+        let trace = Path::new(&self.path("qemu-system-aarch64.started")).exists();
+        output.require(!trace, || "QEMU was started".into());
+    }
+}
+
+/// The smallest file that looks like a Linux `Image`, with room for `size` bytes in memory.
+fn image(size: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    bytes[16..24].copy_from_slice(&size.to_le_bytes());
+    bytes[56..60].copy_from_slice(b"ARM\x64");
+    bytes
+}
+
+#[test]
+fn bad_kernels_are_refused() {
+    let place = Place::new();
+    let mut x86 = b"\x7fELF\x02\x01\x01".to_vec();
+    x86.resize(64, 0);
+    x86[18] = 62;
+    let missing = place.path("missing").to_string_lossy().into_owned();
+    place.refuse(&["run", "--kernel", &missing], &["missing"]);
+    place.refuse(&["run", "--kernel", "/"], &["not a file"]);
+    for (name, contents, said) in [
+        ("empty", &b""[..], "empty"),
+        ("cut", &image(1 << 20)[..60], "cut off"),
+        ("packed", b"\x1f\x8b\x08", "gunzip"),
+        ("x86", &x86, "x86"),
+    ] {
+        let file = place.file(name, contents);
+        place.refuse(&["run", "--kernel", &file], &[said, &file]);
+    }
+}
+
+#[test]
+fn bad_initial_ramdisks_are_refused() {
+    let place = Place::new();
+    let kernel = place.file("kernel", &image(1 << 20));
+    for (name, contents) in [
+        ("empty", &b""[..]),
+        ("text", b"hello"),
+        ("cut", b"070701000"),
+    ] {
+        let initrd = place.file(name, contents);
+        place.refuse(
+            &["run", "--kernel", &kernel, "--initrd", &initrd],
+            &["initial ramdisk", &initrd],
+        );
+    }
+    place.refuse(
+        &["run", "--kernel", &kernel, "--initrd", "/nonexistent"],
+        &["/nonexistent"],
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let place = Place::new();
+    let kernel = place.file("kernel", &image(64 << 20));
+    place.refuse(
+        &["run", "--kernel", &kernel, "--memory", "32"],
+        &["--memory", "at least"],
+    );
+    place.refuse(
+        &["run", "--kernel", &kernel, "--memory", "99999999"],
+        &["--memory", "at most"],
+    );
+    place.refuse(
+        &["run", "--kernel", &kernel, "--memory", "0"],
+        &["--memory"],
+    );
+}
+
+#[test]
+fn bad_options_are_refused() {
+    let place = Place::new();
+    let kernel = place.file("kernel", &image(1 << 20));
+    for (option, value, said) in [
+        ("--vcpus", "0", "--vcpus"),
+        ("--vcpus", "65", "1..=64"),
+        ("--pcpus", "0", "--pcpus"),
+        ("--pcpus", "17", "1..=16"),
+        ("--cpu", "pentium", "cortex-a72"),
+        ("--policy", "lottery", "round-robin"),
+        ("--slice", "0", "--slice"),
+        ("--affinity", "9", "--affinity"),
+        ("--affinity", "0:1", "2 lists for 8 vCPUs"),
+        ("--timeout", "0", "--timeout"),
+        ("--frobnicate", "1", "--help"),
+        ("--log", "/nonexistent/log", "/nonexistent/log"),
+        ("--stats", "/nonexistent/stats", "/nonexistent/stats"),
+    ] {
+        place.refuse(&["run", "--kernel", &kernel, option, value], &[said]);
+    }
+    let long = "a".repeat(3000);
+    place.refuse(
+        &["run", "--kernel", &kernel, "--append", &long],
+        &["--append"],
+    );
+    place.refuse(&["stress", "--seconds", "0"], &["--seconds"]);
+    place.refuse(&["explode"], &["explode"]);
+}

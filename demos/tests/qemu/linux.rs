@@ -1,0 +1,66 @@
+//! Debian's stock Linux with more vCPUs than pCPUs.
+
+use crate::harness::{Output, Run, is_full_tier};
+
+/// Linux saw `vcpus` CPUs, used them all, and powered off.
+#[track_caller]
+fn expect_workload(output: &Output, vcpus: usize) {
+    output.expect_exit(0);
+    output.expect_in_order([&format!("trapline: nproc={vcpus}"), "trapline: workload ok"]);
+    let run = output.column("vcpus", "run_ticks");
+    output.require(
+        run.len() == vcpus && run.iter().all(|ticks| *ticks > 0),
+        || format!("not every vCPU ran: {run:?}"),
+    );
+    let allocations = output.column("pcpus", "exit_allocations");
+    output.require(allocations.iter().all(|count| *count == 0), || {
+        format!("exits allocate: {allocations:?}")
+    });
+}
+
+fn migrations(output: &Output) -> u64 {
+    [
+        "migrations_loaded",
+        "migrations_queued",
+        "migrations_parked",
+    ]
+    .iter()
+    .flat_map(|field| output.column("vcpus", field))
+    .sum()
+}
+
+#[test]
+fn linux_uses_eight_vcpus_on_four_pcpus() {
+    let output = Run::linux().vcpus(8).pcpus(4).deadline(240).start();
+    expect_workload(&output, 8);
+    output.require(migrations(&output) > 0, || "no vCPU ever moved".into());
+}
+
+#[test]
+fn linux_uses_eight_vcpus_on_one_pcpu() {
+    if is_full_tier() {
+        expect_workload(&Run::linux().vcpus(8).pcpus(1).deadline(300).start(), 8);
+    }
+}
+
+#[test]
+fn linux_runs_on_the_max_model_too() {
+    if is_full_tier() {
+        expect_workload(
+            &Run::linux()
+                .cpu("max")
+                .vcpus(4)
+                .pcpus(2)
+                .deadline(300)
+                .start(),
+            4,
+        );
+    }
+}
+
+#[test]
+fn linux_itself_does_its_workload_on_bare_qemu() {
+    let output = Run::linux().vcpus(4).bare().deadline(120).start();
+    output.expect_exit(0);
+    output.expect_in_order(["trapline: nproc=4", "trapline: workload ok"]);
+}

@@ -1,0 +1,30 @@
+//! The stress guest: nothing lost, doubled or damaged.
+
+use crate::harness::{Run, is_full_tier};
+
+#[test]
+fn sixteen_vcpus_on_four_pcpus_lose_nothing() {
+    let seeds: &[u64] = if is_full_tier() { &[1, 2] } else { &[1] };
+    for seed in seeds {
+        let run = Run::stress()
+            .vcpus(16)
+            .pcpus(4)
+            .option("--seconds", 5)
+            .option("--seed", seed);
+        let output = run.deadline(300).start();
+        output.expect_exit(0);
+        output.expect_in_order(["STRESS PASS vcpus=16"]);
+    }
+}
+
+#[test]
+fn the_stress_guest_passes_on_bare_qemu() {
+    let output = Run::stress()
+        .vcpus(4)
+        .bare()
+        .option("--seconds", 2)
+        .deadline(120)
+        .start();
+    output.expect_exit(0);
+    output.expect_in_order(["STRESS PASS"]);
+}
