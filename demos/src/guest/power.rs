@@ -77,10 +77,13 @@ impl Conduit {
     }
 }
 
+/// Before a call, x4 to x17 hold this plus their number: a call must not change them. [DEN0028: SMC64 and HVC64 register usage]
+pub const UNTOUCHED: u64 = 0x5a5a_0000_0000_0000;
+
 /// Calls `function` with three arguments; x0 to x17 as the call left them.
 pub fn call_registers(conduit: Conduit, function: u32, arguments: [u64; 3]) -> [u64; 18] {
     let mut registers: [u64; 18] =
-        core::array::from_fn(|index| 0x5a5a_0000_0000_0000 + index as u64);
+        core::array::from_fn(|index| UNTOUCHED + index as u64);
     registers[0] = u64::from(function);
     registers[1..4].copy_from_slice(&arguments);
     macro_rules! call {

@@ -61,11 +61,12 @@ pub fn switch() {
     });
 }
 
-/// Has the peer reply from now on. On a shared pCPU it gets there only while this CPU waits, so the first round is one to wait
-/// in.
+/// Has the peer reply from now on. What was sent to get it there may be answered late; a few rounds absorb that.
 fn command_waiting(task: u64, to_peer: u64) {
     peer::command(task);
-    send_and_wait(to_peer, &FLAGS[0].0);
+    for _ in 0..4 {
+        send_and_wait(to_peer, &FLAGS[0].0);
+    }
 }
 
 /// From sending an SGI to oneself until its handler is done.

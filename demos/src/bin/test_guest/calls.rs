@@ -1,0 +1,92 @@
+//! Calls that nobody answers.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use trapline_demos::guest::{
+    exceptions::{Frame, Kind},
+    power::{self, Conduit, status},
+};
+
+use crate::support::{self, check, is_strict, on_exception};
+
+const UNDEFINED_CLASS: u64 = 0;
+static UNDEFINED: AtomicU64 = AtomicU64::new(0);
+
+/// Counts an undefined call and goes on after it; x0 becomes NOT_SUPPORTED, as if it had been answered.
+pub fn tolerate_undefined(kind: Kind, frame: &mut Frame) {
+    check!(
+        kind == Kind::Synchronous && frame.class() == UNDEFINED_CLASS,
+        "{kind:?} exception, esr {:#x} at {:#x}",
+        frame.esr,
+        frame.elr
+    );
+    UNDEFINED.fetch_add(1, SeqCst);
+    frame.registers[0] = status::NOT_SUPPORTED as u64;
+    frame.skip();
+}
+
+/// Functions that do not exist return NOT_SUPPORTED and leave the other registers alone; HVC with an immediate is undefined or
+/// not supported, and does not skip anything.
+pub fn unknown() {
+    on_exception(tolerate_undefined);
+    // Fast calls of every owner: Arm, CPU, SiP, OEM, standard secure and hypervisor, vendor hypervisor, trusted.
+    let owners = [
+        0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0xb0, 0xb2, 0xbf, 0xc0, 0xc1, 0xc4, 0xc6,
+        0xff_u32,
+    ];
+    for function in owners.map(|owner| owner << 24 | 0xfe13) {
+        let registers = power::call_registers(Conduit::of_machine(), function, [1, 2, 3]);
+        let result = registers[0] as i32;
+        check!(
+            i64::from(result) == status::NOT_SUPPORTED,
+            "function {function:#x} returned {result}"
+        );
+        for (number, &value) in registers.iter().enumerate().skip(4) {
+            let expected = power::UNTOUCHED + number as u64;
+            check!(
+                value == expected,
+                "function {function:#x} left {value:#x} in x{number}"
+            );
+        }
+    }
+    for (immediate, (result, after)) in [
+        (1, hvc::<1>()),
+        (0x4242, hvc::<0x4242>()),
+        (0xffff, hvc::<0xffff>()),
+    ] {
+        check!(
+            result as i32 as i64 == status::NOT_SUPPORTED,
+            "hvc #{immediate:#x} returned {result:#x}"
+        );
+        check!(
+            after == 1,
+            "{after} instructions after hvc #{immediate:#x} were executed, instead of 1"
+        );
+    }
+    if is_strict() {
+        check!(
+            UNDEFINED.load(SeqCst) == 3,
+            "{} HVCs with an immediate were undefined",
+            UNDEFINED.load(SeqCst)
+        );
+    }
+    support::say(format_args!("undefined={}", UNDEFINED.load(SeqCst)));
+}
+
+/// `hvc` with an immediate: x0, and how many of the instructions right after it were executed.
+fn hvc<const IMMEDIATE: u16>() -> (u64, u64) {
+    let (result, after): (u64, u64);
+    // SAFETY: at worst the call is undefined, which the handler steps over.
+    unsafe {
+        asm!(
+            "mov     x4, #0",
+            "hvc     #{immediate}",
+            "add     x4, x4, #1",
+            immediate = const IMMEDIATE,
+            inout("x0") 0xc200_1234_u64 => result,
+            out("x1") _, out("x2") _, out("x3") _, out("x4") after,
+        );
+    }
+    (result, after)
+}

@@ -1,0 +1,88 @@
+//! One promise of the machine at a time: `test=NAME` on the command line selects it.
+//!
+//! Each test prints `TEST NAME PASS`, with figures where it counts something, or `TEST NAME FAIL cpu=.. why`, and turns the machine
+//! off. Those that need no hypervisor pass on bare QEMU as they are, which says that the test is right. `strict=1` adds what
+//! the specifications ask and QEMU's own firmware does not do.
+#![no_std]
+#![no_main]
+
+mod calls;
+mod churn;
+mod floating_point;
+mod gic_active;
+mod gic_due;
+mod gic_levels;
+mod gic_priority;
+mod gic_remote;
+mod migrate;
+mod power_states;
+mod support;
+mod timers;
+mod undefined;
+mod unmapped;
+
+use trapline_demos::guest::{cpu, machine, power};
+use trapline_demos::guest_program;
+
+guest_program! {
+    main: main,
+    secondary: support::secondary,
+    interrupt: support::interrupt,
+    exception: support::exception,
+}
+
+/// A test: its name, how many CPUs it needs, what it does. It returns if it passed.
+type Test = (&'static str, usize, fn());
+
+#[rustfmt::skip] // read by column
+const TESTS: &[Test] = &[
+    ("vgic-priority",       1, gic_priority::preemption),
+    ("vgic-pmr",            1, gic_priority::mask),
+    ("vgic-eoimode1-dir",   1, gic_active::split_end),
+    ("vgic-disable-active", 1, gic_active::disable_while_active),
+    ("vgic-level-lowered",  1, gic_levels::lowered_before_it_is_taken),
+    ("vgic-level-resample", 1, gic_levels::taken_again_while_high),
+    ("vgic-40-due",         1, gic_due::forty_at_once),
+    ("vgic-active-read",    2, gic_remote::state_of_another_cpu),
+    ("vgic-retarget",       2, gic_remote::retarget_while_pending),
+    ("sgi-all",             1, gic_remote::sgis_from_all_to_all),
+    ("timer-istatus",       1, timers::handler_sees_istatus),
+    ("timer-imask",         1, timers::mask_holds_it_back),
+    ("undef-unknown",       1, undefined::unknown_registers),
+    ("hidden-features",     1, undefined::hidden_features),
+    ("unknown-calls",       1, calls::unknown),
+    ("unmapped",            1, unmapped::aborts),
+    ("psci",                2, power_states::all),
+    ("fp-switch",           2, floating_point::patterns),
+    ("pauth",               1, floating_point::pointer_authentication),
+    ("migrate-live",        1, migrate::live),
+    ("handler-churn",       1, churn::reads),
+    ("reset",               1, reset),
+    ("spin",                1, spin),
+];
+
+fn main() -> ! {
+    let name = machine::parameters().text("test").unwrap_or("");
+    let Some((name, cpus, run)) = TESTS.iter().find(|test| test.0 == name) else {
+        support::begin("unknown");
+        support::fail(format_args!("test={name} names no test"));
+    };
+    support::begin(name);
+    support::check!(machine::cpu_count() >= *cpus, "it needs {cpus} CPUs");
+    run();
+    support::pass()
+}
+
+/// Resets the machine; it does not come back from that, so nothing is printed after this.
+fn reset() {
+    support::note(format_args!("resetting"));
+    power::system_reset();
+}
+
+/// Never ends: for whoever tests a deadline.
+fn spin() {
+    support::note(format_args!("spinning"));
+    loop {
+        cpu::relax();
+    }
+}
