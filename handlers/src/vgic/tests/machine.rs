@@ -55,6 +55,8 @@ pub struct Machine {
     pub places: Vec<Option<usize>>,
     /// The outputs of each vCPU's timers.
     pub timers: Vec<[bool; 2]>,
+    /// Bit n: vCPU n has been made to look at its interrupts.
+    pub looked: u64,
 }
 
 pub fn config(vcpus: usize) -> VgicConfig {
@@ -87,6 +89,7 @@ impl Machine {
             pcpus,
             places,
             timers,
+            looked: 0,
         };
         for vcpu in 0..vcpus {
             machine.bind(vcpu, vcpu);
@@ -169,6 +172,7 @@ impl Machine {
                 let fired = interface.fire_timers();
                 if woken >> vcpu & 1 != 0 || fired || interface.needs_maintenance() {
                     self.signals.woken.fetch_and(!(1 << vcpu), Ordering::SeqCst);
+                    self.looked |= 1 << vcpu;
                     self.vgic.refresh(cpu, interface);
                     did = true;
                 }
