@@ -40,15 +40,31 @@ pub struct Built {
 
 /// Builds the images called `names`, which are binaries of this package, and returns them in the same order.
 pub fn build(names: &[&str]) -> Result<Vec<Built>> {
+    let target = target();
+    let directory = target.join(toolchain::TARGET).join("release");
+    let is_first = names.iter().any(|name| !directory.join(name).exists());
+    run_cargo("build", names, is_first, &[])?;
+    names
+        .iter()
+        .map(|name| make_flat(&directory.join(name)))
+        .collect()
+}
+
+/// Looks for mistakes in the images called `names`. Debian's compiler comes without clippy: then nothing is looked for.
+pub fn lint(names: &[&str]) -> Result<()> {
+    if toolchain::Toolchain::set_up()? == toolchain::Toolchain::Debian {
+        eprintln!("trapline: Debian's compiler has no clippy: the images are not checked");
+        return Ok(());
+    }
+    run_cargo("clippy", names, true, &["--", "-D", "warnings"])
+}
+
+/// Runs cargo on the images called `names`; what it says is shown if it fails.
+fn run_cargo(subcommand: &str, names: &[&str], is_slow: bool, rest: &[&str]) -> Result<()> {
     let _lock = SetupLock::take()?;
     let toolchain = toolchain::Toolchain::set_up()?;
-    let (mut cargo, linker) = toolchain.cargo_build();
-    let mutant = env::var(MUTANT).ok();
-    let target = match &mutant {
-        Some(mutant) => places::cross_target().join(mutant),
-        None => places::cross_target(),
-    };
-    let cfg = mutant.map(|mutant| format!("--cfg=mutant=\"{mutant}\""));
+    let (mut cargo, linker) = toolchain.cargo(subcommand);
+    let cfg = mutant().map(|mutant| format!("--cfg=mutant=\"{mutant}\""));
     let flags: Vec<&str> = FLAGS
         .into_iter()
         .chain(linker)
@@ -58,7 +74,7 @@ pub fn build(names: &[&str]) -> Result<Vec<Built>> {
         .current_dir(places::workspace())
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .arg("--target-dir")
-        .arg(&target)
+        .arg(target())
         .args([
             "--package",
             env!("CARGO_PKG_NAME"),
@@ -69,23 +85,30 @@ pub fn build(names: &[&str]) -> Result<Vec<Built>> {
     for name in names {
         cargo.args(["--bin", name]);
     }
-    let directory = target.join(toolchain::TARGET).join("release");
-    let is_first = names.iter().any(|name| !directory.join(name).exists());
-    let step = is_first.then(|| Step::start("Building the images for AArch64"));
-    let ended = command::run(&mut cargo, BUILD_LIMIT).map_err(at("cargo"))?;
+    let step = is_slow.then(|| Step::start("Building the images for AArch64"));
+    let ended = command::run(cargo.args(rest), BUILD_LIMIT).map_err(at("cargo"))?;
     drop(step);
-    if !ended.is_success {
-        eprintln!("{}", ended.stderr.trim_end());
-        return Err(Failure::input(
-            "the images do not build",
-            names.join(", "),
-            "see the compiler's messages above",
-        ));
+    if ended.is_success {
+        return Ok(());
     }
-    names
-        .iter()
-        .map(|name| make_flat(&directory.join(name)))
-        .collect()
+    eprintln!("{}", ended.stderr.trim_end());
+    Err(Failure::input(
+        "the images do not build",
+        names.join(", "),
+        "see the compiler's messages above",
+    ))
+}
+
+fn mutant() -> Option<String> {
+    env::var(MUTANT).ok()
+}
+
+fn target() -> PathBuf {
+    let target = places::cross_target();
+    match mutant() {
+        Some(mutant) => target.join(mutant),
+        None => target,
+    }
 }
 
 /// Writes the flat file next to the ELF file. An up-to-date one stays: others may be reading it.

@@ -30,6 +30,10 @@ pub enum Command {
     Run(Box<RunOptions>),
     /// Runs a guest that uses all that Trapline emulates at once, and checks that nothing is lost, doubled or damaged.
     Stress(StressOptions),
+    /// Measures what Trapline costs.
+    Bench(BenchOptions),
+    /// Builds the images for AArch64 and says where they are.
+    Images(ImageOptions),
 }
 
 /// What every run has.
@@ -116,4 +120,38 @@ pub struct StressOptions {
     pub seed: u64,
     #[command(flatten)]
     pub machine: MachineOptions,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct BenchOptions {
+    #[command(subcommand)]
+    pub what: Bench,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Bench {
+    /// Instructions for exits, interrupts and switches, counted by QEMU; compared with the record in docs/bench
+    Figures {
+        /// Model of the machine's CPUs, as QEMU calls it
+        #[arg(long, value_name = "MODEL", default_value = "cortex-a72")]
+        cpu: String,
+        /// Make these figures the record
+        #[arg(long)]
+        record: bool,
+    },
+    /// Wall clock from start to power-off of the stock guest, as a ratio to bare QEMU with four CPUs
+    Boot {
+        /// How often each is run
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u16).range(1..=99))]
+        runs: u16,
+    },
+    /// What is lost of CPU-bound work when eight vCPUs share four pCPUs, by counting instructions
+    Work,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ImageOptions {
+    /// Look for mistakes with clippy instead
+    #[arg(long)]
+    pub lint: bool,
 }

@@ -3,7 +3,9 @@
 //! Status: 0 the guest powered off; 1 it crashed or was stopped for cause; 2 bad usage or bad input, nothing was started;
 //! 3 the hypervisor failed; 124 timeout.
 
+mod bench;
 mod cli;
+mod images;
 mod run;
 mod stress;
 
@@ -21,6 +23,8 @@ fn main() -> ExitCode {
     let result = match cli.command() {
         Command::Run(options) => run::run(&options),
         Command::Stress(options) => stress::stress(&options),
+        Command::Bench(options) => bench::bench(&options),
+        Command::Images(options) => images::images(&options),
     };
     match result {
         Ok(status) => ExitCode::from(status),

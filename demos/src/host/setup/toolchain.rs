@@ -23,6 +23,10 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const OLDEST_DEBIAN_RUSTC: u32 = 95;
 const LINKER: &str = "ld.lld";
+/// A compiler answers at once, except when rustup has something to do first.
+const QUESTION_LIMIT: Duration = Duration::from_secs(60);
+/// A rustup that reaches nothing may wait for long.
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(90);
 
 /// A way to build the images.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -82,14 +86,26 @@ impl Toolchain {
         }
     }
 
-    /// `cargo build` for [`TARGET`], with the right compiler, and the compiler's flags that this way needs.
-    pub fn cargo_build(&self) -> (Command, Vec<&'static str>) {
+    /// The compiler's version, as in `1.96.0`.
+    pub fn compiler_version(&self) -> String {
+        let rustc = match self {
+            Self::Target | Self::Source => rustc(),
+            Self::Debian => DEBIAN_RUSTC.into(),
+        };
+        let ended = command::run(Command::new(rustc).arg("--version"), QUESTION_LIMIT);
+        let text = ended.map(|ended| ended.stdout).unwrap_or_default();
+        let version = text.split_ascii_whitespace().nth(1);
+        version.unwrap_or("unknown").to_owned()
+    }
+
+    /// `cargo SUBCOMMAND` for [`TARGET`], with the right compiler, and the compiler's flags that this way needs.
+    pub fn cargo(&self, subcommand: &str) -> (Command, Vec<&'static str>) {
         let (program, flags) = match self {
-            Self::Target | Self::Source => (cargo(), Vec::new()),
+            Self::Target | Self::Source => (current_cargo(), Vec::new()),
             Self::Debian => (OsString::from(DEBIAN_CARGO), vec!["-Clinker=ld.lld"]),
         };
         let mut command = command::outside_cargo(program);
-        command.args(["build", "--target", TARGET]);
+        command.args([subcommand, "--target", TARGET]);
         if *self == Self::Debian {
             command.env("RUSTC", DEBIAN_RUSTC);
         } else if let Some(rustc) = env::var_os("RUSTC") {
@@ -112,14 +128,14 @@ fn rustc() -> OsString {
     env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())
 }
 
-fn cargo() -> OsString {
+fn current_cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 fn sysroot(rustc: impl AsRef<std::ffi::OsStr>) -> Option<PathBuf> {
     let ended = command::run(
         Command::new(rustc).args(["--print", "sysroot"]),
-        Duration::from_secs(60),
+        QUESTION_LIMIT,
     );
     let ended = ended.ok().filter(|ended| ended.is_success)?;
     Some(PathBuf::from(ended.stdout.trim()))
@@ -132,7 +148,7 @@ fn has_debian_compiler() -> bool {
     }
     let version = command::run(
         command::outside_cargo(DEBIAN_RUSTC).arg("--version"),
-        Duration::from_secs(60),
+        QUESTION_LIMIT,
     );
     let is_new = version.is_ok_and(|ended| {
         minor_version(&ended.stdout).is_some_and(|minor| minor >= OLDEST_DEBIAN_RUSTC)
@@ -155,7 +171,7 @@ fn add_target() -> bool {
         Step::start("Adding the target aarch64-unknown-none-softfloat to the Rust toolchain");
     let ended = command::run(
         Command::new(rustup).args(["target", "add", TARGET]),
-        Duration::from_secs(90),
+        DOWNLOAD_LIMIT,
     );
     ended.is_ok_and(|ended| ended.is_success)
 }
