@@ -23,6 +23,7 @@ pub mod host;
 pub mod inject;
 pub mod interrupts;
 pub mod stage2;
+mod sync;
 mod syndrome;
 pub mod vcpu;
 pub mod vmid;
