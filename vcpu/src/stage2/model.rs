@@ -181,7 +181,7 @@ fn assert_same(stage2: &Stage2<HostMemory>, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_changes_leave_what_the_model_says_and_break_before_make(

@@ -1,8 +1,8 @@
 //! Whether another vCPU of the same VM ran last on this pCPU.
 //!
-//! The vCPUs of a VM share a VMID but not their own translation tables and ASIDs: what one left in the TLB is wrong for
-//! the next, unless the guest's own rules say otherwise, and those speak of CPUs. A vCPU that went elsewhere and came back
-//! finds its own entries, kept right by broadcast invalidation. [DDI0487: HCR_EL2.FB]
+//! The vCPUs of a VM share a VMID, and each may use the same ASID for other tables: what one left in the TLB is wrong for
+//! the next. A vCPU that went elsewhere and came back finds its own entries, which every invalidation of its own has
+//! reached, because all of them are broadcast. [DDI0487: HCR_EL2.FB]
 
 use trapline_sched::VcpuId;
 

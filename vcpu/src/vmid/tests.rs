@@ -128,6 +128,8 @@ mod host {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn long_runs_on_six_pcpus_keep_guests_apart(
             loads in proptest::collection::vec((0..6usize, 0..12usize), 200)
