@@ -6,7 +6,7 @@ use trapline_demos::guest::{cpu, gic, timer::Timer};
 
 use crate::{
     gic_priority::{pend, prepare},
-    support::{self, check, expect_log, log, on_interrupt, take_pending},
+    support::{self, check, expect_taken, log, on_interrupt},
 };
 
 const FIRST: u32 = 68;
@@ -37,12 +37,10 @@ pub fn split_end() {
         }
     });
     pend(FIRST);
-    take_pending();
-    expect_log("the first is taken", &[FIRST]);
+    expect_taken("the first is taken", &[FIRST]);
     pend(FIRST);
     pend(SECOND);
-    take_pending();
-    expect_log(
+    expect_taken(
         "the second is taken, the first is active and waits",
         &[SECOND],
     );
@@ -51,8 +49,7 @@ pub fn split_end() {
         "the first was pended again and is not pending"
     );
     gic::deactivate(FIRST);
-    take_pending();
-    expect_log("the first is taken again once it is deactivated", &[FIRST]);
+    expect_taken("the first is taken again once it is deactivated", &[FIRST]);
     check!(
         is_active(SECOND),
         "deactivating the first deactivated the second"
@@ -71,17 +68,13 @@ fn split_end_of_timer() {
     let intid = Timer::Virtual.intid();
     gic::enable(intid);
     Timer::Virtual.arm(cpu::now());
-    take_pending();
-    expect_log("the timer fires", &[intid]);
+    expect_taken("the timer fires", &[intid]);
     Timer::Virtual.arm(cpu::now());
-    take_pending();
-    expect_log("an active timer interrupt is not taken again", &[]);
+    expect_taken("an active timer interrupt is not taken again", &[]);
     gic::deactivate(intid);
-    take_pending();
-    expect_log("the timer fires again once it is deactivated", &[intid]);
+    expect_taken("the timer fires again once it is deactivated", &[intid]);
     gic::deactivate(intid);
-    take_pending();
-    expect_log("a timer that was turned off does not fire", &[]);
+    expect_taken("a timer that was turned off does not fire", &[]);
     gic::disable(intid);
 }
 
@@ -107,25 +100,19 @@ pub fn disable_while_active() {
     });
     for round in 0..3 {
         pend(FIRST);
-        take_pending();
-        expect_log("an SPI", &[FIRST]);
+        expect_taken("an SPI", &[FIRST]);
         pend(FIRST);
-        take_pending();
-        expect_log("a disabled SPI is not taken", &[]);
+        expect_taken("a disabled SPI is not taken", &[]);
         gic::enable(FIRST);
-        take_pending();
-        expect_log("an SPI pended while it was disabled", &[FIRST]);
+        expect_taken("an SPI pended while it was disabled", &[FIRST]);
         gic::enable(FIRST);
         gic::enable(timer);
         Timer::Virtual.arm(cpu::now() + cpu::microseconds(100));
-        take_pending();
-        expect_log("the timer", &[timer]);
+        expect_taken("the timer", &[timer]);
         Timer::Virtual.arm(cpu::now());
-        take_pending();
-        expect_log("a disabled timer interrupt is not taken", &[]);
+        expect_taken("a disabled timer interrupt is not taken", &[]);
         gic::enable(timer);
-        take_pending();
-        expect_log("the timer, due while its interrupt was disabled", &[timer]);
+        expect_taken("the timer, due while its interrupt was disabled", &[timer]);
         check!(
             ROUNDS.load(SeqCst) == (round + 1) * 4,
             "a handler did not come to its end"

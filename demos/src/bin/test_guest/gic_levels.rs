@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use trapline_demos::guest::{console, cpu, gic, mmio, timer::Timer};
 
-use crate::support::{self, check, expect_log, log, on_interrupt, take_pending};
+use crate::support::{await_or_fail, check, expect_taken, log, log_and_end, on_interrupt};
 
 const UART_INTID: u32 = 33;
 // [DDI0183: UARTIMSC, UARTICR]
@@ -36,12 +36,14 @@ fn prepare_uart() {
 
 /// A line that falls before its interrupt is taken takes the interrupt back.
 pub fn lowered_before_it_is_taken() {
-    on_interrupt(support::log_and_end);
+    on_interrupt(log_and_end);
     for timer in [Timer::Virtual, Timer::Physical] {
         let intid = timer.intid();
         gic::enable(intid);
         timer.arm(timer.now());
-        support::pause();
+        await_or_fail("the pending interrupt of a timer that is due", || {
+            is_pending(intid)
+        });
         check!(
             is_pending(intid),
             "{timer:?} is due, and its interrupt is not pending"
@@ -51,24 +53,20 @@ pub fn lowered_before_it_is_taken() {
             !is_pending(intid),
             "{timer:?} is off, and its interrupt is still pending"
         );
-        take_pending();
-        expect_log("a timer that was turned off in time", &[]);
+        expect_taken("a timer that was turned off in time", &[]);
         gic::disable(intid);
     }
     prepare_uart();
     raise_uart();
-    support::pause();
-    check!(
-        is_pending(UART_INTID),
-        "the UART's line is high, and its interrupt is not pending"
-    );
+    await_or_fail("the pending interrupt of the UART", || {
+        is_pending(UART_INTID)
+    });
     lower_uart();
     check!(
         !is_pending(UART_INTID),
         "the UART's line is low, and its interrupt is still pending"
     );
-    take_pending();
-    expect_log("a UART interrupt that was masked in time", &[]);
+    expect_taken("a UART interrupt that was masked in time", &[]);
 }
 
 /// A line that is still high when its interrupt ends brings the next one; a line that falls in the handler does not.
@@ -86,15 +84,13 @@ pub fn taken_again_while_high() {
     });
     LEFT.store(3, SeqCst);
     raise_uart();
-    take_pending();
-    expect_log(
+    expect_taken(
         "the UART's line was high for three handlers",
         &[UART_INTID; 3],
     );
     LEFT.store(3, SeqCst);
     Timer::Virtual.arm(cpu::now());
-    take_pending();
-    expect_log(
+    expect_taken(
         "the timer's line was high for three handlers",
         &[Timer::Virtual.intid(); 3],
     );

@@ -2,7 +2,7 @@
 
 use trapline_demos::guest::{cpu, gic};
 
-use crate::support::{self, check, expect_log, log, on_interrupt, take_pending};
+use crate::support::{self, check, expect_log, expect_taken, log, on_interrupt};
 
 const LOW: u32 = 64;
 const HIGH: u32 = 65;
@@ -53,8 +53,7 @@ pub fn preemption() {
         gic::end(intid);
     });
     pend(LOW);
-    take_pending();
-    expect_log(
+    expect_taken(
         "preemption",
         &[
             LOW,
@@ -81,18 +80,15 @@ pub fn mask() {
     gic::set_priority_mask(0x80);
     pend(LOW);
     pend(HIGH);
-    take_pending();
-    expect_log("only the urgent one passes a mask of 0x80", &[HIGH]);
+    expect_taken("only the urgent one passes a mask of 0x80", &[HIGH]);
     check!(
         gic::read_bit(gic::offset::ISPENDR, LOW),
         "the masked interrupt is not pending"
     );
     gic::set_priority_mask(0xa0);
-    take_pending();
-    expect_log("a priority equal to the mask does not pass", &[]);
+    expect_taken("a priority equal to the mask does not pass", &[]);
     gic::set_priority_mask(0xa8);
-    take_pending();
-    expect_log("a priority above the mask passes", &[LOW]);
+    expect_taken("a priority above the mask passes", &[LOW]);
     check!(
         gic::priority_mask() == 0xa8,
         "the mask reads {:#x} instead of 0xa8",
@@ -100,8 +96,7 @@ pub fn mask() {
     );
     gic::set_priority_mask(0);
     pend(HIGH);
-    take_pending();
-    expect_log("a mask of 0 holds everything back", &[]);
+    expect_taken("a mask of 0 holds everything back", &[]);
     // A mask raised while the interrupt is pending and IRQs are unmasked lets it in at once.
     cpu::unmask_interrupts();
     gic::set_priority_mask(0xff);

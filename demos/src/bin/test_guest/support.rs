@@ -194,7 +194,19 @@ pub fn clear_log() {
     LOGGED.store(0, SeqCst);
 }
 
-/// Runs with IRQs unmasked long enough to take what is pending, then masks them again.
+/// Unmasks IRQs until as many events were logged as are expected, and a little longer, and masks them again; then the events
+/// are these and no others.
+pub fn expect_taken(what: &str, events: &[u32]) {
+    cpu::unmask_interrupts();
+    cpu::wait_until(cpu::microseconds(LONGEST_WAIT_US), || {
+        logged() >= events.len()
+    });
+    pause();
+    cpu::mask_interrupts();
+    expect_log(what, events);
+}
+
+/// Takes what is pending, whatever it is.
 pub fn take_pending() {
     cpu::unmask_interrupts();
     pause();
@@ -209,38 +221,53 @@ pub fn pause() {
     }
 }
 
-/// Polls until `done`, for at most 20 seconds of the counter; fails the test with `what` after that.
+/// How long anything may take: long, for CPUs that share few others.
+const LONGEST_WAIT_US: u64 = 30_000_000;
+
+/// Polls until `done`; fails the test with `what` if that takes too long.
 pub fn await_or_fail(what: &str, done: impl FnMut() -> bool) {
     check!(
-        cpu::wait_until(cpu::microseconds(20_000_000), done),
-        "{what} did not happen in 20 s"
+        cpu::wait_until(cpu::microseconds(LONGEST_WAIT_US), done),
+        "{what} did not happen in 30 s"
     );
 }
 
 type Job = fn();
+const JOB_SGI: u32 = 15;
+/// The most urgent of all; no test uses it.
+const JOB_PRIORITY: u8 = 0;
 static JOBS: [SpinLock<Option<Job>>; MAX_CPUS] = [const { SpinLock::new(None) }; MAX_CPUS];
 static IS_BUSY: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 static IS_UP: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
-/// Turns all CPUs on; they take jobs.
-pub fn start_all() {
-    for index in 1..machine::cpu_count() {
+/// Turns the first `count` CPUs on, this one included; they take jobs.
+pub fn start(count: usize) {
+    for index in 1..count {
         let result = power::start_cpu(index, 0);
         check!(
             result == power::status::SUCCESS,
             "CPU_ON of CPU {index} returned {result}"
         );
     }
-    for (index, is_up) in IS_UP.iter().enumerate().take(machine::cpu_count()).skip(1) {
+    for (index, is_up) in IS_UP.iter().enumerate().take(count).skip(1) {
         await_or_fail("a CPU that was turned on", || is_up.load(Acquire));
         check!(gic::frame(index) != 0, "CPU {index} has no redistributor");
     }
 }
 
-/// Has the CPU at `index` run `job`, with IRQs masked at first.
+/// Turns all CPUs on; they take jobs.
+pub fn start_all() {
+    start(machine::cpu_count());
+}
+
+/// Has the CPU at `index` run `job`, with IRQs masked at first; returns once it has begun.
 pub fn run_on(index: usize, job: Job) {
     IS_BUSY[index].store(true, Relaxed);
     *JOBS[index].lock() = Some(job);
+    gic::send_sgi(JOB_SGI, index);
+    await_or_fail("the begin of another CPU's job", || {
+        JOBS[index].lock().is_none()
+    });
 }
 
 /// Waits until the CPU at `index` has done its job.
@@ -262,12 +289,27 @@ pub fn secondary(entry: Entry) -> ! {
     gic::enable_cpu();
     IS_UP[entry.index].store(true, Release);
     loop {
-        let job = JOBS[entry.index].lock().take();
-        if let Some(job) = job {
-            job();
-            cpu::mask_interrupts();
-            IS_BUSY[entry.index].store(false, Release);
+        let job = await_job(entry.index);
+        job();
+        cpu::mask_interrupts();
+        IS_BUSY[entry.index].store(false, Release);
+    }
+}
+
+/// Waits in WFI for an SGI that says that there is a job. The priority mask holds back what belongs to tests.
+fn await_job(index: usize) -> Job {
+    gic::set_priority(JOB_SGI, JOB_PRIORITY);
+    gic::set_priority_mask(JOB_PRIORITY + 8);
+    while gic::acknowledge() != JOB_SGI {
+        cpu::wait_for_interrupt();
+    }
+    gic::end(JOB_SGI);
+    gic::set_priority(JOB_SGI, gic::DEFAULT_PRIORITY);
+    gic::set_priority_mask(0xff);
+    loop {
+        // `run_on` has stored it before the SGI.
+        if let Some(job) = JOBS[index].lock().take() {
+            return job;
         }
-        cpu::relax();
     }
 }

@@ -79,16 +79,14 @@ pub fn mask_holds_it_back() {
             timer.control() & ISTATUS == 0 || timer.now() >= deadline,
             "{timer:?}: ISTATUS is early"
         );
-        support::take_pending();
-        expect_log("a masked timer", &[]);
+        support::expect_taken("a masked timer", &[]);
         let control = timer.control();
         check!(
             control == ENABLE | IMASK | ISTATUS,
             "{timer:?}: control is {control:#x} after the deadline"
         );
         timer.set_control(ENABLE);
-        support::take_pending();
-        expect_log("the mask is lifted", &[timer.intid()]);
+        support::expect_taken("the mask is lifted", &[timer.intid()]);
 
         timer.arm(u64::MAX);
         let control = timer.control();
@@ -96,8 +94,7 @@ pub fn mask_holds_it_back() {
             control == ENABLE,
             "{timer:?}: control is {control:#x} long before the deadline"
         );
-        support::take_pending();
-        expect_log("a deadline at the end of time", &[]);
+        support::expect_taken("a deadline at the end of time", &[]);
         timer.set_control(0);
         gic::disable(timer.intid());
     }

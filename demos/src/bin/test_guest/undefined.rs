@@ -112,6 +112,7 @@ pub fn unknown_registers() {
         "{identification} ID registers are undefined"
     );
 
+    enable_vectors();
     // Implementation defined, debug, PMU, and what else an implementation may or may not have: any answer, at the right place.
     let either = count_undefined!(
         "s3_1_c15_c2_0" "s3_1_c15_c2_1" "s3_1_c11_c0_2" "s3_1_c15_c0_0" "s3_0_c15_c0_0" "s3_3_c15_c0_0" "s3_1_c15_c3_0"
