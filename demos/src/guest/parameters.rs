@@ -14,10 +14,10 @@ impl<'a> Parameters<'a> {
     pub fn text(&self, key: &str) -> Option<&'a str> {
         self.0
             .split_ascii_whitespace()
+            .rev()
             .filter_map(|word| word.split_once('='))
-            .filter(|(name, _)| *name == key)
+            .find(|(name, _)| *name == key)
             .map(|(_, value)| value)
-            .last()
     }
 
     /// The value as a number, decimal or with `0x` hexadecimal; `default` if it is missing or no number.

@@ -1,4 +1,6 @@
 //! Starting and stopping CPUs and the machine. [DEN0022: PSCI; DEN0028: SMCCC]
+//!
+//! The numbers are written out here: a guest that took them from the crate that the hypervisor uses could not see a wrong one.
 
 use core::arch::asm;
 
@@ -28,8 +30,6 @@ pub const SYSTEM_RESET: u32 = 0x8400_0009;
 pub const FEATURES: u32 = 0x8400_000a;
 /// SMCCC_VERSION.
 pub const SMCCC_VERSION: u32 = 0x8000_0000;
-/// SMCCC_ARCH_FEATURES.
-pub const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
 
 /// What a PSCI function returns in x0.
 pub mod status {
@@ -82,8 +82,7 @@ pub const UNTOUCHED: u64 = 0x5a5a_0000_0000_0000;
 
 /// Calls `function` with three arguments; x0 to x17 as the call left them.
 pub fn call_registers(conduit: Conduit, function: u32, arguments: [u64; 3]) -> [u64; 18] {
-    let mut registers: [u64; 18] =
-        core::array::from_fn(|index| UNTOUCHED + index as u64);
+    let mut registers: [u64; 18] = core::array::from_fn(|index| UNTOUCHED + index as u64);
     registers[0] = u64::from(function);
     registers[1..4].copy_from_slice(&arguments);
     macro_rules! call {

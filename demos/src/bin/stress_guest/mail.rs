@@ -104,7 +104,7 @@ pub fn ask(index: usize, random: &mut Random) {
 }
 
 fn mail_from(index: usize, random: &mut Random) -> u64 {
-    random.next() << 16 >> 1 | index as u64 + 1
+    (random.next() << 16 >> 1) | (index as u64 + 1)
 }
 
 fn post(index: usize, target: usize, intid: usize, mail: u64) -> bool {

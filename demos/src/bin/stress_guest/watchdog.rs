@@ -50,7 +50,8 @@ pub fn tick() {
             seen.since.store(now, Relaxed);
         }
         let idle = now - seen.since.load(Relaxed);
-        if idle > limit && !(state.is_done.load(Relaxed) && !IS_ENDING.load(Relaxed)) {
+        let must_move = IS_ENDING.load(Relaxed) || !state.is_done.load(Relaxed);
+        if must_move && idle > limit {
             fail(format_args!(
                 "CPU {index} makes no progress: {:?} for {idle} ticks",
                 state.doing()
