@@ -2,7 +2,7 @@
 //!
 //! The first pCPU to fail stops the others, then sends on the panic channel: what happened and where, registers, a
 //! backtrace as addresses (the runner symbolises), where each other pCPU was, and what the embedder's hook adds; last
-//! the record `exit 3`, and the machine goes off. A failure during the report ends it at once.
+//! the record `exit 3`, and the machine goes off. A failure during the report cuts it short.
 
 use super::{
     boot, channel,
@@ -32,6 +32,8 @@ const BACKTRACE_DEPTH: usize = 32;
 
 /// The pCPU that reports, plus one; 0 if none does.
 static REPORTER: AtomicU32 = AtomicU32::new(0);
+/// In place of a pCPU: not even the report worked.
+const FAILED: u32 = u32::MAX;
 
 /// Adds what the embedder knows to a panic report: per-pCPU states, the last trace events.
 pub type PanicHook = fn(&mut dyn Write);
@@ -68,7 +70,8 @@ fn report(frame: u64, describe: impl FnOnce(&mut Frames) -> fmt::Result) -> ! {
     let mine = u32::from(me) + 1;
     match REPORTER.compare_exchange(0, mine, AcqRel, Acquire) {
         Ok(_) => {}
-        Err(reporter) if reporter == mine => power::off(),
+        Err(reporter) if reporter == mine => end_failed_report(),
+        Err(FAILED) => power::off(),
         Err(_) => stop(),
     }
     gic::stop_others();
@@ -88,7 +91,18 @@ fn report(frame: u64, describe: impl FnOnce(&mut Frames) -> fmt::Result) -> ! {
         hook(&mut out);
     }
     out.flush();
-    channel::report(format_args!("exit 3"));
+    channel::report(format_args!("exit 3 the hypervisor panicked on pcpu{me}"));
+    power::off()
+}
+
+/// The pCPU that reports has failed once more: the runner still gets the status, and nothing else.
+fn end_failed_report() -> ! {
+    REPORTER.store(FAILED, Release);
+    // SAFETY: the others have been told to stop; this pCPU never returns to what held the line.
+    unsafe { uart::force_unlock() };
+    channel::report(format_args!(
+        "exit 3 the hypervisor panicked while it reported a panic"
+    ));
     power::off()
 }
 
