@@ -40,3 +40,8 @@ pub use memory::GuestMemory;
 pub use registry::{Claim, RegisterError, Registration, Registry};
 pub use sysregs::IdRegisters;
 pub use vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu};
+
+/// The README's examples are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

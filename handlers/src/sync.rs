@@ -21,7 +21,10 @@ pub(crate) struct Mutex<T>(spin::mutex::Mutex<T, Relax>);
 pub(crate) struct Relax;
 
 impl spin::RelaxStrategy for Relax {
-    fn relax() {}
+    fn relax() {
+        #[cfg(not(loom))]
+        trapline_vcpu::arch::relax();
+    }
 }
 
 #[cfg(not(loom))]
