@@ -5,4 +5,4 @@ pub mod aarch64;
 mod relax;
 
 #[cfg(not(loom))]
-pub(crate) use relax::relax;
+pub use relax::relax;

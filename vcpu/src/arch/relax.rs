@@ -3,7 +3,7 @@
 
 /// Lets other pCPUs go first, once.
 #[inline]
-pub(crate) fn relax() {
+pub fn relax() {
     #[cfg(target_arch = "aarch64")]
     // SAFETY: YIELD is a hint; it changes no register and no memory.
     unsafe {

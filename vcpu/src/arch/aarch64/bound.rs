@@ -1,4 +1,5 @@
-//! Which registers of a bound vCPU its handlers may touch: those whose writes HCR_EL2.TVM traps, until its caches are on.
+//! Which registers of a bound vCPU its handlers may touch: those whose writes HCR_EL2.TVM traps, until its caches are on,
+//! and MDSCR_EL1, which is switched and traps with the debug registers that are not (MDCR_EL2.TDA).
 
 use super::control::translation_register_traps;
 use crate::dispatch::BoundRegisters;
@@ -12,13 +13,13 @@ pub(crate) struct HardwareRegisters<'a> {
     pub(crate) hcr: &'a mut u64,
 }
 
-/// Lists the registers once, for reading and for writing. [DDI0487: HCR_EL2.TVM]
-macro_rules! translation_registers {
-    ($($name:literal = $op1:literal $crn:literal $crm:literal $op2:literal),* $(,)?) => {
+/// Lists the registers once, for reading and for writing. [DDI0487: HCR_EL2.TVM, MDCR_EL2.TDA]
+macro_rules! reachable_registers {
+    ($($name:literal = $op0:literal $op1:literal $crn:literal $crm:literal $op2:literal),* $(,)?) => {
         impl BoundRegisters for HardwareRegisters<'_> {
             fn read(&self, register: SystemRegister) -> Option<u64> {
                 match register {
-                    $(_ if register == const { SystemRegister::new(3, $op1, $crn, $crm, $op2) } => {
+                    $(_ if register == const { SystemRegister::new($op0, $op1, $crn, $crm, $op2) } => {
                         Some(read_sysreg!($name))
                     })*
                     _ => None,
@@ -27,7 +28,7 @@ macro_rules! translation_registers {
 
             fn write(&mut self, register: SystemRegister, value: u64) -> bool {
                 match register {
-                    $(_ if register == const { SystemRegister::new(3, $op1, $crn, $crm, $op2) } => {
+                    $(_ if register == const { SystemRegister::new($op0, $op1, $crn, $crm, $op2) } => {
                         write_sysreg!($name, value);
                     })*
                     _ => return false,
@@ -44,16 +45,17 @@ macro_rules! translation_registers {
     };
 }
 
-translation_registers! {
-    "sctlr_el1" = 0 1 0 0,
-    "ttbr0_el1" = 0 2 0 0,
-    "ttbr1_el1" = 0 2 0 1,
-    "tcr_el1" = 0 2 0 2,
-    "afsr0_el1" = 0 5 1 0,
-    "afsr1_el1" = 0 5 1 1,
-    "esr_el1" = 0 5 2 0,
-    "far_el1" = 0 6 0 0,
-    "mair_el1" = 0 10 2 0,
-    "amair_el1" = 0 10 3 0,
-    "contextidr_el1" = 0 13 0 1,
+reachable_registers! {
+    "mdscr_el1" = 2 0 0 2 2,
+    "sctlr_el1" = 3 0 1 0 0,
+    "ttbr0_el1" = 3 0 2 0 0,
+    "ttbr1_el1" = 3 0 2 0 1,
+    "tcr_el1" = 3 0 2 0 2,
+    "afsr0_el1" = 3 0 5 1 0,
+    "afsr1_el1" = 3 0 5 1 1,
+    "esr_el1" = 3 0 5 2 0,
+    "far_el1" = 3 0 6 0 0,
+    "mair_el1" = 3 0 10 2 0,
+    "amair_el1" = 3 0 10 3 0,
+    "contextidr_el1" = 3 0 13 0 1,
 }
