@@ -24,7 +24,7 @@ mod registers;
 mod remote;
 mod sysregs;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
@@ -52,7 +52,8 @@ const PRIORITY_MASK: u8 = 0xf8;
 
 /// How the interrupt controller reaches the VM's vCPUs, by their index in the VM. None of it waits or allocates.
 pub trait VcpuSignals: Send + Sync {
-    /// Something is due for the vCPU: its owner calls [`Vgic::refresh`] before it enters the guest again.
+    /// Something is due for the vCPU: its owner calls [`Vgic::refresh`] before it enters the guest again. A wake is a
+    /// read-modify-write that releases, so the owner that finds it sees what came before every wake that it stands for.
     fn wake(&self, vcpu: usize);
     /// Asks the vCPU's owner to call [`Vgic::synchronize`] soon; `false` if the vCPU is not bound.
     fn request_sync(&self, vcpu: usize) -> bool;

@@ -1,0 +1,252 @@
+//! What several pCPUs do to one interrupt at once, in every order.
+
+use std::sync::Arc as StdArc;
+
+use loom::{
+    model::Builder,
+    sync::{
+        Arc, Notify,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+use trapline_vcpu::{
+    Action,
+    exit::{Direction, MmioAccess},
+    interrupts::VirtualCpuInterface,
+};
+
+use super::interface::{Interface, OPEN};
+use crate::vgic::{VcpuSignals, Vgic, VgicConfig, VgicCpu, record::Record};
+
+const GICD: u64 = 0x0800_0000;
+/// The interrupts in play, in one word of the due sets: edge-triggered, group 1, enabled, routed to vCPU 0.
+const FIRST: u32 = 40;
+const SECOND: u32 = 41;
+
+struct Signals {
+    woken: [AtomicBool; 2],
+    syncs: AtomicBool,
+    completed: Notify,
+    /// vCPU 0 is loaded.
+    loaded: AtomicBool,
+}
+
+impl VcpuSignals for Signals {
+    fn wake(&self, vcpu: usize) {
+        self.woken[vcpu].swap(true, Ordering::AcqRel);
+    }
+
+    fn request_sync(&self, vcpu: usize) -> bool {
+        assert_eq!(vcpu, 0);
+        let is_loaded = self.loaded.load(Ordering::Acquire);
+        self.syncs.fetch_or(is_loaded, Ordering::AcqRel);
+        is_loaded
+    }
+
+    fn complete(&self, vcpu: usize) {
+        assert_eq!(vcpu, 1);
+        self.completed.notify();
+    }
+}
+
+/// A vCPU bound to a pCPU.
+struct Owner {
+    vgic: Arc<Vgic>,
+    signals: StdArc<Signals>,
+    cpu: VgicCpu,
+    interface: Interface,
+}
+
+impl Owner {
+    fn bind(&mut self) {
+        self.vgic.bind(&mut self.cpu, &mut self.interface);
+        self.interface.set_machine_control(OPEN);
+    }
+
+    /// What the engine does before each entry.
+    fn refresh_if_woken(&mut self) {
+        if self.signals.woken[self.cpu.index].swap(false, Ordering::AcqRel) {
+            self.vgic.refresh(&mut self.cpu, &mut self.interface);
+        }
+    }
+
+    /// How many list registers are pending for `intid`.
+    fn listed(&self, intid: u32) -> usize {
+        let is_pending = |value: &&u64| **value >> 62 == 1 && **value as u32 == intid;
+        self.interface
+            .list_registers
+            .iter()
+            .filter(is_pending)
+            .count()
+    }
+}
+
+fn explore(model: impl Fn([Owner; 2]) + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.max_branches = 20_000;
+    builder.preemption_bound = Some(5);
+    builder.check(move || {
+        let config = VgicConfig {
+            affinities: std::vec![0, 1],
+            spi_count: 32,
+            distributor_base: GICD,
+            redistributor_base: 0x080a_0000,
+        };
+        let signals = StdArc::new(Signals {
+            woken: [AtomicBool::new(false), AtomicBool::new(false)],
+            syncs: AtomicBool::new(false),
+            completed: Notify::new(),
+            loaded: AtomicBool::new(false),
+        });
+        let vgic = Arc::new(Vgic::new(config, signals.clone()).unwrap());
+        vgic.groups.store(0b10, Ordering::Relaxed);
+        for intid in [FIRST, SECOND] {
+            let set = |record: Record| record.set_group1(true).set_edge(true).set_enabled(true);
+            vgic.change(None, intid, set);
+        }
+        model([0, 1].map(|index| {
+            let interface = Interface::new(2);
+            Owner {
+                cpu: vgic.cpu(index).unwrap(),
+                vgic: vgic.clone(),
+                signals: signals.clone(),
+                interface,
+            }
+        }));
+    });
+}
+
+#[test]
+fn loom_what_is_raised_while_the_owner_looks_is_not_lost() {
+    explore(|[mut owner, other]| {
+        other.vgic.change(None, FIRST, Record::pulse);
+        let device = thread::spawn(move || {
+            other.vgic.change(None, SECOND, Record::pulse);
+        });
+        owner.bind();
+        device.join().unwrap();
+        owner.refresh_if_woken();
+        assert_eq!((owner.listed(FIRST), owner.listed(SECOND)), (1, 1));
+    });
+}
+
+#[test]
+fn loom_an_edge_while_it_is_folded_is_not_lost() {
+    explore(|[mut owner, other]| {
+        other.vgic.change(None, FIRST, Record::pulse);
+        owner.bind();
+        assert_eq!(owner.interface.acknowledge(), FIRST);
+        owner.interface.end(FIRST);
+        let device = thread::spawn(move || {
+            other.vgic.change(None, FIRST, Record::pulse);
+        });
+        owner
+            .vgic
+            .clone()
+            .synchronize(&mut owner.cpu, &mut owner.interface);
+        device.join().unwrap();
+        owner.refresh_if_woken();
+        assert_eq!(owner.listed(FIRST), 1);
+    });
+}
+
+#[test]
+fn loom_a_level_that_rises_while_it_is_folded_is_not_lost() {
+    explore(|[mut owner, other]| {
+        let vgic = owner.vgic.clone();
+        vgic.change(None, FIRST, |record| record.set_edge(false).set_line(true));
+        owner.bind();
+        assert_eq!(owner.interface.acknowledge(), FIRST);
+        vgic.change(None, FIRST, |record| record.set_line(false));
+        owner.interface.end(FIRST);
+        let device = thread::spawn(move || {
+            other
+                .vgic
+                .change(None, FIRST, |record| record.set_line(true));
+        });
+        vgic.refresh(&mut owner.cpu, &mut owner.interface);
+        device.join().unwrap();
+        owner.refresh_if_woken();
+        assert_eq!(owner.listed(FIRST), 1);
+    });
+}
+
+#[test]
+fn loom_what_is_retargeted_while_it_is_listed_goes_to_one() {
+    explore(|[mut owner, mut other]| {
+        other.vgic.change(None, FIRST, Record::pulse);
+        let retargeter = thread::spawn(move || {
+            other.bind();
+            other
+                .vgic
+                .change(None, FIRST, |record| record.set_target(1));
+            other.refresh_if_woken();
+            other
+        });
+        owner.bind();
+        owner.refresh_if_woken();
+        let mut other = retargeter.join().unwrap();
+        owner.refresh_if_woken();
+        other.refresh_if_woken();
+        assert_eq!((owner.listed(FIRST), other.listed(FIRST)), (0, 1));
+    });
+}
+
+#[test]
+fn loom_what_is_disabled_while_it_is_listed_stays_pending() {
+    explore(|[mut owner, other]| {
+        other.vgic.change(None, FIRST, Record::pulse);
+        let vgic = owner.vgic.clone();
+        let disabler = thread::spawn(move || {
+            other
+                .vgic
+                .change(None, FIRST, |record| record.set_enabled(false));
+        });
+        owner.bind();
+        disabler.join().unwrap();
+        owner.refresh_if_woken();
+        assert_eq!(owner.listed(FIRST), 0);
+        assert!(vgic.record(None, FIRST).unwrap().load().is_pending());
+    });
+}
+
+/// Once a write of GICD_ICENABLER is over, no guest has the interrupt in a list register, whether its owner is asked to
+/// fold or goes away.
+#[test]
+fn loom_a_suspended_access_is_over_when_the_owner_has_folded() {
+    explore(|[mut owner, mut other]| {
+        other.vgic.change(None, FIRST, Record::pulse);
+        owner.signals.loaded.store(true, Ordering::Release);
+        owner.bind();
+        let guest_sees = Arc::new(AtomicBool::new(owner.listed(FIRST) != 0));
+        let seen = guest_sees.clone();
+        let accessor = thread::spawn(move || {
+            other.bind();
+            let direction = Direction::Write(1 << (FIRST - 32));
+            let address = GICD + 0x184;
+            let access = MmioAccess {
+                address,
+                width: 4,
+                direction,
+                rt: 0,
+                sign_extend: false,
+                is_64bit: false,
+            };
+            let vgic = other.vgic.clone();
+            while vgic.mmio(&mut other.cpu, &mut other.interface, &access) == Action::Suspend {
+                other.signals.completed.wait();
+            }
+            assert!(!seen.load(Ordering::Acquire));
+        });
+        if owner.signals.syncs.swap(false, Ordering::AcqRel) {
+            guest_sees.store(false, Ordering::Release);
+            owner.vgic.synchronize(&mut owner.cpu, &mut owner.interface);
+            guest_sees.store(owner.listed(FIRST) != 0, Ordering::Release);
+        }
+        guest_sees.store(false, Ordering::Release);
+        owner.vgic.unbind(&mut owner.cpu, &mut owner.interface);
+        owner.signals.loaded.store(false, Ordering::Release);
+        accessor.join().unwrap();
+    });
+}
