@@ -288,7 +288,7 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
             PhysicalInterrupt::Kick => self.scheduler.kicked(),
             PhysicalInterrupt::HypervisorTimer => {
                 self.hardware.timer_fired();
-                self.must_schedule = true;
+                self.scheduler.timer_fired();
             }
             PhysicalInterrupt::GuestTimer(_) | PhysicalInterrupt::Maintenance => {
                 self.must_refresh = true;
