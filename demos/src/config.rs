@@ -75,8 +75,6 @@ pub struct GuestConfig {
     pub entry: u64,
     /// Where the device tree is: the first vCPU's x0.
     pub device_tree: u64,
-    /// Handlers beyond the usual ones that the hypervisor registers: examples and test devices, by name.
-    pub extras: Vec<String>,
 }
 
 /// A range of physical memory.
@@ -167,7 +165,6 @@ mod tests {
                 }],
                 entry: guest_machine::RAM_BASE,
                 device_tree: 0x4800_0000,
-                extras: alloc::vec!["churn".into()],
             },
         }
     }

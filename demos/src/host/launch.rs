@@ -69,8 +69,6 @@ pub struct Request {
     pub is_bare: bool,
     /// The hypervisor image.
     pub hypervisor: String,
-    /// Names for [`crate::config::GuestConfig::extras`].
-    pub extras: Vec<String>,
 }
 
 /// A QEMU that is ready to start.
@@ -170,7 +168,7 @@ impl Request {
             pcpu_count: self.pcpus as u16,
             policy: self.policy.clone(),
             slice_us: self.slice_us,
-            guest: unstaged_guest(&self.name(), affinity, &layout, self.extras.clone()),
+            guest: unstaged_guest(&self.name(), affinity, &layout),
         };
         let mut images = vec![(layout.kernel, kernel.bytes), (layout.device_tree, tree)];
         if let (Some(region), Some(bytes)) = (layout.initrd, ramdisk) {

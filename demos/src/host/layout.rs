@@ -160,12 +160,7 @@ impl MachineLayout {
 }
 
 /// A guest's configuration before its images are staged.
-pub fn unstaged_guest(
-    name: &str,
-    affinity: Vec<u64>,
-    layout: &GuestLayout,
-    extras: Vec<String>,
-) -> GuestConfig {
+pub fn unstaged_guest(name: &str, affinity: Vec<u64>, layout: &GuestLayout) -> GuestConfig {
     GuestConfig {
         name: name.to_owned(),
         vcpu_count: affinity.len() as u16,
@@ -177,7 +172,6 @@ pub fn unstaged_guest(
         images: Vec::new(),
         entry: layout.kernel,
         device_tree: layout.device_tree,
-        extras,
     }
 }
 
@@ -230,7 +224,6 @@ mod tests {
                 "test",
                 vec![1],
                 &GuestLayout::new(&kernel(0, 1), None, GIB).expect("it fits"),
-                vec![],
             ),
         };
         let images = vec![(RAM_BASE, vec![1; 3 << 20]), (RAM_BASE + GIB, vec![2; 5])];

@@ -57,6 +57,8 @@ fn place(loader: &Loader, address: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use object::{Object, ObjectSymbol};
+
     use super::*;
 
     #[test]
@@ -68,13 +70,29 @@ mod tests {
         );
     }
 
+    /// An address in a function of this program, and a part of the function's name.
+    #[inline(never)]
+    fn landmark(program: &Path) -> u64 {
+        let file = std::fs::read(program).expect("this program is a file");
+        let object = object::File::parse(&*file).expect("an object file");
+        let is_landmark = |symbol: &object::Symbol<'_, '_>| {
+            symbol
+                .name()
+                .is_ok_and(|name| name.contains("symbolise") && name.contains("landmark"))
+        };
+        let symbol = object.symbols().find(is_landmark);
+        symbol.expect("this function has a symbol").address()
+    }
+
     #[test]
-    fn an_address_of_this_program_has_a_name() {
+    fn an_address_in_the_code_has_a_name_and_a_line() {
         let program = std::env::current_exe().expect("this program is a file");
-        let loader = Loader::new(&program).expect("with symbols");
-        let main = loader.find_symbol_info(loader.relative_address_base());
-        // A position-independent program has nothing at its base: only that the lookup is harmless is tested there.
-        assert!(main.is_none_or(|symbol| !symbol.name().is_empty()));
-        assert_eq!(annotate("nothing here\n", &program), "nothing here\n");
+        // After the first instruction, as a return address would be; padded, because programs may lie at small addresses.
+        let line = format!("called from {:#010x}", landmark(&program) + 5);
+        let annotated = annotate(&line, &program);
+        assert!(
+            annotated.contains("landmark") && annotated.contains("symbolise.rs:"),
+            "{annotated}"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Debian's stock Linux with more vCPUs than pCPUs.
 
-use crate::harness::{Output, Run, is_full_tier};
+use crate::harness::{Output, Run, is_full_tier, stock_guest};
 
 /// Linux saw `vcpus` CPUs, used them all, and powered off.
 #[track_caller]
@@ -63,4 +63,38 @@ fn linux_itself_does_its_workload_on_bare_qemu() {
     let output = Run::linux().vcpus(4).bare().deadline(120).start();
     output.expect_exit(0);
     output.expect_in_order(["trapline: nproc=4", "trapline: workload ok"]);
+}
+
+#[test]
+fn linux_stays_where_it_is_pinned() {
+    let run = Run::linux()
+        .vcpus(4)
+        .pcpus(4)
+        .policy("pinned")
+        .affinity("0:1:2:3");
+    let output = run.deadline(240).start();
+    expect_workload(&output, 4);
+    output.require(migrations(&output) == 0, || "a pinned vCPU moved".into());
+}
+
+#[test]
+fn a_shell_takes_what_is_typed() {
+    let guest = stock_guest();
+    let run = Run::kernel(&guest.kernel).option("--initrd", guest.initrd.display());
+    let output = run
+        .type_after("# ", "expr 6 \\* 7\n")
+        .type_after("42", "poweroff\n")
+        .deadline(240)
+        .start();
+    output.expect_exit(0);
+    output.expect_in_order(["42", "Power down"]);
+}
+
+#[test]
+fn a_kernel_that_panics_is_a_guest_that_failed() {
+    let guest = stock_guest();
+    let run = Run::kernel(&guest.kernel).append("panic=-1").deadline(240);
+    let output = run.vcpus(1).pcpus(1).start();
+    output.expect_exit(1);
+    output.expect_in_order(["Kernel panic"]);
 }

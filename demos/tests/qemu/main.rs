@@ -3,6 +3,7 @@
 //! One test at a time uses the machine. `TRAPLINE_TIER=quick` leaves out what takes long; without it everything runs.
 
 mod bad_input;
+mod command;
 mod guests;
 mod harness;
 mod linux;

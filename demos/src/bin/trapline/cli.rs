@@ -78,9 +78,6 @@ pub struct MachineOptions {
     /// Another hypervisor image of this repository
     #[arg(long, hide = true, default_value = "hypervisor")]
     pub hypervisor: String,
-    /// An example or test device that the hypervisor registers
-    #[arg(long = "with", hide = true, value_name = "NAME")]
-    pub extras: Vec<String>,
 }
 
 #[derive(Args, Clone, Debug)]

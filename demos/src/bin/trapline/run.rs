@@ -21,6 +21,8 @@ const BATCH_LIMIT: Duration = Duration::from_secs(600);
 /// What the stock guest prints when its workload went well; see `setup/init.sh`.
 const WORKLOAD: &str = "trapline: workload ";
 const WORKLOAD_OK: &str = "trapline: workload ok";
+/// What Linux prints when it gives up; it then resets the machine or stays, as its command line says.
+const LINUX_PANIC: &str = "Kernel panic";
 /// The guest crashed, or was stopped for cause, or its own checks failed.
 pub const GUEST_FAILED: u8 = 1;
 
@@ -52,15 +54,26 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         has_input: !is_batch,
         shows_console: true,
         default_timeout: is_batch.then_some(BATCH_LIMIT),
-        markers: if is_batch { &[WORKLOAD] } else { &[] },
+        markers: &[WORKLOAD, LINUX_PANIC],
     };
     let mut ended = run.execute(&request, &options.machine)?;
-    if is_batch && ended.report.status == 0 && !ended.marked.iter().any(|line| line == WORKLOAD_OK)
+    if ended.report.status == 0
+        && let Some(complaint) = complaint(&ended, is_batch)
     {
         ended.report.status = GUEST_FAILED;
-        ended.report.reason = "the workload did not end well".into();
+        ended.report.reason = complaint;
     }
     finish(&ended, &options.machine)
+}
+
+/// What the console says against a guest that powered off.
+fn complaint(ended: &Ended, is_batch: bool) -> Option<String> {
+    let mut lines = ended.marked.iter();
+    if let Some(panic) = lines.clone().find(|line| line.starts_with(LINUX_PANIC)) {
+        return Some(panic.clone());
+    }
+    let is_done = !is_batch || lines.any(|line| line == WORKLOAD_OK);
+    (!is_done).then(|| "the workload did not end well".into())
 }
 
 /// The request for `guest` on the machine that `options` describe, with 512 MiB and no initial ramdisk.
@@ -79,7 +92,6 @@ pub fn request(guest: GuestSource, bootargs: String, options: &MachineOptions) -
         is_counting: options.icount,
         is_bare: options.bare,
         hypervisor: options.hypervisor.clone(),
-        extras: options.extras.clone(),
     }
 }
 

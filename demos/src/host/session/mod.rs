@@ -56,7 +56,7 @@ pub struct Session<'a> {
     pub shows_log: bool,
     /// Where the hypervisor's log goes.
     pub log: Option<File>,
-    /// Console lines that start with one of these are kept.
+    /// Console lines that start with one of these, after Linux's time stamp, are kept.
     pub markers: &'a [&'a str],
     /// The hypervisor's file with symbols, to make a panic report readable.
     pub elf: Option<&'a Path>,
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn the_hypervisors_report_is_the_status() {
         let ended = session(
-            r"printf 'MARK 1\nno\n\0\002\012\000exit 1 bad'; exit 9",
+            r"printf '[  0.1] MARK 1\nno\n\0\002\012\000exit 1 bad'; exit 9",
             PATIENT,
         );
         assert_eq!(

@@ -63,6 +63,17 @@ pub fn spawn(pipe: ChildStdout, streams: Streams, events: Sender<Event>) -> Join
     })
 }
 
+/// Linux starts its lines with `[    1.234567] `.
+fn without_time(line: &str) -> &str {
+    match line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "))
+    {
+        Some((_, rest)) => rest,
+        None => line,
+    }
+}
+
 struct Reader {
     streams: Streams,
     events: Sender<Event>,
@@ -117,7 +128,7 @@ impl Reader {
 
     fn end_line(&mut self) {
         let line = String::from_utf8_lossy(&self.line);
-        let line = line.trim_end();
+        let line = without_time(line.trim());
         if self
             .streams
             .markers

@@ -11,8 +11,12 @@ mod output;
 
 use std::{
     env,
+    fs::{self, File},
+    io::Write,
+    path::Path,
     process::{Command, Stdio},
     sync::{Mutex, OnceLock, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -29,7 +33,7 @@ static MACHINE: Mutex<()> = Mutex::new(());
 static SET_UP: OnceLock<()> = OnceLock::new();
 
 /// The command itself ends a run at its deadline; this much later the harness ends the command.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(300);
 
 /// The tests that take long run too.
 pub fn is_full_tier() -> bool {
@@ -40,7 +44,7 @@ pub fn is_full_tier() -> bool {
 fn set_up() {
     SET_UP.get_or_init(|| {
         Qemu::set_up().expect("QEMU is needed");
-        StockGuest::set_up().expect("the stock guest is needed");
+        stock_guest();
         let images: Vec<&str> = cross::GUESTS
             .into_iter()
             .chain([cross::HYPERVISOR])
@@ -49,13 +53,18 @@ fn set_up() {
     });
 }
 
+/// The files of the stock guest.
+pub fn stock_guest() -> StockGuest {
+    StockGuest::set_up().expect("the stock guest is needed")
+}
+
 /// A run of the command, described before it starts.
 #[derive(Clone, Debug)]
 pub struct Run {
     arguments: Vec<String>,
     deadline: Duration,
     is_on_qemu: bool,
-    input: Vec<u8>,
+    typed: Vec<(String, String)>,
     search_path: Option<String>,
 }
 
@@ -66,7 +75,7 @@ impl Run {
             arguments: Vec::new(),
             deadline: Duration::from_secs(120),
             is_on_qemu: false,
-            input: Vec::new(),
+            typed: Vec::new(),
             search_path: None,
         }
     }
@@ -74,6 +83,11 @@ impl Run {
     /// Debian's stock Linux and its short workload.
     pub fn linux() -> Self {
         Self::on_qemu("run")
+    }
+
+    /// A kernel of the user's.
+    pub fn kernel(path: &Path) -> Self {
+        Self::on_qemu("run").option("--kernel", path.display())
     }
 
     /// One of our guests, with its parameters given by [`Run::append`].
@@ -128,11 +142,6 @@ impl Run {
         self.option("--append", bootargs)
     }
 
-    /// An example or test device that the hypervisor registers.
-    pub fn with(self, extra: &str) -> Self {
-        self.option("--with", extra)
-    }
-
     /// Another hypervisor image.
     pub fn hypervisor(self, name: &str) -> Self {
         self.option("--hypervisor", name)
@@ -154,9 +163,9 @@ impl Run {
         self
     }
 
-    /// What the guest's user types.
-    pub fn input(mut self, bytes: &[u8]) -> Self {
-        self.input = bytes.to_vec();
+    /// Types `text` once the console has `prompt`, after what was typed before.
+    pub fn type_after(mut self, prompt: &str, text: &str) -> Self {
+        self.typed.push((prompt.to_owned(), text.to_owned()));
         self
     }
 
@@ -182,37 +191,51 @@ impl Run {
         if let Some(path) = &self.search_path {
             command.env("PATH", path);
         }
-        let files = ["in", "out", "err"].map(|name| scratch.path().join(name));
-        std::fs::write(&files[0], &self.input).expect("room for a file");
-        let open = |index: usize| std::fs::File::open(&files[index]).expect("just written");
-        let create = |index: usize| std::fs::File::create(&files[index]).expect("room for a file");
+        let files = ["out", "err"].map(|name| scratch.path().join(name));
+        let create = |index: usize| File::create(&files[index]).expect("room for a file");
         command
-            .stdin(Stdio::from(open(0)))
-            .stdout(create(1))
-            .stderr(create(2));
-        let started = Instant::now();
-        let mut child = command.spawn().expect("the command starts");
-        let limit = started + self.deadline + GRACE;
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("our child") {
-                break status.code();
-            }
-            if Instant::now() > limit {
-                child.kill().expect("our child");
-                child.wait().expect("our child");
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        let read = |index: usize| std::fs::read(&files[index]).expect("just written");
+            .stdin(Stdio::piped())
+            .stdout(create(0))
+            .stderr(create(1));
+        let status = self.attend(&mut command, &files[0]);
+        let read = |index: usize| fs::read(&files[index]).expect("just written");
         Output {
             command: format!("trapline {}", self.arguments.join(" ")),
             status,
-            console: String::from_utf8_lossy(&read(1)).into_owned(),
-            log: String::from_utf8_lossy(&read(2)).into_owned(),
-            stats: std::fs::read(&stats)
+            console: String::from_utf8_lossy(&read(0)).into_owned(),
+            log: String::from_utf8_lossy(&read(1)).into_owned(),
+            stats: fs::read(&stats)
                 .ok()
                 .and_then(|json| serde_json::from_slice(&json).ok()),
         }
+    }
+
+    /// Starts `command`, types what is to be typed when `console` asks for it, and waits for the end.
+    fn attend(&self, command: &mut Command, console: &Path) -> Option<i32> {
+        let limit = Instant::now() + self.deadline + GRACE;
+        let mut child = command.spawn().expect("the command starts");
+        let mut keyboard = child.stdin.take().expect("a pipe");
+        let mut typed = self.typed.iter().peekable();
+        let mut seen = 0;
+        while Instant::now() < limit {
+            if let Some(status) = child.try_wait().expect("our child") {
+                return status.code();
+            }
+            if let Some((prompt, text)) = typed.peek() {
+                let console = fs::read(console).expect("our file");
+                let new = String::from_utf8_lossy(&console[seen..]);
+                if new.contains(prompt.as_str()) {
+                    seen = console.len();
+                    keyboard
+                        .write_all(text.as_bytes())
+                        .expect("the command reads");
+                    typed.next();
+                }
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        child.kill().expect("our child");
+        child.wait().expect("our child");
+        None
     }
 }

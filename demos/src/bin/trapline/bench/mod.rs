@@ -45,7 +45,6 @@ fn machine(vcpus: u16, pcpus: u16, cpu: &str) -> MachineOptions {
         stats: None,
         bare: false,
         hypervisor: "hypervisor".into(),
-        extras: Vec::new(),
     }
 }
 
