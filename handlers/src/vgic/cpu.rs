@@ -75,6 +75,8 @@ impl Vgic {
         self.shared_cpu(cpu).waiters.store(0, Ordering::Release);
         interface.set_machine_control(cpu.machine_control);
         interface.set_active_priorities(cpu.active_priorities);
+        // Not known: one that is active here and belongs to nobody would never fire again.
+        cpu.is_timer_active = [true; 2];
         self.refresh(cpu, interface);
     }
 

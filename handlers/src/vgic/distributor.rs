@@ -78,15 +78,14 @@ fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
     }
 }
 
-/// No LPIs, no message-based SPIs, no 1 of N; 10 bits of INTID.
 fn read_type(bank: &mut Bank<'_>, _: u32) -> u32 {
-    let lines = (bank.vgic.shared.len() as u32).div_ceil(32);
-    let has_range_selector = bank
-        .vgic
-        .affinities
-        .iter()
-        .any(|affinity| affinity & 0xff > 15);
-    lines | 9 << 19 | 1 << 24 | 1 << 25 | u32::from(has_range_selector) << 26
+    bank.vgic.distributor_type
+}
+
+/// GICD_TYPER: no LPIs, no message-based SPIs, no 1 of N; 10 bits of INTID, Aff3, and whether Aff0 goes beyond 15.
+pub(super) fn distributor_type(spi_count: u32, affinities: &[u64]) -> u32 {
+    let has_range_selector = affinities.iter().any(|affinity| affinity & 0xff > 15);
+    spi_count.div_ceil(32) | 9 << 19 | 1 << 24 | 1 << 25 | u32::from(has_range_selector) << 26
 }
 
 fn read_route(bank: &mut Bank<'_>, spi: u32) -> u64 {

@@ -36,6 +36,7 @@ pub use redistributor::{REDISTRIBUTOR_SIZE, Redistributors};
 pub use sysregs::SystemRegisters;
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use distributor::distributor_type;
 use due::Due;
 use record::{AtomicRecord, NOBODY, Record};
 
@@ -115,6 +116,8 @@ pub struct Vgic {
     epoch: AtomicU64,
     distributor_base: u64,
     redistributor_base: u64,
+    /// GICD_TYPER.
+    distributor_type: u32,
     signals: Arc<dyn VcpuSignals>,
 }
 
@@ -134,6 +137,7 @@ impl Vgic {
             routes: (0..spis).map(|_| AtomicU64::new(0)).collect(),
             claims: (0..spis.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             cpus: (0..vcpus).map(SharedCpu::new).collect(),
+            distributor_type: distributor_type(config.spi_count, &config.affinities),
             affinities: config.affinities.into_boxed_slice(),
             groups: AtomicU32::new(0),
             epoch: AtomicU64::new(0),
@@ -273,7 +277,9 @@ fn check(config: &VgicConfig) -> Result<(), VgicError> {
             return Err(VgicError::Affinity(affinity));
         }
     }
-    if config.spi_count > MAX_SPIS || (config.spi_count % 32 != 0 && config.spi_count != MAX_SPIS) {
+    if config.spi_count > MAX_SPIS
+        || (!config.spi_count.is_multiple_of(32) && config.spi_count != MAX_SPIS)
+    {
         return Err(VgicError::SpiCount(config.spi_count));
     }
     let size = vcpus as u64 * REDISTRIBUTOR_SIZE;
@@ -285,7 +291,7 @@ fn check(config: &VgicConfig) -> Result<(), VgicError> {
         return Err(VgicError::Frames);
     };
     let apart = distributor_end <= redistributor || redistributor_end <= distributor;
-    if !apart || (distributor | redistributor) % DISTRIBUTOR_SIZE != 0 {
+    if !apart || !(distributor | redistributor).is_multiple_of(DISTRIBUTOR_SIZE) {
         return Err(VgicError::Frames);
     }
     Ok(())

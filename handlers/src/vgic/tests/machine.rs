@@ -62,7 +62,7 @@ pub struct Machine {
 pub fn config(vcpus: usize) -> VgicConfig {
     VgicConfig {
         affinities: (0..vcpus as u64)
-            .map(|vcpu| vcpu / 16 << 8 | vcpu % 16)
+            .map(|vcpu| ((vcpu / 16) << 8) | (vcpu % 16))
             .collect(),
         spi_count: 96,
         distributor_base: GICD,

@@ -62,7 +62,7 @@ enum Op {
 }
 
 fn is_edge(intid: u32) -> bool {
-    intid < 16 || intid >= FIRST_EDGE
+    !(16..FIRST_EDGE).contains(&intid)
 }
 
 impl Model {

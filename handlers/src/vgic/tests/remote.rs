@@ -9,7 +9,7 @@ use trapline_vcpu::{
 
 use super::{
     interface::{OPEN, SPLIT_ENDS, SPURIOUS},
-    machine::{GICD, Machine},
+    machine::{GICD, GICR, Machine, SGI_FRAME, SGI1R},
 };
 
 /// vCPU 1 has handled nothing yet; edge interrupt 40 is routed to it and listed there.
@@ -129,4 +129,50 @@ fn turning_a_group_off_withdraws_it_everywhere() {
     assert!(!machine.interface(1).is_signalled());
     machine.write(0, GICD, 4, 0b11);
     assert_eq!(machine.acknowledge(1), 40);
+}
+
+#[test]
+fn the_private_interrupts_of_another_vcpu_are_seen_and_ended() {
+    let mut machine = Machine::new(2, 4);
+    machine.enable(1, 5);
+    machine.write_register(0, SGI1R, 5 << 24 | 0b10);
+    let frame = GICR + 0x2_0000 + SGI_FRAME;
+    assert_eq!(machine.read(0, frame + 0x200, 4), 1 << 5);
+    assert_eq!(machine.acknowledge(1), 5);
+    assert_eq!(
+        (
+            machine.read(0, frame + 0x200, 4),
+            machine.read(0, frame + 0x300, 4)
+        ),
+        (0, 1 << 5)
+    );
+    machine.write(0, frame + 0x380, 4, 1 << 5);
+    assert_eq!(machine.read(1, frame + 0x300, 4), 0);
+}
+
+#[test]
+fn two_vcpus_that_wait_for_each_other_go_on() {
+    let mut machine = listed_elsewhere();
+    machine.set_edge(41);
+    machine.enable(0, 41);
+    machine.line(41).pulse();
+    machine.settle();
+    let access = MmioAccess {
+        address: GICD + 0x204,
+        width: 4,
+        direction: Direction::Read,
+        rt: 0,
+        sign_extend: false,
+        is_64bit: false,
+    };
+    let vgic = machine.vgic.clone();
+    let mut look = |machine: &mut Machine, vcpu| {
+        vgic.mmio(&mut machine.cpus[vcpu], &mut machine.pcpus[vcpu], &access)
+    };
+    assert_eq!(look(&mut machine, 0), Action::Suspend);
+    assert_eq!(look(&mut machine, 1), Action::Suspend);
+    machine.settle();
+    assert_eq!(machine.signals.completed.load(Ordering::SeqCst), 0b11);
+    let both = Action::FinishRead(0b11 << 8);
+    assert_eq!((look(&mut machine, 0), look(&mut machine, 1)), (both, both));
 }

@@ -161,3 +161,14 @@ fn a_timer_wakes_while_its_interrupt_is_enabled() {
     machine.set_bit(0, 0x180, 27);
     assert!(!is_enabled(&machine, TimerPpi::Virtual));
 }
+
+#[test]
+fn a_timer_interrupt_that_belongs_to_nobody_does_not_stay() {
+    let mut machine = with_timer(1);
+    machine.unbind(0);
+    machine.pcpus[0].physical_active[0] = true;
+    machine.bind(0, 0);
+    assert!(!machine.pcpus[0].physical_active[0]);
+    machine.set_timer(0, 0, true);
+    assert_eq!(machine.acknowledge(0), 27);
+}
