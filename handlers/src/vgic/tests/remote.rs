@@ -166,8 +166,9 @@ fn two_vcpus_that_wait_for_each_other_go_on() {
         is_64bit: false,
     };
     let vgic = machine.vgic.clone();
-    let mut look = |machine: &mut Machine, vcpu| {
-        vgic.mmio(&mut machine.cpus[vcpu], &mut machine.pcpus[vcpu], &access)
+    let look = |machine: &mut Machine, vcpu: usize| {
+        let pcpu = &mut machine.pcpus[vcpu];
+        vgic.mmio(&mut machine.cpus[vcpu], pcpu, &access)
     };
     assert_eq!(look(&mut machine, 0), Action::Suspend);
     assert_eq!(look(&mut machine, 1), Action::Suspend);
