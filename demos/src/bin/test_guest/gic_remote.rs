@@ -12,6 +12,8 @@ use crate::{
     support::{self, await_or_fail, check, expect_log, log, on_interrupt},
 };
 
+/// How often each race is tried.
+const ROUNDS: usize = 20;
 const SPI: u32 = 72;
 const SGI: u32 = 5;
 
@@ -58,7 +60,7 @@ pub fn state_of_another_cpu() {
     gic::set_priority(SPI, 0xa0);
     gic::enable(SPI);
     support::run_on(1, take_until_told);
-    for _ in 0..50 {
+    for _ in 0..ROUNDS {
         pend(SPI);
         await_held();
         check!(
@@ -142,7 +144,7 @@ pub fn retarget_while_pending() {
     gic::set_edge_triggered(SPI, true);
     gic::set_priority(SPI, 0xa0);
     gic::enable(SPI);
-    for _ in 0..50 {
+    for _ in 0..ROUNDS {
         gic::route(SPI, 1);
         support::run_on(1, masked_until_told);
         pend(SPI);

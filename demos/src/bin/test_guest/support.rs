@@ -215,7 +215,7 @@ pub fn take_pending() {
 
 /// Lets some time pass: long against any interrupt's way, short for a test.
 pub fn pause() {
-    let end = cpu::now() + cpu::microseconds(2000);
+    let end = cpu::now() + cpu::microseconds(1000);
     while cpu::now() < end {
         cpu::relax();
     }

@@ -80,11 +80,10 @@ pub fn mask_holds_it_back() {
             "{timer:?}: ISTATUS is early"
         );
         support::expect_taken("a masked timer", &[]);
-        let control = timer.control();
-        check!(
-            control == ENABLE | IMASK | ISTATUS,
-            "{timer:?}: control is {control:#x} after the deadline"
-        );
+        // QEMU updates ISTATUS when its own timer runs, which a busy host delays.
+        support::await_or_fail("ISTATUS after the deadline", || {
+            timer.control() == ENABLE | IMASK | ISTATUS
+        });
         timer.set_control(ENABLE);
         support::expect_taken("the mask is lifted", &[timer.intid()]);
 
