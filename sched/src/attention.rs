@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!   post:   push the box, then MAIL;     kick unless ARMED (the slice timer brings it here soon) or KICKED
-//!   nudge:  set the bit,  then REQUESTS; kick unless KICKED
-//!   owner:  take (clears MAIL, REQUESTS, KICKED), then look
+//!   nudge:  change what it is about, then REQUESTS, WORK or nothing; kick unless KICKED
+//!   owner:  take (clears all but ARMED), then look
 //!   disarm: clears ARMED and says whether mail came without a kick
 //! ```
 
@@ -16,6 +16,29 @@ const MAIL: u32 = 1 << 0;
 const REQUESTS: u32 = 1 << 1;
 const KICKED: u32 = 1 << 2;
 const ARMED: u32 = 1 << 3;
+const WORK: u32 = 1 << 4;
+const RAISED: u32 = MAIL | REQUESTS | KICKED | WORK;
+
+/// What a nudge is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum About {
+    /// The vCPU that is loaded there.
+    Loaded,
+    /// Any of the vCPUs there.
+    Requests,
+    /// Some pCPU idles and asks for a vCPU.
+    Work,
+}
+
+impl About {
+    const fn bit(self) -> u32 {
+        match self {
+            Self::Loaded => 0,
+            Self::Requests => REQUESTS,
+            Self::Work => WORK,
+        }
+    }
+}
 
 /// What the owner has to look at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -28,6 +51,10 @@ impl Raised {
 
     pub(crate) const fn requests(self) -> bool {
         self.0 & REQUESTS != 0
+    }
+
+    pub(crate) const fn work(self) -> bool {
+        self.0 & WORK != 0
     }
 }
 
@@ -50,17 +77,22 @@ impl Attention {
     /// The owner has something to look at. Cheap: called before every guest entry.
     #[inline]
     pub(crate) fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Acquire) & (MAIL | REQUESTS | KICKED) != 0
+        self.0.load(Ordering::Acquire) & RAISED != 0
     }
 
-    /// A box is in the inbox. `is_urgent`: not even a slice may pass before the owner looks.
-    pub(crate) fn post(&self, is_urgent: bool) -> Kick {
-        self.announce(MAIL, is_urgent)
+    /// A box is in the inbox.
+    pub(crate) fn post(&self) -> Kick {
+        self.announce(MAIL, false)
     }
 
-    /// Something about a vCPU there has changed: the loaded one, or with `requests` any of them.
-    pub(crate) fn nudge(&self, requests: bool) -> Kick {
-        self.announce(if requests { REQUESTS } else { 0 }, true)
+    /// A box has been posted, and the owner has not looked yet.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.0.load(Ordering::Acquire) & MAIL != 0
+    }
+
+    /// Something there has changed, and the owner must look now.
+    pub(crate) fn nudge(&self, about: About) -> Kick {
+        self.announce(about.bit(), true)
     }
 
     fn announce(&self, bits: u32, is_urgent: bool) -> Kick {
@@ -79,10 +111,9 @@ impl Attention {
         }
     }
 
-    /// The owner reminds itself to call `schedule`; `requests`: to look at all its vCPUs.
-    pub(crate) fn remind(&self, requests: bool) {
-        self.0
-            .fetch_or(if requests { REQUESTS } else { KICKED }, Ordering::AcqRel);
+    /// The owner reminds itself to call `schedule`.
+    pub(crate) fn remind(&self, about: About) {
+        self.0.fetch_or(KICKED | about.bit(), Ordering::AcqRel);
     }
 
     /// The owner puts a box into its own inbox.
@@ -93,10 +124,7 @@ impl Attention {
     /// The owner takes what is raised, and looks afterwards.
     pub(crate) fn take(&self) -> Raised {
         if self.is_raised() {
-            Raised(
-                self.0
-                    .fetch_and(!(MAIL | REQUESTS | KICKED), Ordering::AcqRel),
-            )
+            Raised(self.0.fetch_and(!RAISED, Ordering::AcqRel))
         } else {
             Raised(0)
         }
@@ -112,5 +140,35 @@ impl Attention {
     pub(crate) fn disarm(&self) -> bool {
         self.0.fetch_and(!ARMED, Ordering::AcqRel) & MAIL != 0
             && !cfg!(mutant = "disarm_ignores_mail")
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_armed_pcpu_is_kicked_for_a_nudge_but_not_for_a_post() {
+        let attention = Attention::new();
+        attention.arm();
+        assert_eq!(attention.post(), Kick::NotNeeded);
+        assert_eq!(attention.nudge(About::Loaded), Kick::Send);
+        assert_eq!(
+            attention.nudge(About::Requests),
+            Kick::NotNeeded,
+            "it is on its way"
+        );
+        let raised = attention.take();
+        assert!(raised.mail() && raised.requests() && !raised.work());
+        assert!(!attention.is_raised());
+    }
+
+    #[test]
+    fn mail_that_came_without_a_kick_is_seen_when_the_timer_is_disarmed() {
+        let attention = Attention::new();
+        attention.arm();
+        assert_eq!(attention.post(), Kick::NotNeeded);
+        assert!(attention.disarm());
+        assert_eq!(attention.nudge(About::Work), Kick::Send);
     }
 }

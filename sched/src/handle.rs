@@ -8,7 +8,8 @@ use crate::{
     BlockReason, Migrations, PcpuId, PcpuSet, Place, Pool, PowerState, Ready, TraceEvent, VcpuId,
     VcpuTimes,
     accounting::{Counter, vcpu},
-    pool::Mail,
+    attention::About,
+    cell::Mail,
     state::{Ask, Claim, Leave, State, StateWord, Wake},
     sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering},
 };
@@ -169,7 +170,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     fn wake_from(&self, reason: BlockReason) {
         match self.state.update(|state| state.wake(reason)) {
             Wake::Noted => {}
-            Wake::Nudge(pcpu) => self.pool.nudge(pcpu, false),
+            Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
             Wake::Claimed(last) => {
                 self.pool.trace_here(TraceEvent::Wake(self.id));
                 self.unpark(last);
@@ -181,7 +182,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     pub fn suspend(&self, reason: BlockReason) {
         match self.state.update(|state| state.suspend(reason)) {
             Ask::Parked | Ask::Gone => {}
-            Ask::Tell(pcpu) => self.pool.nudge(pcpu, true),
+            Ask::Tell(pcpu) => self.pool.nudge(pcpu, About::Requests),
         }
     }
 
@@ -189,7 +190,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     pub fn resume(&self, reason: BlockReason) {
         match self.state.update(|state| state.unblock(reason)) {
             Wake::Noted => {}
-            Wake::Nudge(pcpu) => self.pool.nudge(pcpu, false),
+            Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
             Wake::Claimed(last) => self.unpark(last),
         }
     }
@@ -205,7 +206,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         });
         match was_parked {
             (true, _) => self.pool.host().stopped(self.id),
-            (false, Ask::Tell(pcpu)) => self.pool.nudge(pcpu, true),
+            (false, Ask::Tell(pcpu)) => self.pool.nudge(pcpu, About::Requests),
             (false, Ask::Parked | Ask::Gone) => {}
         }
     }
@@ -263,7 +264,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     fn request_migrate(&self) {
         match self.state.update(|state| state.request_migrate()) {
             Ask::Parked | Ask::Gone => {}
-            Ask::Tell(pcpu) => self.pool.nudge(pcpu, true),
+            Ask::Tell(pcpu) => self.pool.nudge(pcpu, About::Requests),
         }
     }
 
@@ -273,7 +274,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     pub fn request_sync(&self) -> bool {
         match self.state.update(|state| state.request_sync()) {
             Some(pcpu) => {
-                self.pool.nudge(pcpu, false);
+                self.pool.nudge(pcpu, About::Loaded);
                 true
             }
             None => false,

@@ -11,20 +11,25 @@
 //! ```
 //! No lock, no allocation after vCPUs and pCPUs are created, no architecture. Elsewhere: registers and world switch
 //! (`trapline-vcpu`), the timer and the kick (the embedder's [`Machine`] and [`Host`]).
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "sim")), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 mod accounting;
 mod attention;
+mod cell;
 mod deadlines;
 mod handle;
 mod ids;
 mod local;
+#[cfg(all(loom, test))]
+mod models;
 pub mod policies;
 mod policy;
 mod pool;
+#[cfg(all(not(loom), any(test, feature = "sim")))]
+pub mod sim;
 mod state;
 mod sync;
 mod trace;

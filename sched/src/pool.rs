@@ -1,16 +1,16 @@
 //! What the pCPUs of a pool share: who idles, who has mail, where a woken vCPU goes.
 //!
 //! Each pCPU has a [`Cell`] that others write into: an inbox for boxes, the attention word, how many vCPUs wait there. An
-//! idle pCPU is a bit in one bitmap; whoever clears that bit has claimed it and must post there. Two words (the bitmap and
-//! a waiting count) are crossed with `fence(SeqCst)` on both sides: who makes a vCPU wait looks for an idle pCPU afterwards,
-//! who goes idle looks for a waiting vCPU afterwards, so one of them sees the other.
+//! idle pCPU is a bit in one bitmap; whoever clears that bit has claimed it and must post there. Where two words are
+//! crossed there is `fence(SeqCst)` on both sides: who makes a vCPU wait looks for an idle pCPU afterwards, who goes idle
+//! looks for mail and for ready vCPUs afterwards, so one of them sees the other.
 
 use crate::{
-    AffinityError, LocalScheduler, PcpuCounters, PcpuId, PcpuSet, PcpuTimes, Policy, Ready,
-    TraceEvent, TraceRing, Vcpu, VcpuHandle, VcpuId,
-    accounting::{Counter, pcpu},
-    attention::{Attention, Kick},
-    sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering, fence},
+    AffinityError, LocalScheduler, PcpuCounters, PcpuId, PcpuSet, PcpuTimes, Policy, TraceEvent,
+    TraceRing, Vcpu, VcpuHandle, VcpuId,
+    attention::{About, Kick},
+    cell::{Cell, Mail},
+    sync::{ArrayQueue, AtomicU64, Ordering, fence},
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::fmt;
@@ -100,68 +100,6 @@ impl fmt::Display for LocalError {
 impl core::error::Error for PoolError {}
 impl core::error::Error for CreateError {}
 impl core::error::Error for LocalError {}
-
-/// A box in flight.
-pub(crate) struct Mail<V> {
-    pub(crate) vcpu: Box<V>,
-    pub(crate) why: Ready,
-}
-
-/// What others write about one pCPU, and what it writes for others.
-#[repr(align(64))]
-pub(crate) struct Cell<V> {
-    pub(crate) attention: Attention,
-    /// How many boxes are in the inbox and the ready set.
-    pub(crate) waiting: AtomicU32,
-    /// Where those may run that wait here, all together; it may say too much, but not too little.
-    reach: AtomicU64,
-    pub(crate) inbox: ArrayQueue<Mail<V>>,
-    pub(crate) account: pcpu::Account,
-    pub(crate) switches: Counter,
-    pub(crate) kicks_sent: Counter,
-    pub(crate) kicks_received: Counter,
-    pub(crate) handed_over: Counter,
-    pub(crate) pulled: Counter,
-    pub(crate) bad_picks: Counter,
-    pub(crate) trace: TraceRing,
-}
-
-impl<V> Cell<V> {
-    fn new(max_vcpus: u16, now: u64) -> Self {
-        Self {
-            attention: Attention::new(),
-            waiting: AtomicU32::new(0),
-            reach: AtomicU64::new(0),
-            inbox: ArrayQueue::new(usize::from(max_vcpus)),
-            account: pcpu::Account::new(pcpu::IDLE, now),
-            switches: Counter::default(),
-            kicks_sent: Counter::default(),
-            kicks_received: Counter::default(),
-            handed_over: Counter::default(),
-            pulled: Counter::default(),
-            bad_picks: Counter::default(),
-            trace: TraceRing::new(),
-        }
-    }
-
-    /// A vCPU that may run on `affinity` waits here.
-    pub(crate) fn add_reach(&self, affinity: PcpuSet) {
-        if self.reach.load(Ordering::Relaxed) & affinity.bits() != affinity.bits() {
-            self.reach.fetch_or(affinity.bits(), Ordering::SeqCst);
-        }
-    }
-
-    /// Nobody is ready here. Who posts meanwhile kicks, or is seen when the slice timer is disarmed.
-    pub(crate) fn forget_reach(&self) {
-        if self.reach.load(Ordering::Relaxed) != 0 {
-            self.reach.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn reaches(&self, pcpu: PcpuId) -> bool {
-        PcpuSet::from_bits(self.reach.load(Ordering::Relaxed)).contains(pcpu)
-    }
-}
 
 /// A set of pCPUs that schedule the same vCPUs by the same policy.
 pub struct Pool<V: Vcpu> {
@@ -310,7 +248,7 @@ impl<V: Vcpu> Pool<V> {
         self.pcpus.contains(pcpu) && {
             self.draining
                 .fetch_or(PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
-            self.nudge(pcpu, true);
+            self.nudge(pcpu, About::Requests);
             true
         }
     }
@@ -318,9 +256,14 @@ impl<V: Vcpu> Pool<V> {
     /// Puts `pcpu` back into service. False if the pool does not have it.
     pub fn undrain(&self, pcpu: PcpuId) -> bool {
         self.pcpus.contains(pcpu) && {
-            self.draining
+            let before = self
+                .draining
                 .fetch_and(!PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
-            self.nudge(pcpu, true);
+            // Those that are still drained may keep vCPUs that had nowhere to go until now.
+            let drained = PcpuSet::from_bits(before);
+            drained
+                .iter()
+                .for_each(|pcpu| self.nudge(pcpu, About::Requests));
             true
         }
     }
@@ -431,52 +374,57 @@ impl<V: Vcpu> Pool<V> {
             .fetch_and(!PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
     }
 
-    /// The pCPU where the most vCPUs wait of which one may run on `idler`, which asks.
-    pub(crate) fn most_loaded(&self, idler: PcpuId) -> Option<PcpuId> {
-        let can_give = |&pcpu: &PcpuId| {
-            pcpu != idler
-                && self.waiting(pcpu) > 0
-                && self.cell(pcpu).reaches(idler)
-                && !self.is_draining(pcpu)
+    /// `idler` has nothing to do: tells those that have mail to read, and the one with the most ready vCPUs of which one may
+    /// run there. Their next `schedule` sees it in the bitmap. After `fence(SeqCst)`.
+    pub(crate) fn ask_for_work(&self, idler: PcpuId) {
+        let others = || {
+            self.pcpus
+                .iter()
+                .filter(|&pcpu| pcpu != idler && !self.is_draining(pcpu))
         };
-        self.pcpus
-            .iter()
-            .filter(can_give)
-            .max_by_key(|&pcpu| self.waiting(pcpu))
+        others()
+            .filter(|&pcpu| self.cell(pcpu).attention.has_mail())
+            .for_each(|pcpu| self.nudge(pcpu, About::Work));
+        let givers = others().filter(|&pcpu| self.cell(pcpu).reaches(idler));
+        if let Some(giver) = givers.max_by_key(|&pcpu| self.waiting(pcpu)) {
+            self.nudge(giver, About::Work);
+        }
     }
 
     /// Puts a box into the inbox of `to`. The state word already says that it is queued there.
     pub(crate) fn post(&self, to: PcpuId, mail: Mail<V>) {
-        let affinity = mail.vcpu.handle().affinity();
-        let id = mail.vcpu.handle().id();
+        let (affinity, id) = (mail.vcpu.handle().affinity(), mail.vcpu.handle().id());
         let cell = self.cell(to);
-        cell.waiting.fetch_add(1, Ordering::SeqCst);
+        cell.waiting.fetch_add(1, Ordering::Relaxed);
         assert!(
             cell.inbox.push(mail).is_ok(),
             "rule: an inbox has room for every vCPU of the pool"
         );
-        fence(Ordering::SeqCst);
-        // Somebody who may run it went idle after `to` was chosen: `to` must hand it over now, not at its slice's end.
-        let is_urgent = !affinity.intersection(self.idle_pcpus()).is_empty();
         let here = self.host.this_pcpu();
         self.trace_from(here, TraceEvent::Post(id, to));
         if here == Some(to) {
-            cell.attention.post_to_self();
-        } else if cell.attention.post(is_urgent) == Kick::Send {
-            self.kick(here, to);
+            return cell.attention.post_to_self();
+        }
+        if cell.attention.post() == Kick::Send {
+            return self.kick(here, to);
+        }
+        fence(Ordering::SeqCst);
+        // Somebody who may run it went idle meanwhile: `to` must hand it over now, not when its slice is over.
+        if !affinity.intersection(self.idle_pcpus()).is_empty() {
+            self.nudge(to, About::Work);
         }
     }
 
-    /// Makes `to` look at its loaded vCPU, or with `requests` at all its vCPUs.
-    pub(crate) fn nudge(&self, to: PcpuId, requests: bool) {
+    /// Makes `to` look at what this is about.
+    pub(crate) fn nudge(&self, to: PcpuId, about: About) {
         let here = self.host.this_pcpu();
-        if here == Some(to) {
-            // It looks at the loaded one before it enters it anyway.
-            if requests {
-                self.cell(to).attention.remind(true);
+        if here != Some(to) {
+            if self.cell(to).attention.nudge(about) == Kick::Send {
+                self.kick(here, to);
             }
-        } else if self.cell(to).attention.nudge(requests) == Kick::Send {
-            self.kick(here, to);
+        } else if about != About::Loaded {
+            // It looks at the loaded one before it enters it anyway.
+            self.cell(to).attention.remind(about);
         }
     }
 

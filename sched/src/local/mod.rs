@@ -17,8 +17,9 @@ mod ready;
 use crate::{
     BlockReason, LocalPolicy, PcpuId, Pool, Slice, TraceEvent, Vcpu, VcpuId,
     accounting::{pcpu, vcpu},
+    attention::{About, Raised},
+    cell::Cell,
     deadlines::Deadlines,
-    pool::Cell,
     state::{Block, State},
 };
 use alloc::{boxed::Box, sync::Arc};
@@ -193,13 +194,13 @@ impl<V: Vcpu> LocalScheduler<V> {
     pub fn yield_now(&mut self, to: Option<VcpuId>) {
         if self.loaded.is_some() {
             self.yielding = Some(to);
-            self.cell.attention.remind(false);
+            self.cell.attention.remind(About::Loaded);
         }
     }
 
     /// The physical timer has fired; call it in answer to that interrupt.
     pub fn timer_fired(&mut self) {
-        self.cell.attention.remind(false);
+        self.cell.attention.remind(About::Loaded);
     }
 
     /// A kick has arrived; call it in answer to that interrupt.
@@ -215,26 +216,23 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
         loop {
             let now = self.pool.host().now();
-            self.collect(now);
+            let raised = self.collect(now);
             if self.pool.is_draining(self.id) {
                 self.evacuate(machine, now);
             } else {
                 self.settle(machine, now);
                 self.choose(machine, now);
-                self.share(now);
+                self.share(raised.work(), now);
                 self.settle_exclusive(machine);
             }
             let is_settled = self.arm(machine);
-            if is_settled
-                && !self.cell.attention.is_raised()
-                && let Some(decision) = self.conclude(now)
-            {
-                return decision;
+            if is_settled && !self.cell.attention.is_raised() {
+                return self.conclude(now);
             }
         }
     }
 
-    fn collect(&mut self, now: u64) {
+    fn collect(&mut self, now: u64) -> Raised {
         let raised = self.cell.attention.take();
         if raised.mail() {
             while let Some(mail) = self.cell.inbox.pop() {
@@ -247,6 +245,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         if raised.requests() {
             self.obey_requests(now);
         }
+        raised
     }
 
     /// The slice timer runs only while others wait. False: mail came while it did, perhaps without a kick.
@@ -275,37 +274,29 @@ impl<V: Vcpu> LocalScheduler<V> {
         is_settled
     }
 
-    /// The decision, or `None` if something came while the pCPU was going idle.
-    fn conclude(&mut self, now: u64) -> Option<Decision> {
+    fn conclude(&mut self, now: u64) -> Decision {
         let is_running = self.is_running();
         if is_running != self.is_busy {
             self.is_busy = is_running;
-            self.cell
-                .account
-                .enter(if is_running { pcpu::BUSY } else { pcpu::IDLE }, now);
+            let phase = if is_running { pcpu::BUSY } else { pcpu::IDLE };
+            self.cell.account.enter(phase, now);
         }
         if is_running {
-            return Some(Decision::Run);
+            return Decision::Run;
         }
         if self.pool.is_draining(self.id) {
             self.trace(now, TraceEvent::Drained);
-            return Some(Decision::Drained);
+            return Decision::Drained;
         }
-        self.pool.publish_idle(self.id);
-        let is_woken = self
-            .loaded_state()
-            .is_some_and(|state| !state.may_wait_loaded());
-        if (is_woken || self.cell.attention.is_raised()) && !cfg!(mutant = "idle_without_recheck") {
-            self.pool.retract_idle(self.id);
-            return None;
-        }
-        self.is_idle = true;
         self.trace(now, TraceEvent::Idle);
-        // Its next `schedule` sees this pCPU in the bitmap, and hands one over that may run here.
-        if let Some(busy) = self.pool.most_loaded(self.id) {
-            self.pool.nudge(busy, false);
+        self.is_idle = true;
+        // Whoever has something for this pCPU since it last looked kicks it. Whoever made a vCPU wait elsewhere before it
+        // could see this pCPU idle does not: those are asked.
+        self.pool.publish_idle(self.id);
+        if !cfg!(mutant = "idle_without_recheck") {
+            self.pool.ask_for_work(self.id);
         }
-        Some(Decision::Idle)
+        Decision::Idle
     }
 
     fn loaded_state(&self) -> Option<State> {

@@ -6,7 +6,7 @@ use super::{LocalScheduler, Machine};
 use crate::{
     BlockReason, PcpuId, PcpuSet, Ready, TraceEvent, Vcpu, VcpuId,
     accounting::vcpu,
-    pool::Mail,
+    cell::Mail,
     state::{Leave, Park, State},
     sync::{Ordering, fence},
 };
@@ -238,41 +238,61 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// Others wait here and a pCPU idles: gives it one that may run there.
-    pub(super) fn share(&mut self, now: u64) {
-        if self.ready.is_empty() {
-            return self.cell.forget_reach();
+    /// Others wait here and a pCPU idles: gives it one that may run there. If this pCPU was asked for work, it gives some or
+    /// passes the question on.
+    pub(super) fn share(&mut self, was_asked: bool, now: u64) {
+        if self.ready.is_empty() && !was_asked {
+            return self.cell.set_reach(PcpuSet::EMPTY);
         }
         fence(Ordering::SeqCst);
         while !self.ready.is_empty() && !self.pool.idle_pcpus().is_empty() {
-            let (ready, pool) = (&self.ready, &self.pool);
-            let mut accepted = None;
-            let surrendered = self.policy.surrender(&mut |id| {
-                if accepted.is_none() {
-                    let affinity = ready
-                        .get(id)
-                        .map_or(PcpuSet::EMPTY, |vcpu| vcpu.handle().affinity());
-                    accepted = pool.claim_idle_in(affinity, None).map(|pcpu| (id, pcpu));
-                }
-                accepted.is_some_and(|(first, _)| first == id)
-            });
-            let Some((id, to)) = accepted else {
-                if let Some(other) = surrendered.filter(|&other| self.ready.get(other).is_some()) {
-                    self.policy.enqueue(other, Ready::Woken);
-                    self.cell.bad_picks.increment();
-                }
-                return;
-            };
-            if surrendered != Some(id) {
-                // The pCPU is claimed for this one: a policy that returns another, or none, is corrected.
-                self.policy.take(id);
-                self.cell.bad_picks.increment();
-                if let Some(other) = surrendered.filter(|&other| self.ready.get(other).is_some()) {
-                    self.policy.enqueue(other, Ready::Woken);
-                }
+            match self.surrender() {
+                Some((id, to)) => self.hand_over(id, to, now),
+                None => break,
             }
-            self.hand_over(id, to, now);
         }
+        if !self.pool.idle_pcpus().is_empty() {
+            self.pass_on();
+        }
+    }
+
+    /// Lets the policy name a ready vCPU for which an idle pCPU can be claimed; the claim must be used.
+    fn surrender(&mut self) -> Option<(VcpuId, PcpuId)> {
+        let (ready, pool) = (&self.ready, &self.pool);
+        let mut accepted = None;
+        let surrendered = self.policy.surrender(&mut |id| {
+            if accepted.is_none() {
+                let affinity = ready
+                    .get(id)
+                    .map_or(PcpuSet::EMPTY, |vcpu| vcpu.handle().affinity());
+                accepted = pool.claim_idle_in(affinity, None).map(|pcpu| (id, pcpu));
+            }
+            accepted.is_some_and(|(first, _)| first == id)
+        });
+        let accepted_id = accepted.map(|(id, _)| id);
+        if surrendered != accepted_id {
+            // The policy is corrected: what was claimed for is given, what was not stays.
+            self.cell.bad_picks.increment();
+            if let Some(accepted) = accepted_id {
+                self.policy.take(accepted);
+            }
+            if let Some(kept) = surrendered.filter(|&kept| self.ready.get(kept).is_some()) {
+                self.policy.enqueue(kept, Ready::Woken);
+            }
+        }
+        accepted
+    }
+
+    /// Nobody here may run on a pCPU that idles: says so exactly, and lets the next one look.
+    fn pass_on(&self) {
+        let mut reach = 0;
+        self.ready
+            .for_each(|vcpu| reach |= vcpu.handle().affinity().bits());
+        self.cell.set_reach(PcpuSet::from_bits(reach));
+        let unreached = self.pool.idle_pcpus().difference(PcpuSet::from_bits(reach));
+        unreached
+            .iter()
+            .for_each(|idler| self.pool.ask_for_work(idler));
     }
 
     fn hand_over(&mut self, id: VcpuId, to: PcpuId, now: u64) {

@@ -36,6 +36,14 @@ impl<V: Vcpu> ReadySet<V> {
         Some(vcpu)
     }
 
+    pub(super) fn for_each(&self, visit: impl FnMut(&V)) {
+        self.boxes
+            .iter()
+            .flatten()
+            .map(|vcpu| &**vcpu)
+            .for_each(visit);
+    }
+
     /// The first for which `is_wanted` is true, by number.
     pub(super) fn find(&self, mut is_wanted: impl FnMut(&V) -> bool) -> Option<VcpuId> {
         self.boxes

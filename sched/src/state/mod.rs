@@ -433,3 +433,6 @@ impl StateWord {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,72 @@
+//! What others write about one pCPU, and what it writes for others.
+
+use crate::{
+    PcpuId, PcpuSet, Ready, TraceRing,
+    accounting::{Counter, pcpu},
+    attention::Attention,
+    sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering},
+};
+use alloc::boxed::Box;
+
+/// A box in flight.
+pub(crate) struct Mail<V> {
+    pub(crate) vcpu: Box<V>,
+    pub(crate) why: Ready,
+}
+
+/// What others write about one pCPU, and what it writes for others.
+#[repr(align(64))]
+pub(crate) struct Cell<V> {
+    pub(crate) attention: Attention,
+    /// How many boxes are in the inbox and the ready set.
+    pub(crate) waiting: AtomicU32,
+    /// Where those that are ready here may run, all together. Only the pCPU writes it; it may say too much for a while.
+    reach: AtomicU64,
+    pub(crate) inbox: ArrayQueue<Mail<V>>,
+    pub(crate) account: pcpu::Account,
+    pub(crate) switches: Counter,
+    pub(crate) kicks_sent: Counter,
+    pub(crate) kicks_received: Counter,
+    pub(crate) handed_over: Counter,
+    pub(crate) pulled: Counter,
+    pub(crate) bad_picks: Counter,
+    pub(crate) trace: TraceRing,
+}
+
+impl<V> Cell<V> {
+    pub(crate) fn new(max_vcpus: u16, now: u64) -> Self {
+        Self {
+            attention: Attention::new(),
+            waiting: AtomicU32::new(0),
+            reach: AtomicU64::new(0),
+            inbox: ArrayQueue::new(usize::from(max_vcpus)),
+            account: pcpu::Account::new(pcpu::IDLE, now),
+            switches: Counter::default(),
+            kicks_sent: Counter::default(),
+            kicks_received: Counter::default(),
+            handed_over: Counter::default(),
+            pulled: Counter::default(),
+            bad_picks: Counter::default(),
+            trace: TraceRing::new(),
+        }
+    }
+
+    /// A vCPU that may run on `affinity` is ready here. Only the pCPU itself calls it.
+    pub(crate) fn add_reach(&self, affinity: PcpuSet) {
+        let reach = self.reach.load(Ordering::Relaxed);
+        if reach | affinity.bits() != reach {
+            self.reach.store(reach | affinity.bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Exactly where those that are ready here may run. Only the pCPU itself calls it.
+    pub(crate) fn set_reach(&self, reach: PcpuSet) {
+        if self.reach.load(Ordering::Relaxed) != reach.bits() {
+            self.reach.store(reach.bits(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn reaches(&self, pcpu: PcpuId) -> bool {
+        PcpuSet::from_bits(self.reach.load(Ordering::Relaxed)).contains(pcpu)
+    }
+}

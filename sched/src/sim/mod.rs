@@ -1,0 +1,155 @@
+//! What the scheduler does on a machine that exists only in memory, exactly and again: N pCPUs, M vCPUs, one thread.
+//!
+//! The code under test is the real one: [`Simulation`] drives a [`crate::LocalScheduler`] per pCPU through the same calls
+//! as a hypervisor's loop, and plays guests ([`Script`]), hardware and the clock. With a seed it also interleaves: at every
+//! call that the scheduler makes to its [`crate::Host`] or [`crate::Machine`], another pCPU or an outsider may act first,
+//! and kicks arrive late. Rules that must always hold are checked at every step, and a broken one panics with the seed.
+//!
+//! ```text
+//!   earliest event (kick, timer, end of an instruction) --> its pCPU: exit, schedule, enter --> check --> next event
+//! ```
+//! Elsewhere: all interleavings of single atomics (the loom models beside the protocols).
+
+mod check;
+mod engine;
+mod guest;
+mod hardware;
+mod outside;
+#[cfg(test)]
+mod tests;
+mod world;
+
+pub use guest::{Instruction, Script};
+pub use outside::Outside;
+
+use crate::{PcpuId, PcpuSet, Policy, VcpuId, VcpuTimes};
+use alloc::{boxed::Box, format, rc::Rc, string::String, vec::Vec};
+use engine::Engine;
+
+/// How the machine looks.
+pub struct Setup {
+    /// How many pCPUs.
+    pub pcpus: u16,
+    /// Who runs next.
+    pub policy: Box<dyn Policy>,
+    /// What each vCPU executes; vCPU n gets script n, and is on from the start.
+    pub scripts: Vec<Script>,
+    /// Where each vCPU may run; those without an entry may run anywhere.
+    pub affinities: Vec<PcpuSet>,
+    /// Interleave and delay kicks as this number says; `None`: one thing after the other, kicks at once.
+    pub seed: Option<u64>,
+}
+
+/// A time in which a pCPU ran one vCPU without a break.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stretch {
+    /// When it began, in ticks.
+    pub start: u64,
+    /// Where.
+    pub pcpu: PcpuId,
+    /// Who.
+    pub vcpu: VcpuId,
+    /// How long, in ticks.
+    pub duration: u64,
+}
+
+/// A machine with its guests.
+pub struct Simulation {
+    engine: Rc<Engine>,
+}
+
+impl Simulation {
+    /// One pCPU and no seed: what happens follows from the policy and the scripts alone.
+    pub fn new(policy: impl Policy + 'static, scripts: impl IntoIterator<Item = Script>) -> Self {
+        let scripts = scripts.into_iter().collect();
+        Self::with_setup(Setup {
+            pcpus: 1,
+            policy: Box::new(policy),
+            scripts,
+            affinities: Vec::new(),
+            seed: None,
+        })
+    }
+
+    /// A machine as `setup` says, at time 0.
+    pub fn with_setup(setup: Setup) -> Self {
+        Self {
+            engine: Engine::new(setup),
+        }
+    }
+
+    /// Lets time pass until `end`, in ticks.
+    pub fn run_until(&mut self, end: u64) {
+        self.engine.run_until(end);
+    }
+
+    /// Somebody who is no pCPU of the pool acts now.
+    pub fn act(&mut self, action: Outside) {
+        self.engine.act(action);
+    }
+
+    /// A seeded machine: pauses, moves, interrupts and so on come by chance from now on, or no longer do.
+    pub fn set_unrest(&mut self, is_on: bool) {
+        self.engine.set_unrest(is_on);
+    }
+
+    /// The handle of a vCPU of the machine.
+    pub fn handle(&self, vcpu: VcpuId) -> &guest::Handle {
+        self.engine.handle(vcpu)
+    }
+
+    /// Where the vCPU's time has gone.
+    pub fn times(&self, vcpu: VcpuId) -> VcpuTimes {
+        self.engine.handle(vcpu).times(self.engine.now())
+    }
+
+    /// What the pCPU has done.
+    pub fn counters(&self, pcpu: PcpuId) -> Option<crate::PcpuCounters> {
+        self.engine.pool().pcpu_counters(pcpu, self.engine.now())
+    }
+
+    /// How often the timer of `pcpu` has been set.
+    pub fn timer_sets(&self, pcpu: PcpuId) -> u64 {
+        self.engine.timer_sets(pcpu)
+    }
+
+    /// Who ran where, in the order in which they began; what goes on now is included.
+    pub fn stretches(&self) -> Vec<Stretch> {
+        self.engine.stretches()
+    }
+
+    /// The stretches, one line each: `0 vcpu1 for 10`, and with several pCPUs `0 pcpu0 vcpu1 for 10`.
+    pub fn trace(&self) -> Vec<String> {
+        let is_one = self.engine.pool().pcpus().len() == 1;
+        let line = |Stretch {
+                        start,
+                        pcpu,
+                        vcpu,
+                        duration,
+                    }| match is_one {
+            true => format!("{start} {vcpu} for {duration}"),
+            false => format!("{start} {pcpu} {vcpu} for {duration}"),
+        };
+        self.stretches().into_iter().map(line).collect()
+    }
+
+    /// Panics unless the trace is exactly `expected`.
+    pub fn expect_trace<const N: usize>(&self, expected: [&str; N]) {
+        let trace = self.trace();
+        assert!(
+            trace == expected,
+            "the machine did\n  {}\nand not\n  {}",
+            trace.join("\n  "),
+            expected.join("\n  ")
+        );
+    }
+}
+
+impl Drop for Simulation {
+    /// The guests' boxes hold their handles, whose slots may hold the boxes.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.engine.dismantle();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What somebody outside the machine may do to it at any moment: the operator, a device, a handler of another VM.
+
+use super::engine::Engine;
+use crate::{BlockReason, PcpuId, PcpuSet, VcpuId};
+use core::sync::atomic::Ordering;
+
+/// One such action.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outside {
+    /// A device interrupts.
+    Interrupt(VcpuId),
+    /// The operator pauses.
+    Pause(VcpuId),
+    /// The operator lets go on.
+    Resume(VcpuId),
+    /// PSCI CPU_ON from elsewhere.
+    PowerOn(VcpuId),
+    /// Move there.
+    Migrate(VcpuId, PcpuId),
+    /// Run only there from now on.
+    SetAffinity(VcpuId, PcpuSet),
+    /// Somebody wants the interrupt state in memory.
+    RequestSync(VcpuId),
+    /// Take a pCPU out of service.
+    Drain(PcpuId),
+    /// Put it back.
+    Undrain(PcpuId),
+    /// The VM ends.
+    Stop(VcpuId),
+}
+
+impl Engine {
+    /// Does it now; what is refused changes nothing.
+    pub(super) fn perform(&self, action: Outside) {
+        match action {
+            Outside::Interrupt(vcpu) => self.interrupt(vcpu),
+            Outside::Pause(vcpu) => self.handle(vcpu).suspend(BlockReason::Paused),
+            Outside::Resume(vcpu) => self.handle(vcpu).resume(BlockReason::Paused),
+            Outside::PowerOn(vcpu) => self.power_on(vcpu),
+            Outside::Migrate(vcpu, pcpu) => drop(self.handle(vcpu).migrate(pcpu)),
+            Outside::SetAffinity(vcpu, set) => drop(self.handle(vcpu).set_affinity(set)),
+            Outside::RequestSync(vcpu) => drop(self.handle(vcpu).request_sync()),
+            Outside::Drain(pcpu) => drop(self.pool().drain(pcpu)),
+            Outside::Undrain(pcpu) => drop(self.pool().undrain(pcpu)),
+            Outside::Stop(vcpu) => self.handle(vcpu).stop(),
+        }
+    }
+
+    /// An action by chance; nothing that lasts for ever.
+    pub(super) fn random_action(&self) -> Outside {
+        let world = self.world();
+        let vcpu = VcpuId::new(world.below(self.vcpu_count() as u64) as u16);
+        let pcpus = self.pool().pcpus();
+        let index = world.below(u64::from(pcpus.len())) as usize;
+        let pcpu = pcpus.iter().nth(index).expect("rule: a pool has pCPUs");
+        match world.below(20) {
+            0..8 => Outside::Interrupt(vcpu),
+            8 => Outside::Pause(vcpu),
+            9..12 => Outside::Resume(vcpu),
+            12 => Outside::PowerOn(vcpu),
+            13..15 => Outside::Migrate(vcpu, pcpu),
+            15 => Outside::SetAffinity(
+                vcpu,
+                PcpuSet::from_bits(world.below(u64::MAX)).intersection(pcpus),
+            ),
+            16 => Outside::SetAffinity(vcpu, pcpus),
+            17 => Outside::RequestSync(vcpu),
+            18 => Outside::Drain(pcpu),
+            _ => Outside::Undrain(pcpu),
+        }
+    }
+
+    /// An interrupt becomes due: first its record, then the wake.
+    pub(super) fn interrupt(&self, vcpu: VcpuId) {
+        self.handle(vcpu)
+            .shared()
+            .due
+            .fetch_add(1, Ordering::AcqRel);
+        super::world::intrude();
+        self.handle(vcpu).wake();
+    }
+
+    pub(super) fn power_on(&self, vcpu: VcpuId) {
+        let handle = self.handle(vcpu);
+        if let Ok(claim) = handle.claim_power_on() {
+            handle.shared().power_ons.fetch_add(1, Ordering::AcqRel);
+            super::world::intrude();
+            claim.commit();
+        }
+    }
+}

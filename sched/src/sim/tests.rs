@@ -1,0 +1,490 @@
+//! The scheduler's behaviour, told as traces, and a thousand machines by chance.
+
+use super::{Instruction::*, Outside, Script, Setup, Simulation};
+use crate::{
+    BlockReason, Bounds, LocalPolicy, PcpuId, PcpuSet, Pick, Place, Policy, PowerState, Ready,
+    Slice, VcpuId,
+    policies::{Pinned, RoundRobin},
+};
+use alloc::{boxed::Box, vec::Vec};
+
+const VCPU0: VcpuId = VcpuId::new(0);
+const VCPU1: VcpuId = VcpuId::new(1);
+const VCPU2: VcpuId = VcpuId::new(2);
+
+fn pcpu(index: u16) -> PcpuId {
+    PcpuId::new(index).unwrap()
+}
+
+fn busy() -> Script {
+    Script::forever([Compute(1000)])
+}
+
+fn machine(pcpus: u16, scripts: impl IntoIterator<Item = Script>) -> Simulation {
+    let policy = Box::new(RoundRobin::with_slice(10));
+    let scripts = scripts.into_iter().collect();
+    Simulation::with_setup(Setup {
+        pcpus,
+        policy,
+        scripts,
+        affinities: Vec::new(),
+        seed: None,
+    })
+}
+
+#[test]
+fn equal_vcpus_take_turns() {
+    let mut sim = Simulation::new(RoundRobin::with_slice(10), [busy(), busy()]);
+    sim.run_until(30);
+    sim.expect_trace(["0 vcpu0 for 10", "10 vcpu1 for 10", "20 vcpu0 for 10"]);
+}
+
+#[test]
+fn a_waiting_vcpu_gives_its_pcpu_to_the_other() {
+    let waiter = Script::forever([Compute(4), WaitFor(15)]);
+    let mut sim = Simulation::new(RoundRobin::with_slice(10), [waiter, busy()]);
+    sim.run_until(45);
+    // Its timer fires at 20 while the other's slice, which nobody else had waited for, is over.
+    sim.expect_trace([
+        "0 vcpu0 for 5",
+        "5 vcpu1 for 15",
+        "20 vcpu0 for 5",
+        "25 vcpu1 for 15",
+        "40 vcpu0 for 5",
+    ]);
+}
+
+#[test]
+fn no_timer_is_armed_when_nobody_waits() {
+    let mut sim = Simulation::new(RoundRobin::with_slice(10), [busy()]);
+    sim.run_until(10_000);
+    assert_eq!(sim.timer_sets(pcpu(0)), 0);
+    assert_eq!(sim.counters(pcpu(0)).unwrap().switches, 1);
+    sim.expect_trace(["0 vcpu0 for 10000"]);
+}
+
+#[test]
+fn a_wake_of_a_loaded_waiter_costs_no_switch() {
+    let mut sim = machine(
+        2,
+        [
+            Script::forever([Compute(4), Wait]),
+            Script::forever([Compute(9), Interrupt(VCPU0)]),
+        ],
+    );
+    sim.run_until(100);
+    assert_eq!(sim.handle(VCPU0).snapshot(100).switches, 1);
+    assert_eq!(sim.handle(VCPU0).snapshot(100).migrations.total(), 0);
+    assert_eq!(sim.times(VCPU0).ready, 0);
+    assert_eq!(sim.times(VCPU0).run, 50);
+}
+
+#[test]
+fn a_paused_vcpu_leaves_its_pcpu_and_comes_back() {
+    let mut sim = machine(1, [busy(), busy()]);
+    sim.run_until(5);
+    sim.act(Outside::Pause(VCPU0));
+    sim.run_until(25);
+    assert!(sim.handle(VCPU0).is_parked());
+    sim.act(Outside::Resume(VCPU0));
+    sim.run_until(35);
+    sim.expect_trace(["0 vcpu0 for 5", "5 vcpu1 for 20", "25 vcpu0 for 10"]);
+}
+
+#[test]
+fn a_paused_ready_vcpu_is_parked_at_once() {
+    let mut sim = machine(1, [busy(), busy()]);
+    sim.run_until(5);
+    sim.act(Outside::Pause(VCPU1));
+    sim.run_until(6);
+    assert!(sim.handle(VCPU1).is_parked());
+    sim.run_until(50);
+    sim.expect_trace(["0 vcpu0 for 50"]);
+}
+
+#[test]
+fn a_ready_vcpu_goes_to_a_pcpu_that_becomes_idle() {
+    let mut sim = machine(2, [busy(), Script::once([Compute(3)]), busy()]);
+    sim.run_until(20);
+    // vcpu2 came to pcpu0 and waits there until vcpu1 turns itself off on pcpu1.
+    sim.expect_trace([
+        "0 pcpu0 vcpu0 for 20",
+        "0 pcpu1 vcpu1 for 4",
+        "4 pcpu1 vcpu2 for 16",
+    ]);
+    assert_eq!(sim.handle(VCPU2).snapshot(20).migrations.queued, 1);
+    assert_eq!(sim.counters(pcpu(0)).unwrap().handed_over, 1);
+    assert_eq!(sim.counters(pcpu(1)).unwrap().pulled, 1);
+}
+
+#[test]
+fn a_vcpu_moves_loaded_ready_and_parked() {
+    let mut sim = machine(2, [busy(), Script::forever([Wait])]);
+    sim.run_until(5);
+    sim.act(Outside::Migrate(VCPU0, pcpu(1)));
+    sim.act(Outside::Pause(VCPU1));
+    sim.run_until(6);
+    sim.act(Outside::Migrate(VCPU1, pcpu(0)));
+    sim.act(Outside::Resume(VCPU1));
+    sim.run_until(7);
+    sim.act(Outside::Interrupt(VCPU1));
+    sim.run_until(20);
+    let migrations = |vcpu| sim.handle(vcpu).snapshot(20).migrations;
+    assert_eq!((migrations(VCPU0).loaded, migrations(VCPU1).parked), (1, 1));
+    assert_eq!(sim.handle(VCPU0).place(), Place::Loaded(pcpu(1)));
+    assert_eq!(sim.handle(VCPU1).last_pcpu(), pcpu(0));
+}
+
+#[test]
+fn an_affinity_is_kept_by_pulls_and_wake_ups() {
+    let scripts = [busy(), Script::forever([Compute(3), WaitFor(2)]), busy()];
+    let affinities = [
+        PcpuSet::only(pcpu(0)),
+        PcpuSet::all(2),
+        PcpuSet::only(pcpu(0)),
+    ]
+    .to_vec();
+    let policy = Box::new(RoundRobin::with_slice(10));
+    let mut sim = Simulation::with_setup(Setup {
+        pcpus: 2,
+        policy,
+        scripts: scripts.to_vec(),
+        affinities,
+        seed: None,
+    });
+    sim.run_until(200);
+    let strays = sim
+        .stretches()
+        .into_iter()
+        .filter(|stretch| stretch.vcpu != VCPU1 && stretch.pcpu != pcpu(0));
+    assert_eq!(strays.count(), 0);
+    assert_eq!(
+        sim.times(VCPU0).run + sim.times(VCPU2).run,
+        200,
+        "pcpu0 is never idle"
+    );
+}
+
+#[test]
+fn a_directed_yield_gives_the_rest_of_the_slice() {
+    let yielder = Script::once([Compute(3), Yield(Some(VCPU2)), Compute(100)]);
+    let mut sim = Simulation::new(RoundRobin::with_slice(10), [yielder, busy(), busy()]);
+    sim.run_until(30);
+    sim.expect_trace([
+        "0 vcpu0 for 4",
+        "4 vcpu2 for 6",
+        "10 vcpu1 for 10",
+        "20 vcpu0 for 10",
+    ]);
+}
+
+#[test]
+fn a_vcpu_turned_off_and_on_again_is_reset() {
+    let mut sim = machine(1, [Script::once([Compute(5)]), busy()]);
+    sim.run_until(20);
+    assert_eq!(sim.handle(VCPU0).power_state(), PowerState::Off);
+    let claim = sim.handle(VCPU0).claim_power_on();
+    assert!(claim.is_ok());
+    assert!(
+        sim.handle(VCPU0).claim_power_on().is_err(),
+        "two callers, one claim"
+    );
+    assert_eq!(sim.handle(VCPU0).power_state(), PowerState::OnPending);
+    drop(claim);
+    assert_eq!(sim.handle(VCPU0).power_state(), PowerState::Off);
+    sim.act(Outside::PowerOn(VCPU0));
+    assert_eq!(sim.handle(VCPU0).power_state(), PowerState::OnPending);
+    sim.run_until(40);
+    assert_eq!(
+        sim.times(VCPU0).run,
+        12,
+        "its script twice, each with its CPU_OFF"
+    );
+}
+
+#[test]
+fn a_stopped_vm_stays_stopped_whatever_psci_says() {
+    let mut sim = machine(
+        1,
+        [
+            Script::forever([Compute(5), PowerOn(VCPU1)]),
+            Script::once([Compute(1)]),
+        ],
+    );
+    sim.run_until(10);
+    sim.act(Outside::Stop(VCPU1));
+    sim.run_until(50);
+    assert!(sim.handle(VCPU1).is_parked());
+    sim.act(Outside::Stop(VCPU0));
+    sim.run_until(60);
+    assert!(sim.handle(VCPU0).is_parked());
+    assert!(sim.handle(VCPU0).rearm());
+    assert_eq!(sim.handle(VCPU0).power_state(), PowerState::Off);
+    sim.act(Outside::PowerOn(VCPU0));
+    sim.run_until(70);
+    assert!(matches!(sim.handle(VCPU0).place(), Place::Loaded(_)));
+}
+
+#[test]
+fn a_retired_vcpu_gives_its_number_back() {
+    let mut sim = machine(1, [busy()]);
+    sim.run_until(5);
+    assert!(sim.handle(VCPU0).retire().is_err(), "it is in use");
+    sim.act(Outside::Stop(VCPU0));
+    sim.run_until(6);
+    let vcpu = sim.handle(VCPU0).retire().expect("it is stopped");
+    assert_eq!(sim.handle(VCPU0).place(), Place::Gone);
+    sim.handle(VCPU0).wake();
+    sim.handle(VCPU0).resume(BlockReason::Stopped);
+    drop(vcpu);
+    sim.run_until(7);
+}
+
+#[test]
+fn a_drained_pcpu_gives_everything_away_and_comes_back() {
+    let mut sim = machine(
+        2,
+        [busy(), Script::forever([Compute(2), WaitFor(7)]), busy()],
+    );
+    sim.run_until(4);
+    sim.act(Outside::Drain(pcpu(0)));
+    sim.run_until(50);
+    assert!(
+        sim.stretches()
+            .iter()
+            .all(|stretch| stretch.pcpu == pcpu(1) || stretch.start <= 4)
+    );
+    sim.act(Outside::Undrain(pcpu(0)));
+    sim.run_until(100);
+    assert!(
+        sim.stretches()
+            .iter()
+            .any(|stretch| stretch.pcpu == pcpu(0) && stretch.start >= 50)
+    );
+}
+
+#[test]
+fn a_vcpu_that_may_run_only_on_a_drained_pcpu_waits_for_it() {
+    let policy = Box::new(RoundRobin::with_slice(10));
+    let affinities = [PcpuSet::only(pcpu(0))].to_vec();
+    let mut sim = Simulation::with_setup(Setup {
+        pcpus: 2,
+        policy,
+        scripts: [busy()].to_vec(),
+        affinities,
+        seed: None,
+    });
+    sim.run_until(4);
+    sim.act(Outside::Drain(pcpu(0)));
+    sim.run_until(10);
+    sim.act(Outside::Undrain(pcpu(0)));
+    sim.run_until(20);
+    sim.expect_trace(["0 pcpu0 vcpu0 for 4", "10 pcpu0 vcpu0 for 10"]);
+}
+
+#[test]
+fn a_pinned_vcpu_has_no_tick_and_two_share_when_one_waits() {
+    let mut sim = Simulation::new(
+        Pinned,
+        [Script::forever([Compute(50), WaitFor(30)]), busy()],
+    );
+    sim.run_until(200);
+    sim.expect_trace(["0 vcpu0 for 51", "51 vcpu1 for 149"]);
+}
+
+#[test]
+fn an_inspection_waits_until_the_owner_has_folded() {
+    let mut sim = machine(2, [Script::forever([Compute(3), Inspect(VCPU1)]), busy()]);
+    sim.run_until(100);
+    assert!(
+        sim.times(VCPU0).run >= 90,
+        "each is answered by a kick, not by a slice's end"
+    );
+    assert_eq!(
+        sim.handle(VCPU1).snapshot(100).switches,
+        1,
+        "the other stays bound"
+    );
+}
+
+/// What a machine does by chance: guests, affinities, actions from outside.
+fn random_machine(seed: u64, policy: Box<dyn Policy>) -> Simulation {
+    let mut x = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
+    let mut below = |limit: u64| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x >> 11) % limit
+    };
+    let pcpus = 1 + below(4) as u16;
+    let vcpus = 1 + below(7);
+    let mut script = || {
+        let mut peer = || VcpuId::new(below(vcpus) as u16);
+        let peers: [VcpuId; 4] = core::array::from_fn(|_| peer());
+        let instruction = |choice: u64, amount: u64| match choice {
+            0..4 => Compute(1 + amount % 25),
+            4..7 => WaitFor(amount % 40),
+            7 => Wait,
+            8..11 => Interrupt(peers[amount as usize % 4]),
+            11 => Yield((amount < 50).then_some(peers[0])),
+            12 => Inspect(peers[1]),
+            13 => Migrate(pcpu(amount as u16 % pcpus)),
+            14 => PowerOn(peers[2]),
+            _ => PowerOff,
+        };
+        let length = 2 + below(8);
+        Script::forever(
+            (0..length)
+                .map(|_| (below(16), below(100)))
+                .map(|(a, b)| instruction(a, b))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let scripts = (0..vcpus).map(|_| script()).collect();
+    Simulation::with_setup(Setup {
+        pcpus,
+        policy,
+        scripts,
+        affinities: Vec::new(),
+        seed: Some(seed),
+    })
+}
+
+/// After the unrest everybody who can run does.
+fn settle_and_expect_progress(mut sim: Simulation, seed: u64) {
+    sim.set_unrest(false);
+    let pool_pcpus = sim.engine.pool().pcpus();
+    pool_pcpus
+        .iter()
+        .for_each(|pcpu| sim.act(Outside::Undrain(pcpu)));
+    let ids: Vec<_> = (0..sim.engine.vcpu_count() as u16)
+        .map(VcpuId::new)
+        .collect();
+    for &id in &ids {
+        sim.act(Outside::SetAffinity(id, pool_pcpus));
+        sim.act(Outside::Resume(id));
+    }
+    let start = sim.engine.now();
+    sim.run_until(start + 10);
+    let before: Vec<_> = ids.iter().map(|&id| sim.times(id)).collect();
+    sim.run_until(start + 2000);
+    for (&id, before) in ids.iter().zip(before) {
+        let after = sim.times(id);
+        let is_stuck = after.run == before.run && after.ready > before.ready;
+        assert!(!is_stuck, "seed {seed}: {id} is ready and never runs");
+        let remote = sim
+            .handle(id)
+            .state
+            .load()
+            .is_blocked_by(BlockReason::Remote);
+        assert!(
+            !remote || after.run > before.run,
+            "seed {seed}: nobody answers {id}"
+        );
+    }
+}
+
+#[test]
+fn a_thousand_machines_by_chance_break_no_rule() {
+    for seed in 0..1500 {
+        let mut sim = random_machine(seed, Box::new(RoundRobin::with_slice(10)));
+        sim.set_unrest(true);
+        sim.run_until(600);
+        settle_and_expect_progress(sim, seed);
+    }
+}
+
+#[test]
+fn pinned_machines_by_chance_break_no_rule() {
+    for seed in 0..200 {
+        let mut sim = random_machine(seed, Box::new(Pinned));
+        sim.set_unrest(true);
+        sim.run_until(600);
+    }
+}
+
+/// A policy that answers at random, names who is not there, and forgets who is.
+struct Hostile;
+
+struct HostileLocal {
+    chance: u64,
+    ready: Vec<VcpuId>,
+}
+
+impl Policy for Hostile {
+    fn name(&self) -> &'static str {
+        "hostile"
+    }
+
+    fn bounds(&self, _ready: usize) -> Bounds {
+        Bounds {
+            work_conserving: false,
+            longest_wait: None,
+        }
+    }
+
+    fn local(&self, pcpu: PcpuId, max_vcpus: u16) -> Box<dyn LocalPolicy> {
+        Box::new(HostileLocal {
+            chance: pcpu.index() as u64 + 1,
+            ready: Vec::with_capacity(2 * usize::from(max_vcpus)),
+        })
+    }
+}
+
+impl HostileLocal {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.chance = self
+            .chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.chance >> 33) % limit
+    }
+}
+
+impl LocalPolicy for HostileLocal {
+    fn enqueue(&mut self, vcpu: VcpuId, _why: Ready) {
+        if self.below(4) > 0 {
+            self.ready.push(vcpu);
+        }
+    }
+
+    fn pick(&mut self) -> Option<Pick> {
+        let slice = Slice {
+            duration: Some(self.below(9)),
+            exclusive: self.below(2) == 0,
+        };
+        match self.below(4) {
+            0 => None,
+            1 => Some(Pick {
+                vcpu: VcpuId::new(self.below(70_000) as u16),
+                slice,
+            }),
+            _ => self.ready.pop().map(|vcpu| Pick { vcpu, slice }),
+        }
+    }
+
+    fn take(&mut self, vcpu: VcpuId) -> Option<Slice> {
+        self.ready.retain(|&ready| ready != vcpu);
+        (self.below(2) == 0).then_some(Slice::of(3))
+    }
+
+    fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+        let _ = allowed(VcpuId::new(self.below(8) as u16));
+        Some(VcpuId::new(self.below(8) as u16))
+    }
+
+    fn charge(&mut self, _vcpu: VcpuId, _ticks: u64) {}
+
+    fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+}
+
+#[test]
+fn a_hostile_policy_is_unfair_but_breaks_no_rule() {
+    for seed in 0..300 {
+        let mut sim = random_machine(seed, Box::new(Hostile));
+        sim.set_unrest(true);
+        sim.run_until(600);
+    }
+}
