@@ -23,7 +23,11 @@ pub trait Dispatch {
 
     /// Another vCPU waits to see the bound vCPU's interrupts as they are: take them out of `interface`, tell who waits, and
     /// put them back.
-    fn synchronize(&mut self, extension: &mut Self::Extension, interface: &mut dyn VirtualCpuInterface);
+    fn synchronize(
+        &mut self,
+        extension: &mut Self::Extension,
+        interface: &mut dyn VirtualCpuInterface,
+    );
 
     /// The bound vCPU has an interrupt that it would take if PSTATE allowed: enabled, its group on, more urgent than the
     /// priority mask.
@@ -34,7 +38,11 @@ pub trait Dispatch {
     ) -> bool;
 
     /// A timer that expires while the vCPU is not bound would wake it: the interrupt is enabled in its interrupt controller.
-    fn is_timer_enabled(&self, extension: &Self::Extension, timer: crate::interrupts::TimerPpi) -> bool;
+    fn is_timer_enabled(
+        &self,
+        extension: &Self::Extension,
+        timer: crate::interrupts::TimerPpi,
+    ) -> bool;
 
     /// PSCI turned the vCPU on: everything private to it outside its registers goes back to its reset value. It is not bound.
     fn reset(&mut self, extension: &mut Self::Extension);

@@ -25,6 +25,10 @@ pub mod interrupts;
 pub mod stage2;
 mod sync;
 mod syndrome;
+#[cfg_attr(
+    not(all(target_arch = "aarch64", target_os = "none")),
+    allow(dead_code, reason = "only the engine looks into a vCPU")
+)]
 pub mod vcpu;
 pub mod vmid;
 

@@ -18,6 +18,7 @@ use trapline_vcpu::{
     arch::aarch64::{GuestTlb, read_id_register},
     stage2::{Attributes, Geometry, PhysicalAddress, Stage2},
     vcpu::{AddressSpace, VcpuShared},
+    vmid::VmVmid,
 };
 
 use super::{Refusal, console::Console};
@@ -67,7 +68,15 @@ impl Guest {
         let ram = load(boot, config)?;
         let mut stage2 = Stage2::new(geometry, Identity);
         stage2
-            .map(guest_machine::RAM_BASE, config.ram.address, config.ram.length, Attributes::RAM, &GuestTlb { vmid: None })
+            .map(
+                guest_machine::RAM_BASE,
+                config.ram.address,
+                config.ram.length,
+                Attributes::RAM,
+                &GuestTlb {
+                    vmid: &VmVmid::default(),
+                },
+            )
             .map_err(|error| Refusal(format!("guest RAM: {error:?}")))?;
 
         let vcpu_count = usize::from(config.vcpu_count);
@@ -84,8 +93,13 @@ impl Guest {
         )
         .map_err(|error| Refusal(format!("interrupt controller: {error:?}")))?;
         let vgic = Arc::new(vgic);
-        let line = InterruptLine::claim(&vgic, guest_machine::UART_INTID).map_err(|error| Refusal(format!("console: {error:?}")))?;
-        let uart = Arc::new(Pl011::new(guest_machine::UART.start, Arc::new(Console), Arc::new(line)));
+        let line = InterruptLine::claim(&vgic, guest_machine::UART_INTID)
+            .map_err(|error| Refusal(format!("console: {error:?}")))?;
+        let uart = Arc::new(Pl011::new(
+            guest_machine::UART.start,
+            Arc::new(Console),
+            Arc::new(line),
+        ));
 
         let vm = Vm::new(VmParts {
             name: config.name.clone(),
@@ -95,9 +109,12 @@ impl Guest {
             registry: Registry::new(pcpu_count),
             observer: Arc::new(NoObserver),
         });
-        let id_registers = IdRegisters::from_hardware(read_id_register, geometry.guest_size().ilog2() as u8);
+        let id_registers =
+            IdRegisters::from_hardware(read_id_register, geometry.guest_size().ilog2() as u8);
         standard::register(&vm, id_registers).map_err(|error| ("standard handlers", error))?;
-        vm.registry().register(&uart.claims(), uart.clone()).map_err(|error| ("console", error))?;
+        vm.registry()
+            .register(&uart.claims(), uart.clone())
+            .map_err(|error| ("console", error))?;
         let space = Arc::new(AddressSpace::new(&stage2, timer::now(), 0));
         let mut handles = Vec::with_capacity(vcpu_count);
         for (index, &affinity) in affinities.iter().enumerate() {
@@ -106,8 +123,9 @@ impl Guest {
             let extension = VmVcpu::new(vm.clone(), index).expect("the VM has as many vCPUs");
             let space = space.clone();
             let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
-            let handle =
-                pool.create_vcpu(pcpus, make, VcpuShared::default()).map_err(|error| ("vCPU", error))?;
+            let handle = pool
+                .create_vcpu(pcpus, make, VcpuShared::default())
+                .map_err(|error| ("vCPU", error))?;
             vcpus.attach(index, handle.clone());
             handles.push(handle);
         }
@@ -144,21 +162,36 @@ pub(super) fn whole_pages(address: u64, length: u64) -> Range<u64> {
 fn load(boot: &BootInfo, config: &GuestConfig) -> Result<GuestRam, Refusal> {
     let place = config.ram.address..config.ram.address.saturating_add(config.ram.length);
     if !boot.is_free(&place) {
-        return Err(Refusal(format!("the guest's RAM at {:#x} is not free RAM of the machine", place.start)));
+        return Err(Refusal(format!(
+            "the guest's RAM at {:#x} is not free RAM of the machine",
+            place.start
+        )));
     }
-    let ram = Ram::map(place, Access::ReadWrite).map_err(|error| Refusal(format!("guest RAM: {error:?}")))?;
+    let ram = Ram::map(place, Access::ReadWrite)
+        .map_err(|error| Refusal(format!("guest RAM: {error:?}")))?;
     for image in &config.images {
         let pages = whole_pages(image.source.address, image.source.length);
         let refuse = |why: &dyn core::fmt::Debug| {
-            Refusal(format!("the image for guest address {:#x}: {why:?}", image.destination))
+            Refusal(format!(
+                "the image for guest address {:#x}: {why:?}",
+                image.destination
+            ))
         };
         let source = Ram::map(pages.clone(), Access::ReadOnly).map_err(|error| refuse(&error))?;
         let offset = image.destination.wrapping_sub(guest_machine::RAM_BASE);
-        ram.copy_from(offset, &source, image.source.address - pages.start, image.source.length)
-            .map_err(|error| refuse(&error))?;
+        ram.copy_from(
+            offset,
+            &source,
+            image.source.address - pages.start,
+            image.source.length,
+        )
+        .map_err(|error| refuse(&error))?;
     }
     let start = guest_machine::RAM_BASE;
-    Ok(GuestRam { ranges: [start..start + config.ram.length], ram })
+    Ok(GuestRam {
+        ranges: [start..start + config.ram.length],
+        ram,
+    })
 }
 
 /// The guest's RAM, one range of it.
@@ -173,16 +206,21 @@ impl GuestMemory for GuestRam {
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), NotRam> {
-        self.ram.read(address.wrapping_sub(self.ranges[0].start), bytes).map_err(|_| NotRam)
+        self.ram
+            .read(address.wrapping_sub(self.ranges[0].start), bytes)
+            .map_err(|_| NotRam)
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), NotRam> {
-        self.ram.write(address.wrapping_sub(self.ranges[0].start), bytes).map_err(|_| NotRam)
+        self.ram
+            .write(address.wrapping_sub(self.ranges[0].start), bytes)
+            .map_err(|_| NotRam)
     }
 
     fn clean_and_invalidate(&self, range: Range<u64>) {
         let base = self.ranges[0].start;
-        self.ram.clean_and_invalidate(range.start.saturating_sub(base)..range.end.saturating_sub(base));
+        self.ram
+            .clean_and_invalidate(range.start.saturating_sub(base)..range.end.saturating_sub(base));
     }
 }
 

@@ -30,7 +30,9 @@ use trapline_platform::{
     timer,
 };
 use trapline_sched::{PcpuId, PcpuSet, PolicyOptions, Pool, PoolConfig, VcpuId, policy_by_name};
-use trapline_vcpu::{arch::aarch64::read_id_register, exit::SystemRegister, stage2::Geometry, vmid::VmidAllocator};
+use trapline_vcpu::{
+    arch::aarch64::read_id_register, exit::SystemRegister, stage2::Geometry, vmid::VmidAllocator,
+};
 
 pub use guest::{Guest, GuestVcpu};
 
@@ -82,7 +84,12 @@ pub fn run_this_pcpu() -> ! {
         }
     }
     let scheduler = machine.pool.local(id).expect("each pCPU comes here once");
-    let engine = engine::engine(scheduler, Dispatcher::new(id), machine.geometry, machine.vmids.clone());
+    let engine = engine::engine(
+        scheduler,
+        Dispatcher::new(id),
+        machine.geometry,
+        machine.vmids.clone(),
+    );
     engine::run(engine, |dispatcher| {
         dispatcher.release();
         if id.index() == 0 && machine.guest.has_stopped() {
@@ -111,7 +118,10 @@ fn prepare(boot: &BootInfo) -> Result<Machine, Refusal> {
     let config = read_config(boot)?;
     let pcpu_count = usize::from(config.pcpu_count);
     if pcpu_count == 0 || pcpu_count > boot.pcpu_count() {
-        return Err(Refusal(format!("{pcpu_count} pCPUs are configured, the machine has {}", boot.pcpu_count())));
+        return Err(Refusal(format!(
+            "{pcpu_count} pCPUs are configured, the machine has {}",
+            boot.pcpu_count()
+        )));
     }
     let mmfr0 = read_id_register(SystemRegister::new(3, 0, 0, 7, 0));
     let mmfr1 = read_id_register(SystemRegister::new(3, 0, 0, 7, 1));
@@ -119,8 +129,8 @@ fn prepare(boot: &BootInfo) -> Result<Machine, Refusal> {
         .ok_or_else(|| Refusal("the machine's stage 2 translation has no 4 KiB granule".into()))?;
 
     let slice_ticks = u64::from(config.slice_us) * timer::frequency() / 1_000_000;
-    let policy =
-        policy_by_name(&config.policy, PolicyOptions { slice_ticks }).map_err(|error| ("policy", error))?;
+    let policy = policy_by_name(&config.policy, PolicyOptions { slice_ticks })
+        .map_err(|error| ("policy", error))?;
     let pool = Pool::new(PoolConfig {
         pcpus: PcpuSet::all(config.pcpu_count),
         max_vcpus: config.guest.vcpu_count,
@@ -130,18 +140,33 @@ fn prepare(boot: &BootInfo) -> Result<Machine, Refusal> {
     .map_err(|error| ("pool", error))?;
     let vmids = Arc::new(VmidAllocator::new(geometry.vmid_bits(), pcpu_count));
     let guest = Guest::new(boot, &config.guest, &pool, geometry, pcpu_count)?;
-    Ok(Machine { pool, guest, vmids, geometry, pcpu_count, started_at: timer::now() })
+    Ok(Machine {
+        pool,
+        guest,
+        vmids,
+        geometry,
+        pcpu_count,
+        started_at: timer::now(),
+    })
 }
 
 /// Reads the blob that the bootargs name.
 fn read_config(boot: &BootInfo) -> Result<BootConfig, Refusal> {
-    let place = config::locate(boot.machine.bootargs)
-        .ok_or_else(|| Refusal(format!("the bootargs lack {}=ADDRESS,LENGTH", config::BOOTARGS_KEY)))?;
+    let place = config::locate(boot.machine.bootargs).ok_or_else(|| {
+        Refusal(format!(
+            "the bootargs lack {}=ADDRESS,LENGTH",
+            config::BOOTARGS_KEY
+        ))
+    })?;
     let pages = guest::whole_pages(place.address, place.length);
     if !boot.is_free(&pages) {
-        return Err(Refusal(format!("the configuration at {:#x} is not in free RAM", place.address)));
+        return Err(Refusal(format!(
+            "the configuration at {:#x} is not in free RAM",
+            place.address
+        )));
     }
-    let ram = Ram::map(pages.clone(), Access::ReadOnly).map_err(|error| Refusal(format!("configuration: {error:?}")))?;
+    let ram = Ram::map(pages.clone(), Access::ReadOnly)
+        .map_err(|error| Refusal(format!("configuration: {error:?}")))?;
     let mut blob = alloc::vec![0; place.length as usize];
     ram.read(place.address - pages.start, &mut blob)
         .map_err(|error| Refusal(format!("configuration: {error:?}")))?;
@@ -152,8 +177,14 @@ fn read_config(boot: &BootInfo) -> Result<BootConfig, Refusal> {
 fn outcome(end: &VmEnd) -> (ExitStatus, String) {
     match end {
         VmEnd::PowerOff => (ExitStatus::PoweredOff, "the guest powered off".into()),
-        VmEnd::Reset => (ExitStatus::PoweredOff, "the guest asked for a reset, which ends the run".into()),
+        VmEnd::Reset => (
+            ExitStatus::PoweredOff,
+            "the guest asked for a reset, which ends the run".into(),
+        ),
         VmEnd::Crash(why) => (ExitStatus::GuestFailed, format!("the guest crashed: {why}")),
-        VmEnd::Stopped(why) => (ExitStatus::GuestFailed, format!("the guest was stopped: {why}")),
+        VmEnd::Stopped(why) => (
+            ExitStatus::GuestFailed,
+            format!("the guest was stopped: {why}"),
+        ),
     }
 }

@@ -27,15 +27,25 @@ pub(super) fn finish(machine: &Machine) -> ! {
     }));
     for (index, handle) in machine.guest.handles.iter().enumerate() {
         send(&Report::Vcpu(vcpu_report(index, handle, now)));
-        send(&Report::Counter(&alloc::format!("fp_saves_vcpu{index}"), handle.shared().fp_saves()));
+        send(&Report::Counter(
+            &alloc::format!("fp_saves_vcpu{index}"),
+            handle.shared().fp_saves(),
+        ));
     }
     for id in (0..machine.pcpu_count as u16).filter_map(PcpuId::new) {
         send(&Report::Pcpu(pcpu_report(machine, id, now)));
     }
     for calls in machine.guest.vm.registry().calls() {
-        send(&Report::Counter(&alloc::format!("calls_{}", calls.name), calls.calls));
+        send(&Report::Counter(
+            &alloc::format!("calls_{}", calls.name),
+            calls.calls,
+        ));
     }
-    let end_of_vm = machine.guest.vm.end().expect("finish is called when the VM has ended");
+    let end_of_vm = machine
+        .guest
+        .vm
+        .end()
+        .expect("finish is called when the VM has ended");
     let (status, why) = outcome(end_of_vm);
     end(status, &why)
 }
@@ -44,7 +54,11 @@ fn send(report: &Report<'_>) {
     channel::report(format_args!("{report}"));
 }
 
-fn vcpu_report(index: usize, handle: &trapline_sched::VcpuHandle<GuestVcpu>, now: u64) -> VcpuReport {
+fn vcpu_report(
+    index: usize,
+    handle: &trapline_sched::VcpuHandle<GuestVcpu>,
+    now: u64,
+) -> VcpuReport {
     let snapshot = handle.snapshot(now);
     let shared = handle.shared();
     let exits = |classes: &[ExitClass]| classes.iter().map(|&class| shared.exits(class)).sum();
@@ -69,7 +83,10 @@ fn vcpu_report(index: usize, handle: &trapline_sched::VcpuHandle<GuestVcpu>, now
 }
 
 fn pcpu_report(machine: &Machine, id: PcpuId, now: u64) -> PcpuReport {
-    let counters = machine.pool.pcpu_counters(id, now).expect("the pCPU is in the pool");
+    let counters = machine
+        .pool
+        .pcpu_counters(id, now)
+        .expect("the pCPU is in the pool");
     PcpuReport {
         index: id.index() as u64,
         busy_ticks: counters.times.busy,
@@ -90,7 +107,9 @@ pub(super) fn describe_pcpus(out: &mut dyn Write) {
         let _ = writeln!(out, "{:?}", handle.snapshot(now));
     }
     for id in (0..machine.pcpu_count as u16).filter_map(PcpuId::new) {
-        let Some(ring) = machine.pool.trace(id) else { continue };
+        let Some(ring) = machine.pool.trace(id) else {
+            continue;
+        };
         let _ = writeln!(out, "{id}: last events, oldest first");
         let mut seen = 0usize;
         ring.visit(|_| seen += 1);

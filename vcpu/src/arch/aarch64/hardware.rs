@@ -118,6 +118,11 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         &mut self.dispatch
     }
 
+    /// A guest timer fired and nobody is bound: it is the last word of a vCPU that has left.
+    pub(crate) fn dismiss_timer(&mut self, timer: TimerPpi) {
+        H::deactivate_ppi(timer.intid());
+    }
+
     pub(crate) fn is_enabled(&self) -> bool {
         self.enabled.is_some()
     }
@@ -245,7 +250,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         if assigned.flush {
             synchronize_context();
             tlb::flush_local_all_guests();
-        } else if is_sibling_next && !cfg!(mutant = "no_sibling_flush") {
+        } else if is_sibling_next {
             synchronize_context();
             tlb::flush_local_guest();
         }
@@ -316,10 +321,11 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
             self.close_fp(vcpu);
         }
         let (dispatch, enabled) = self.parts();
-        dispatch.unbind(&mut vcpu.extension, &mut enabled.interface);
-        // Off, so that no timer of this vCPU fires on a pCPU that has left it behind.
+        // Off first: the timers' interrupts, which `unbind` deactivates, must not fire again for a vCPU that has left.
         write_sysreg!("cntv_ctl_el0", 0);
         write_sysreg!("cntp_ctl_el0", 0);
+        synchronize_context();
+        dispatch.unbind(&mut vcpu.extension, &mut enabled.interface);
         if enabled.control.features.pointer_authentication {
             vcpu.registers.pointer_auth_keys.store();
         }

@@ -13,8 +13,6 @@ use crate::interrupts::{ActivePriorities, TimerPpi, VirtualCpuInterface};
 pub(crate) struct HardwareInterface {
     list_register_count: usize,
     active_priority_count: usize,
-    /// Which timer PPIs are active on this pCPU, by index in [`TimerPpi::ALL`]: acknowledged and not yet deactivated by us.
-    /// The guest's EOI deactivates without telling, so the vGIC folds before it relies on `false`.
     host_deactivate: fn(u32),
     host_is_active: fn(u32) -> bool,
 }
@@ -48,14 +46,20 @@ impl HardwareInterface {
     /// The interface of this pCPU; the two functions reach its physical interrupt controller.
     pub(crate) fn new(host_is_active: fn(u32) -> bool, host_deactivate: fn(u32)) -> Self {
         let vtr = ICH_VTR_EL2.get();
+        let list_register_count = (vtr & 0x1f) as usize + 1;
         // [IHI0069: ICH_VTR_EL2.ListRegs, PREbits: 5, 6 or 7 preemption bits need 1, 2 or 4 registers a group]
         let preemption_bits = (vtr >> 26 & 0x7) + 1;
-        Self {
-            list_register_count: (vtr & 0x1f) as usize + 1,
+        let mut interface = Self {
+            list_register_count,
             active_priority_count: 1 << preemption_bits.saturating_sub(5).min(2),
             host_deactivate,
             host_is_active,
+        };
+        // They are UNKNOWN at reset, and the vGIC writes only those that it uses.
+        for index in 0..list_register_count {
+            interface.set_list_register(index, 0);
         }
+        interface
     }
 }
 

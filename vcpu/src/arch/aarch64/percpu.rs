@@ -291,10 +291,11 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 self.scheduler.timer_fired();
             }
             PhysicalInterrupt::GuestTimer(_) | PhysicalInterrupt::Maintenance => {
-                self.must_refresh = true;
-                // The vCPU may be waiting with its registers loaded.
-                if let Some(vcpu) = self.scheduler.loaded() {
-                    vcpu.handle().wake();
+                // Also if it waits with its registers loaded; the token makes it look at its interrupts.
+                match (self.scheduler.loaded(), interrupt) {
+                    (Some(vcpu), _) => vcpu.handle().wake(),
+                    (None, PhysicalInterrupt::GuestTimer(timer)) => self.hardware.dismiss_timer(timer),
+                    (None, _) => {}
                 }
             }
             PhysicalInterrupt::Host | PhysicalInterrupt::None => {}

@@ -5,6 +5,7 @@ use core::ops::Range;
 
 use super::switch::synchronize_context;
 use crate::stage2::TlbMaintenance;
+use crate::vmid::VmVmid;
 
 /// Drops this pCPU's stage-1 and combined entries of the VMID in VTTBR_EL2.
 pub(crate) fn flush_local_guest() {
@@ -41,20 +42,23 @@ const VMID_SHIFT: u32 = 48;
 
 /// The TLBs of all pCPUs, as the tables of one VM see them.
 #[derive(Debug)]
-pub struct GuestTlb {
-    /// The VM's VMID now; `None` if it never had one, so that no TLB holds anything of it.
-    pub vmid: Option<u16>,
+pub struct GuestTlb<'a> {
+    /// The VM's VMID. A VM that never had one is in no TLB.
+    pub vmid: &'a VmVmid,
 }
 
-impl TlbMaintenance for GuestTlb {
+impl TlbMaintenance for GuestTlb<'_> {
     fn publish(&self) {
         // SAFETY: a barrier.
-        unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) }
+        unsafe { asm!("dsb ish", options(nostack, preserves_flags)) }
     }
 
     fn invalidate(&self, range: Range<u64>) {
         self.publish();
-        let Some(vmid) = self.vmid else { return };
+        // Read after the tables are published: a VM that gets its VMID later walks the changed ones.
+        let Some(vmid) = self.vmid.current() else {
+            return;
+        };
         // The instructions act on the VMID in VTTBR_EL2, which may be another's; nothing runs at EL1 meanwhile.
         let bound = read_sysreg!("vttbr_el2");
         let base = bound & ((1 << VMID_SHIFT) - 1);
