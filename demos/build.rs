@@ -8,6 +8,8 @@ const IMAGES: &[(&str, &str)] = &[
     ("stress-guest", "guests.ld"),
     ("bench-guest", "guests.ld"),
     ("test-guest", "guests.ld"),
+    ("example-guest", "guests.ld"),
+    ("example-device", "../platform/link.ld"),
 ];
 
 fn main() {

@@ -41,4 +41,8 @@ impl<E: Send + 'static> VcpuControl for VcpuHandle<Aarch64VCpu<E>> {
     fn migrate(&self, to: PcpuId) -> Result<(), MigrateError> {
         self.migrate(to)
     }
+
+    fn last_pcpu(&self) -> PcpuId {
+        self.last_pcpu()
+    }
 }

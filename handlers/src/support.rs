@@ -255,6 +255,10 @@ impl VcpuControl for FakeVcpu {
     fn migrate(&self, _to: PcpuId) -> Result<(), MigrateError> {
         Ok(())
     }
+
+    fn last_pcpu(&self) -> PcpuId {
+        PcpuId::new(0).unwrap()
+    }
 }
 
 /// The ends that an observer was told of.

@@ -35,6 +35,8 @@ pub trait VcpuControl: Send + Sync {
     fn stop(&self);
     /// Moves the vCPU to another pCPU, at its next exit if it runs.
     fn migrate(&self, to: PcpuId) -> Result<(), MigrateError>;
+    /// The pCPU where the vCPU is, or was last; true when it is asked, and perhaps no longer when it is answered.
+    fn last_pcpu(&self) -> PcpuId;
 }
 
 /// How a VM ended.

@@ -24,10 +24,13 @@ const BUILD_LIMIT: Duration = Duration::from_secs(1200);
 const MUTANT: &str = "TRAPLINE_IMAGE_MUTANT";
 
 /// The guests of this repository.
-pub const GUESTS: [&str; 3] = ["stress-guest", "bench-guest", "test-guest"];
+pub const GUESTS: [&str; 4] = ["stress-guest", "bench-guest", "test-guest", "example-guest"];
 
 /// The hypervisor of this repository.
 pub const HYPERVISOR: &str = "hypervisor";
+
+/// All hypervisor images: that one, and those that show or test something.
+pub const HYPERVISORS: [&str; 2] = [HYPERVISOR, "example-device"];
 
 /// A built image.
 #[derive(Clone, Debug)]

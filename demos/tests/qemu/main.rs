@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod command;
+mod examples;
 mod guests;
 mod harness;
 mod linux;

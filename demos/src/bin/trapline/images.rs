@@ -6,7 +6,7 @@ use crate::cli::ImageOptions;
 
 /// Builds all images, or looks for mistakes in them.
 pub fn images(options: &ImageOptions) -> Result<u8> {
-    let names: Vec<&str> = [cross::HYPERVISOR]
+    let names: Vec<&str> = cross::HYPERVISORS
         .into_iter()
         .chain(cross::GUESTS)
         .collect();

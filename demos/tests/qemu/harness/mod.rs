@@ -47,7 +47,7 @@ fn set_up() {
         stock_guest();
         let images: Vec<&str> = cross::GUESTS
             .into_iter()
-            .chain([cross::HYPERVISOR])
+            .chain(cross::HYPERVISORS)
             .collect();
         cross::build(&images).expect("the images are needed");
     });
