@@ -114,3 +114,48 @@ impl<V: Vcpu> Deadlines<V> {
         self.positions[self.heap[position].handle.id().index()] = position as u16;
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{
+        policies::RoundRobin,
+        sim::{Instruction::Compute, Script, Simulation},
+    };
+    use alloc::collections::BTreeMap;
+
+    #[test]
+    fn deadlines_come_in_order_whatever_was_set_and_removed_before() {
+        let scripts = (0..20).map(|_| Script::once([Compute(1)]));
+        let sim = Simulation::new(RoundRobin::with_slice(10), scripts);
+        let mut deadlines = Deadlines::new(20);
+        let mut expected = BTreeMap::new();
+        let mut chance = 1_u64;
+        for _ in 0..5000 {
+            chance = chance
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let (id, time) = (VcpuId::new((chance >> 33) as u16 % 20), chance >> 50);
+            match chance >> 40 & 3 {
+                0 => {
+                    deadlines.remove(id);
+                    expected.remove(&id);
+                }
+                1 => {
+                    let due = deadlines.pop_due(time).map(|handle| handle.id());
+                    let first = expected
+                        .values()
+                        .min()
+                        .copied()
+                        .filter(|&first| first <= time);
+                    assert_eq!(due.and_then(|id| expected.remove(&id)), first);
+                }
+                _ => {
+                    deadlines.set(sim.handle(id), time);
+                    expected.insert(id, time);
+                }
+            }
+            assert_eq!(deadlines.first(), expected.values().min().copied());
+        }
+    }
+}

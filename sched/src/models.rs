@@ -202,7 +202,7 @@ fn interrupt(handle: &VcpuHandle<Model>) {
 
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.preemption_bound = builder.preemption_bound.or(Some(5));
     builder.max_branches = 10_000;
     builder.check(model);
 }

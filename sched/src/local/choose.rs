@@ -16,6 +16,8 @@ enum Picked<V> {
 struct Next<V> {
     vcpu: Box<V>,
     slice: Slice,
+    /// The slice goes on: it was given away by the one that was loaded.
+    is_given: bool,
     must_reset: bool,
 }
 
@@ -89,10 +91,12 @@ impl<V: Vcpu> LocalScheduler<V> {
     /// Asks the policy until it names somebody who can be loaded. `loaded` is enqueued there too, and may be picked.
     fn pick(&mut self, loaded: Option<VcpuId>, mut to: Option<VcpuId>, now: u64) -> Picked<V> {
         loop {
-            let Pick { vcpu: id, slice } = match self.pick_checked(loaded, to.take()) {
-                Some(pick) => pick,
-                None => return Picked::Nobody,
+            let given = to.take().and_then(|to| self.pick_named(to));
+            let is_given = given.is_some();
+            let Some(pick) = given.or_else(|| self.pick_checked(loaded)) else {
+                return Picked::Nobody;
             };
+            let Pick { vcpu: id, slice } = pick;
             if Some(id) == loaded {
                 return Picked::Loaded(slice);
             }
@@ -104,6 +108,7 @@ impl<V: Vcpu> LocalScheduler<V> {
                         return Picked::Other(Next {
                             vcpu,
                             slice,
+                            is_given,
                             must_reset: reset,
                         });
                     }
@@ -114,18 +119,28 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// The named vCPU, else the policy's pick if it is ready here, else any that is.
-    fn pick_checked(&mut self, loaded: Option<VcpuId>, to: Option<VcpuId>) -> Option<Pick> {
-        let is_ready = |this: &Self, id| Some(id) == loaded || this.ready.get(id).is_some();
-        if let Some(vcpu) = to.filter(|&to| self.ready.get(to).is_some()) {
-            // It gets what is left of the slice that is given to it.
-            if self.policy.take(vcpu).is_some() {
-                return Some(Pick {
-                    vcpu,
-                    slice: self.rest_of_slice(),
-                });
+    /// The vCPU to which the loaded one yields, if it is ready here. It gets what is left of the slice, so that two that
+    /// yield to each other do not keep the pCPU; and at least half of one, since it loses its own turn.
+    fn pick_named(&mut self, to: VcpuId) -> Option<Pick> {
+        self.ready.get(to)?;
+        let Slice { duration, .. } = self.current.slice;
+        if let (Some(end), Some(whole)) = (self.current.end, duration) {
+            let left = end.saturating_sub(self.pool.host().now());
+            if left < whole - whole / 2 {
+                return None;
             }
         }
+        self.policy.take(to)?;
+        let slice = Slice {
+            duration,
+            exclusive: false,
+        };
+        Some(Pick { vcpu: to, slice })
+    }
+
+    /// The policy's pick if it is ready here, else any that is.
+    fn pick_checked(&mut self, loaded: Option<VcpuId>) -> Option<Pick> {
+        let is_ready = |this: &Self, id| Some(id) == loaded || this.ready.get(id).is_some();
         let pick = self.policy.pick();
         if let Some(pick) = pick.filter(|pick| is_ready(self, pick.vcpu)) {
             return Some(pick);
@@ -140,19 +155,11 @@ impl<V: Vcpu> LocalScheduler<V> {
         })
     }
 
-    fn rest_of_slice(&self) -> Slice {
-        let now = self.pool.host().now();
-        let duration = self.current.end.map(|end| end.saturating_sub(now));
-        Slice {
-            duration,
-            exclusive: false,
-        }
-    }
-
     fn start(&mut self, next: Next<V>, machine: &mut impl Machine<V>, now: u64) {
         let Next {
             mut vcpu,
             slice,
+            is_given,
             must_reset,
         } = next;
         let handle = vcpu.handle();
@@ -169,7 +176,11 @@ impl<V: Vcpu> LocalScheduler<V> {
         machine.bind(&mut vcpu, self.current.exclusive);
         self.trace(now, TraceEvent::Switch(id));
         self.loaded = Some(vcpu);
+        let end = self.current.end;
         self.start_slice(slice, now);
+        if is_given {
+            self.current.end = end;
+        }
     }
 
     /// The loaded vCPU has the pCPU to itself only as long as nobody else is ready here.

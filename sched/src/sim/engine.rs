@@ -9,7 +9,7 @@ use super::{
 use crate::{
     BlockReason, Decision, LocalScheduler, PcpuId, PcpuSet, Pool, PoolConfig, Vcpu, VcpuId,
 };
-use alloc::{rc::Rc, sync::Arc, vec::Vec};
+use alloc::{format, rc::Rc, string::String, sync::Arc, vec::Vec};
 use core::{
     cell::{Cell, RefCell},
     sync::atomic::Ordering,
@@ -38,10 +38,12 @@ pub(super) struct Engine {
     /// Empty while the pCPU executes.
     pub(super) pcpus: Vec<RefCell<Option<Pcpu>>>,
     pub(super) bound: RefCell<Vec<Option<VcpuId>>>,
+    /// What `bind` was told last on each pCPU.
+    pub(super) exclusive: RefCell<Vec<bool>>,
     stretches: RefCell<Vec<Stretch>>,
     depth: Cell<u32>,
     has_unrest: Cell<bool>,
-    seed: Option<u64>,
+    name: String,
 }
 
 impl Engine {
@@ -79,6 +81,7 @@ impl Engine {
         };
         let engine = Rc::new(Self {
             pcpus: pcpus.iter().map(pcpu).collect(),
+            exclusive: RefCell::new(pcpus.iter().map(|_| false).collect()),
             bound: RefCell::new(pcpus.iter().map(|_| None).collect()),
             world,
             pool,
@@ -87,7 +90,7 @@ impl Engine {
             stretches: RefCell::default(),
             depth: Cell::new(0),
             has_unrest: Cell::new(false),
-            seed,
+            name: seed.map_or_else(String::new, |seed| format!("seed {seed}:")),
         });
         // Idle pCPUs first, so that guests spread as they are turned on.
         pcpus.iter().for_each(|pcpu| engine.execute(pcpu));
@@ -158,8 +161,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn name(&self) -> alloc::string::String {
-        alloc::format!("seed {:?}:", self.seed)
+    /// How a broken rule says which machine broke it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The next event and its pCPU; of several at one time, chance takes one.

@@ -50,8 +50,9 @@ pub(super) struct Hardware<'a> {
 }
 
 impl Machine<Guest> for Hardware<'_> {
-    fn bind(&mut self, guest: &mut Guest, _exclusive: bool) {
+    fn bind(&mut self, guest: &mut Guest, exclusive: bool) {
         intrude();
+        self.engine.exclusive.borrow_mut()[self.pcpu.index()] = exclusive;
         let (engine, id, name) = (self.engine, guest.handle().id(), self.engine.name());
         let mut bound = engine.bound.borrow_mut();
         assert!(!bound.contains(&Some(id)), "{name} {id} is bound already");

@@ -113,6 +113,11 @@ impl Simulation {
         self.engine.timer_sets(pcpu)
     }
 
+    /// The vCPU that was bound to `pcpu` last was told that it has it to itself.
+    pub fn is_exclusive(&self, pcpu: PcpuId) -> bool {
+        self.engine.exclusive.borrow()[pcpu.index()]
+    }
+
     /// Who ran where, in the order in which they began; what goes on now is included.
     pub fn stretches(&self) -> Vec<Stretch> {
         self.engine.stretches()
