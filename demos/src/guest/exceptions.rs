@@ -85,7 +85,7 @@ pub fn report(kind: Kind, frame: &mut Frame) {
 // they report like the others.
 global_asm!(
     r#"
-    .macro guest_vector kind
+    .macro save_and_handle kind
     .balign 128
     sub     sp, sp, #288
     stp     x0, x1, [sp]
@@ -98,10 +98,10 @@ global_asm!(
     .global guest_vectors
 guest_vectors:
     .rept 4
-    guest_vector 0
-    guest_vector 1
-    guest_vector 2
-    guest_vector 3
+    save_and_handle 0
+    save_and_handle 1
+    save_and_handle 2
+    save_and_handle 3
     .endr
 
 guest_store_frame:
