@@ -47,9 +47,9 @@ impl Shortlist {
         self.overflows |= self.len == self.limit;
         if at < self.limit {
             self.len = (self.len + 1).min(self.limit);
-            if let Some(tail) = self.keys.get_mut(at..self.len) {
-                tail.rotate_right(1);
-                tail[0] = key;
+            let mut moved = key;
+            for slot in self.keys.iter_mut().take(self.len).skip(at) {
+                core::mem::swap(slot, &mut moved);
             }
         }
     }
@@ -162,7 +162,8 @@ impl Vgic {
         self.shared_cpu(cpu).due.drain_into(&mut cpu.candidates);
         let machine_control = interface.machine_control();
         let count = interface.list_register_count();
-        let (mut pending, mut active) = self.choose(cpu, interface, machine_control, count);
+        let (mut pending, mut active) = (Shortlist::new(count), Shortlist::new(count));
+        self.choose(cpu, interface, machine_control, &mut pending, &mut active);
         // The interrupt that is being handled keeps a list register if there are several, so that its end is no exit.
         let spare = usize::from(count > 1 && active.len > 0);
         pending.shorten(count - spare);
@@ -194,16 +195,16 @@ impl Vgic {
         write_control(cpu, interface, machine_control, control);
     }
 
-    /// The candidates for list registers, pending and active. Those that are neither are no candidates any more.
+    /// Offers the candidates for list registers to `pending` and `active`. Those that are neither are no candidates any more.
     fn choose(
         &self,
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
         machine_control: u64,
-        count: usize,
-    ) -> (Shortlist, Shortlist) {
+        pending: &mut Shortlist,
+        active: &mut Shortlist,
+    ) {
         let (me, groups) = (cpu.me(), self.groups());
-        let (mut pending, mut active) = (Shortlist::new(count), Shortlist::new(count));
         let mut most_urgent: [Option<u8>; 2] = [None; 2];
         let VgicCpu {
             index,
@@ -237,7 +238,6 @@ impl Vgic {
             }
         });
         cpu.most_urgent = most_urgent;
-        (pending, active)
     }
 
     /// Moves `intid` to the next free list register, unless somebody else has made an end of it since it was chosen.

@@ -259,31 +259,32 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
     /// When the waiting `vcpu`, whose registers were just stored, wants to be woken by one of its own timers: a value of the
     /// physical counter.
     fn timer_deadline(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) -> Option<u64> {
-        // A timer that is due by now either makes an interrupt deliverable, or is held back by something that comes with a
-        // wake-up of its own.
-        let now = self.host.now();
-        if self.has_deliverable_interrupt(vcpu) {
-            return Some(now);
-        }
         let offset = vcpu.space.counter_offset;
         let registers = &vcpu.registers.vm_system_regs;
         let virtual_deadline = registers.cntv_cval_el0.saturating_add(offset);
-        [
+        let now = self.host.now();
+        let (mut is_any_due, mut next) = (false, None);
+        for (timer, control, deadline) in [
             (TimerPpi::Virtual, registers.cntv_ctl_el0, virtual_deadline),
             (
                 TimerPpi::Physical,
                 registers.cntp_ctl_el0,
                 registers.cntp_cval_el0,
             ),
-        ]
-        .into_iter()
-        .filter(|&(timer, control, deadline)| {
-            is_timer_armed(control)
-                && deadline > now
-                && self.dispatch.is_timer_enabled(&vcpu.extension, timer)
-        })
-        .map(|(_, _, deadline)| deadline)
-        .min()
+        ] {
+            if !is_timer_armed(control) || !self.dispatch.is_timer_enabled(&vcpu.extension, timer) {
+                continue;
+            }
+            is_any_due |= deadline <= now;
+            if deadline > now {
+                next = Some(next.map_or(deadline, |other: u64| other.min(deadline)));
+            }
+        }
+        // One that is due already is deliverable, or is held back by something that comes with a wake-up of its own.
+        if is_any_due && self.has_deliverable_interrupt(vcpu) {
+            return Some(now);
+        }
+        next
     }
 
     /// Makes `vcpu`, which is bound here, take `fault` at the instruction that exited.
