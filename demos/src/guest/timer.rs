@@ -46,17 +46,17 @@ impl Timer {
     /// Interrupts once its counter reaches `deadline`.
     #[inline(always)]
     pub fn arm(self, deadline: u64) {
+        self.arm_with(deadline, ENABLE);
+    }
+
+    /// Sets the deadline, then the control register.
+    #[inline(always)]
+    pub fn arm_with(self, deadline: u64, control: u64) {
         match self {
-            Self::Virtual => {
-                CNTV_CVAL_EL0.set(deadline);
-                CNTV_CTL_EL0.set(ENABLE);
-            }
-            Self::Physical => {
-                CNTP_CVAL_EL0.set(deadline);
-                CNTP_CTL_EL0.set(ENABLE);
-            }
+            Self::Virtual => CNTV_CVAL_EL0.set(deadline),
+            Self::Physical => CNTP_CVAL_EL0.set(deadline),
         }
-        barrier::isb(barrier::SY);
+        self.set_control(control);
     }
 
     /// Writes the control register, for example 0 to turn the timer off.

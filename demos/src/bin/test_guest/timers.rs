@@ -73,8 +73,8 @@ pub fn mask_holds_it_back() {
         gic::enable(timer.intid());
         let deadline = timer.now() + cpu::microseconds(500);
         DEADLINE.store(deadline, SeqCst);
-        timer.arm(deadline);
-        timer.set_control(ENABLE | IMASK);
+        // Masked from the start: an interrupt that came before the mask would stay pending.
+        timer.arm_with(deadline, ENABLE | IMASK);
         check!(
             timer.control() & ISTATUS == 0 || timer.now() >= deadline,
             "{timer:?}: ISTATUS is early"
