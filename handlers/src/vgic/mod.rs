@@ -29,6 +29,8 @@ mod tests;
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
+use hashbrown::HashMap;
+
 pub use cpu::VgicCpu;
 pub use distributor::{DISTRIBUTOR_SIZE, Distributor};
 pub use lines::{InterruptLine, LineError};
@@ -110,6 +112,8 @@ pub struct Vgic {
     claims: Box<[AtomicU64]>,
     cpus: Box<[SharedCpu]>,
     affinities: Box<[u64]>,
+    /// The vCPU with each affinity. Guests may ask for any number of absent ones.
+    by_affinity: HashMap<u64, u8>,
     /// GICD_CTLR.EnableGrp0 and EnableGrp1.
     groups: AtomicU32,
     /// Drawn by those that wait for a fold.
@@ -138,6 +142,7 @@ impl Vgic {
             claims: (0..spis.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             cpus: (0..vcpus).map(SharedCpu::new).collect(),
             distributor_type: distributor_type(config.spi_count, &config.affinities),
+            by_affinity: config.affinities.iter().copied().zip(0..).collect(),
             affinities: config.affinities.into_boxed_slice(),
             groups: AtomicU32::new(0),
             epoch: AtomicU64::new(0),
@@ -245,12 +250,10 @@ impl Vgic {
     fn vcpu_of_affinity(&self, affinity: u64) -> u8 {
         // The usual numbering, 16 vCPUs to each value of Aff1, is found without a search.
         let guess = (affinity >> 8 & 0xff) * 16 + (affinity & 0xff);
-        let found = if self.affinities.get(guess as usize) == Some(&affinity) {
-            Some(guess as usize)
-        } else {
-            self.affinities.iter().position(|&other| other == affinity)
-        };
-        found.map_or(NOBODY, |vcpu| vcpu as u8)
+        if self.affinities.get(guess as usize) == Some(&affinity) {
+            return guess as u8;
+        }
+        self.by_affinity.get(&affinity).copied().unwrap_or(NOBODY)
     }
 }
 

@@ -156,10 +156,15 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
         loop {
             if self.must_schedule || self.scheduler.needs_attention() {
                 self.must_schedule = false;
-                match self.scheduler.schedule(&mut self.hardware) {
-                    Decision::Run => {}
-                    Decision::Idle => return Step::Idle,
-                    Decision::Drained => return Step::Drained,
+                let idle = match self.scheduler.schedule(&mut self.hardware) {
+                    Decision::Run => None,
+                    Decision::Idle => Some(Step::Idle),
+                    Decision::Drained => Some(Step::Drained),
+                };
+                if let Some(step) = idle {
+                    // What ends the wait may be an interrupt of this pCPU, which nobody announces.
+                    self.must_schedule = true;
+                    return step;
                 }
                 if until.is_some_and(|deadline| self.hardware.now() >= deadline) {
                     self.must_schedule = true;
