@@ -7,7 +7,7 @@
 //!   post:   push the box, then MAIL;     kick unless ARMED (the slice timer brings it here soon) or KICKED
 //!   nudge:  change what it is about, then REQUESTS, WORK or nothing; kick unless KICKED
 //!   owner:  take (clears all but ARMED), then look
-//!   disarm: clears ARMED and says whether mail came without a kick
+//!   disarm: clears ARMED, then looks: mail may have come without a kick
 //! ```
 
 use crate::sync::{AtomicU32, Ordering};
@@ -135,11 +135,10 @@ impl Attention {
         self.0.fetch_or(ARMED, Ordering::AcqRel);
     }
 
-    /// The slice timer no longer does. True: mail came meanwhile, perhaps without a kick, and the owner must look now.
-    #[must_use]
-    pub(crate) fn disarm(&self) -> bool {
-        self.0.fetch_and(!ARMED, Ordering::AcqRel) & MAIL != 0
-            && !cfg!(mutant = "disarm_ignores_mail")
+    /// The slice timer no longer does. Mail may have come meanwhile without a kick: the owner must see whether anything is
+    /// raised afterwards.
+    pub(crate) fn disarm(&self) {
+        self.0.fetch_and(!ARMED, Ordering::AcqRel);
     }
 }
 
@@ -168,7 +167,12 @@ mod tests {
         let attention = Attention::new();
         attention.arm();
         assert_eq!(attention.post(), Kick::NotNeeded);
-        assert!(attention.disarm());
-        assert_eq!(attention.nudge(About::Work), Kick::Send);
+        attention.disarm();
+        assert!(attention.is_raised());
+        assert_eq!(
+            attention.post(),
+            Kick::Send,
+            "nothing else brings it here now"
+        );
     }
 }

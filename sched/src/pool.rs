@@ -352,7 +352,7 @@ impl<V: Vcpu> Pool<V> {
     }
 
     /// True for exactly one of those that want to post to an idle `pcpu`.
-    fn claim_idle(&self, pcpu: PcpuId) -> bool {
+    pub(crate) fn claim_idle(&self, pcpu: PcpuId) -> bool {
         let bit = PcpuSet::only(pcpu).bits();
         self.idle.fetch_and(!bit, Ordering::SeqCst) & bit != 0 || cfg!(mutant = "claim_idle_twice")
     }

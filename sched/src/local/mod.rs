@@ -225,8 +225,9 @@ impl<V: Vcpu> LocalScheduler<V> {
                 self.share(raised.work(), now);
                 self.settle_exclusive(machine);
             }
-            let is_settled = self.arm(machine);
-            if is_settled && !self.cell.attention.is_raised() {
+            self.arm(machine);
+            // Also what came without a kick: from this pCPU itself, or while the slice timer was armed.
+            if !self.cell.attention.is_raised() || cfg!(mutant = "disarm_ignores_mail") {
                 return self.conclude(now);
             }
         }
@@ -248,19 +249,18 @@ impl<V: Vcpu> LocalScheduler<V> {
         raised
     }
 
-    /// The slice timer runs only while others wait. False: mail came while it did, perhaps without a kick.
-    fn arm(&mut self, machine: &mut impl Machine<V>) -> bool {
+    /// The slice timer runs only while others wait.
+    fn arm(&mut self, machine: &mut impl Machine<V>) {
         let end = self
             .current
             .end
             .filter(|_| self.is_running() && !self.ready.is_empty());
-        let mut is_settled = true;
         if end.is_some() != self.is_armed {
             self.is_armed = end.is_some();
             if self.is_armed {
                 self.cell.attention.arm();
             } else {
-                is_settled = !self.cell.attention.disarm();
+                self.cell.attention.disarm();
             }
         }
         let timer = match (end, self.deadlines.first()) {
@@ -271,7 +271,6 @@ impl<V: Vcpu> LocalScheduler<V> {
             machine.set_timer(timer);
             self.timer = timer;
         }
-        is_settled
     }
 
     fn conclude(&mut self, now: u64) -> Decision {

@@ -284,6 +284,14 @@ fn a_vcpu_that_may_run_only_on_a_drained_pcpu_waits_for_it() {
 
 #[test]
 fn a_pinned_vcpu_has_no_tick_and_two_share_when_one_waits() {
+    let waiter = Script::forever([Compute(50), WaitFor(30)]);
+    let mut sim = Simulation::new(Pinned, [waiter, busy()]);
+    sim.run_until(200);
+    sim.expect_trace(["0 vcpu0 for 51", "51 vcpu1 for 149"]);
+}
+
+#[test]
+fn a_pinned_vcpu_has_its_pcpu_exclusively_while_it_is_alone() {
     let mut sim = Simulation::new(Pinned, [Script::once([Compute(50)]), busy()]);
     sim.run_until(10);
     assert!(!sim.is_exclusive(pcpu(0)), "both are on from the start");
@@ -299,8 +307,9 @@ fn a_pinned_vcpu_has_no_tick_and_two_share_when_one_waits() {
 fn an_idle_pcpu_is_claimed_once() {
     let mut sim = machine(2, [busy()]);
     sim.run_until(5);
-    let claim = || sim.engine.pool().claim_idle_in(PcpuSet::all(2), None);
-    assert_eq!((claim(), claim()), (Some(pcpu(1)), None));
+    let pool = sim.engine.pool();
+    let claims = [0, 1, 1].map(|index| pool.claim_idle(pcpu(index)));
+    assert_eq!(claims, [false, true, false]);
 }
 
 #[test]
