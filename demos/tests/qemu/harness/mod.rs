@@ -29,7 +29,7 @@ pub use self::output::Output;
 
 /// One QEMU at a time: their deadlines suppose that the machine is theirs.
 static MACHINE: Mutex<()> = Mutex::new(());
-/// Downloads and builds happen once, before any deadline counts.
+/// Downloads happen once, before any deadline counts.
 static SET_UP: OnceLock<()> = OnceLock::new();
 
 /// The command itself ends a run at its deadline; this much later the harness ends the command.
@@ -40,16 +40,11 @@ pub fn is_full_tier() -> bool {
     env::var("TRAPLINE_TIER").as_deref() != Ok("quick")
 }
 
-/// Everything that a run on QEMU needs is there.
+/// Everything but images that a run on QEMU needs is there.
 fn set_up() {
     SET_UP.get_or_init(|| {
         Qemu::set_up().expect("QEMU is needed");
         stock_guest();
-        let images: Vec<&str> = cross::GUESTS
-            .into_iter()
-            .chain(cross::HYPERVISORS)
-            .collect();
-        cross::build(&images).expect("the images are needed");
     });
 }
 
@@ -175,6 +170,24 @@ impl Run {
         self
     }
 
+    /// The images that the command will want, so that building them is over before its deadline counts.
+    fn images(&self) -> Vec<&str> {
+        let value = |option: &str| {
+            let place = self
+                .arguments
+                .iter()
+                .position(|argument| argument == option)?;
+            self.arguments.get(place + 1).map(String::as_str)
+        };
+        let is_stress = self
+            .arguments
+            .first()
+            .is_some_and(|command| command == "stress");
+        let guest = value("--guest").or(is_stress.then_some("stress-guest"));
+        let hypervisor = value("--hypervisor").unwrap_or(cross::HYPERVISOR);
+        guest.into_iter().chain([hypervisor]).collect()
+    }
+
     /// Runs the command to its end.
     pub fn start(self) -> Output {
         // A test that failed while it held the machine has left nothing behind.
@@ -185,6 +198,7 @@ impl Run {
         command.args(&self.arguments);
         if self.is_on_qemu {
             set_up();
+            cross::build(&self.images()).expect("the images are needed");
             command.args(["--timeout", &self.deadline.as_secs().to_string()]);
             command.arg("--stats").arg(&stats);
         }
