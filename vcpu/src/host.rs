@@ -5,8 +5,9 @@ use crate::interrupts::TimerPpi;
 /// The physical timer and interrupt controller of one pCPU. All methods concern the pCPU that calls them, with physical
 /// interrupts masked at EL2.
 pub trait Host {
-    /// The host's own code uses FP registers between two steps. Then a step gives them back before it returns, which a host
-    /// that is built without FP need not pay for.
+    /// The host's own code uses FP registers between two steps. Then a step takes the guest's out and sets CPTR_EL2 to the
+    /// host's value before it returns, which other hosts need not pay for. Their contents are not kept over a step, and
+    /// compiled code must not use them either way: host and engine are built for soft-float.
     const USES_FP: bool;
 
     /// The physical counter. [DDI0487: CNTPCT_EL0]

@@ -101,13 +101,14 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
             hcr,
             vttbr: 0,
         });
+        self.program_timer();
     }
 
     pub(crate) fn disable(&mut self) {
-        self.set_timer(None);
         if let Some(enabled) = self.enabled.take() {
             enabled.control.give_back();
         }
+        self.program_timer();
     }
 
     pub(crate) fn host_mut(&mut self) -> &mut H {
@@ -149,11 +150,13 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         self.program_timer();
     }
 
+    /// The deadlines are kept while the host has the pCPU back, but then the timer is not ours to arm.
     fn program_timer(&mut self) {
         let deadline = [self.timer.wanted, self.timer.limit]
             .into_iter()
             .flatten()
-            .min();
+            .min()
+            .filter(|_| self.is_enabled());
         if deadline != self.timer.armed {
             self.timer.armed = deadline;
             self.host.set_timer(deadline);

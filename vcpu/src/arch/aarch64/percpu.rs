@@ -66,7 +66,8 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
     }
 
     /// Takes EL2's guest-facing control registers over, on the pCPU that this engine is for. The host's values are kept for
-    /// [`Aarch64PerCpu::hardware_disable`].
+    /// [`Aarch64PerCpu::hardware_disable`]; what a guest of the host's own left in EL1, in the list registers and in the EL1
+    /// timers is not.
     ///
     /// # Errors
     /// `AlreadyExists`: it is enabled.
@@ -84,7 +85,8 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
         Ok(())
     }
 
-    /// Gives EL2's control registers back as the host had them. The vCPU that was loaded goes back to a queue first.
+    /// Gives EL2's control registers back as the host had them, and disarms the hypervisor timer. Deadlines are kept for the
+    /// next `hardware_enable`; vCPUs that wait here for longer are better moved, by a drain.
     ///
     /// # Errors
     /// `BadState`: it is not enabled. `ResourceBusy`: a vCPU is loaded; drain the pCPU first.
