@@ -39,6 +39,8 @@ pub const SPURIOUS: u32 = 1020;
 const SHARED_START: u32 = 32;
 /// Where the SGI frame's GICR_ISACTIVER0 lies. [IHI0069: Redistributor register map, SGI_base]
 const ISACTIVER0: u64 = 0x0300;
+/// Where GICR_ISENABLER0 lies.
+const ISENABLER0: u64 = 0x0100;
 const SGI_FRAME: u64 = 0x1_0000;
 
 /// Held while the distributor is set up for an interrupt; keeps the one pointer to it unique.
@@ -132,6 +134,22 @@ pub fn enable_shared(intid: u32) {
         .expect("the INTID is a shared interrupt");
 }
 
+/// Lets private interrupt `intid` (below 32) reach this pCPU: one of a host with interrupts of its own.
+pub fn enable_private(intid: u32) {
+    let register = (pcpu::current().redistributor.load(Relaxed) + ISENABLER0) as *mut u32;
+    // SAFETY: `initialize_pcpu` stored the SGI frame of this pCPU's redistributor, mapped as device memory; bits written as
+    // 0 change nothing, so nobody else's interrupt is touched.
+    unsafe { register.write_volatile(1 << (intid & 31)) };
+}
+
+/// Sends SGI `intid` (2 to 15: the platform has the others) to pCPU `id`, which exists and has enabled it. Otherwise as
+/// [`kick`].
+pub fn send(intid: u32, id: u16) {
+    if let Some(pcpu) = pcpu::get(id) {
+        send_sgi(pcpu.kick.load(Relaxed) | u64::from(intid & 15) << 24);
+    }
+}
+
 /// Kicks pCPU `id` (an existing one), which may be this one. What the caller wrote before is visible to the target when
 /// it acknowledges the kick.
 #[inline(always)]
@@ -146,6 +164,8 @@ pub(super) fn stop_others() {
     const ALL_BUT_ME: u64 = 1 << 40;
     send_sgi(u64::from(STOP) << 24 | ALL_BUT_ME);
 }
+
+const _: () = assert!(KICK == 0, "`send` adds its INTID to that of the kick");
 
 /// The value of ICC_SGI1R_EL1 that sends `intid` to the pCPU with affinity `mpidr`.
 const fn sgi(mpidr: u64, intid: u32) -> u64 {
@@ -183,6 +203,17 @@ pub fn acknowledge() -> u32 {
             out(reg) intid,
             options(nostack, preserves_flags),
         );
+    }
+    intid as u32
+}
+
+/// The interrupt that [`acknowledge`] would take, which stays pending; a more urgent one may come between the two.
+#[inline(always)]
+pub fn highest_pending() -> u32 {
+    let intid: u64;
+    // SAFETY: it changes nothing.
+    unsafe {
+        asm!("mrs {}, icc_hppir1_el1", out(reg) intid, options(nomem, nostack, preserves_flags));
     }
     intid as u32
 }
