@@ -147,7 +147,7 @@ impl Guest {
     }
 
     /// The guest has ended and all its vCPUs are parked.
-    pub(super) fn has_stopped(&self) -> bool {
+    pub fn has_stopped(&self) -> bool {
         self.vm.end().is_some() && self.handles.iter().all(|handle| handle.is_parked())
     }
 }
@@ -189,36 +189,36 @@ fn load(boot: &BootInfo, config: &GuestConfig) -> Result<GuestRam, Refusal> {
     }
     let start = guest_machine::RAM_BASE;
     Ok(GuestRam {
-        ranges: [start..start + config.ram.length],
+        range: start..start + config.ram.length,
         ram,
     })
 }
 
 /// The guest's RAM, one range of it.
 struct GuestRam {
-    ranges: [Range<u64>; 1],
+    range: Range<u64>,
     ram: Ram,
 }
 
 impl GuestMemory for GuestRam {
     fn ranges(&self) -> &[Range<u64>] {
-        &self.ranges
+        core::slice::from_ref(&self.range)
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), NotRam> {
         self.ram
-            .read(address.wrapping_sub(self.ranges[0].start), bytes)
+            .read(address.wrapping_sub(self.range.start), bytes)
             .map_err(|_| NotRam)
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), NotRam> {
         self.ram
-            .write(address.wrapping_sub(self.ranges[0].start), bytes)
+            .write(address.wrapping_sub(self.range.start), bytes)
             .map_err(|_| NotRam)
     }
 
     fn clean_and_invalidate(&self, range: Range<u64>) {
-        let base = self.ranges[0].start;
+        let base = self.range.start;
         self.ram
             .clean_and_invalidate(range.start.saturating_sub(base)..range.end.saturating_sub(base));
     }

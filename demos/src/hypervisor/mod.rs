@@ -38,11 +38,16 @@ pub use guest::{Guest, GuestVcpu};
 
 /// What all pCPUs share.
 pub struct Machine {
-    pool: Arc<Pool<GuestVcpu>>,
-    guest: Guest,
-    vmids: Arc<VmidAllocator>,
-    geometry: Geometry,
-    pcpu_count: usize,
+    /// The vCPUs and the pCPUs that run them.
+    pub pool: Arc<Pool<GuestVcpu>>,
+    /// The guest.
+    pub guest: Guest,
+    /// Which VM has which VMID.
+    pub vmids: Arc<VmidAllocator>,
+    /// What stage 2 looks like here.
+    pub geometry: Geometry,
+    /// How many pCPUs run vCPUs, from pCPU 0.
+    pub pcpu_count: usize,
     started_at: u64,
 }
 
@@ -60,6 +65,12 @@ impl<E: fmt::Display> From<(&str, E)> for Refusal {
 /// Runs the guest that the configuration describes, and ends with the machine off. `customize` registers devices of its own
 /// before the guest's first instruction.
 pub fn launch(boot: BootInfo, customize: impl FnOnce(&Guest)) -> ! {
+    start(boot, customize);
+    run_this_pcpu()
+}
+
+/// As `launch`, for an image with a loop of its own: the guest is on when this returns, and the other pCPUs run.
+pub fn start(boot: BootInfo, customize: impl FnOnce(&Guest)) {
     match prepare(&boot) {
         Ok(machine) => {
             customize(&machine.guest);
@@ -68,7 +79,6 @@ pub fn launch(boot: BootInfo, customize: impl FnOnce(&Guest)) -> ! {
             console::listen();
             boot.start_secondaries();
             machine.guest.start();
-            run_this_pcpu()
         }
         Err(Refusal(why)) => report::end(ExitStatus::BadInput, &why),
     }
@@ -76,13 +86,7 @@ pub fn launch(boot: BootInfo, customize: impl FnOnce(&Guest)) -> ! {
 
 /// Runs vCPUs on this pCPU until the guest has ended. A pCPU that the configuration does not use stays idle.
 pub fn run_this_pcpu() -> ! {
-    let machine = wait_for_machine();
-    let id = PcpuId::new(pcpu::this_pcpu()).expect("the platform numbers its pCPUs from 0");
-    if id.index() >= machine.pcpu_count {
-        loop {
-            power::wait_for_interrupt();
-        }
-    }
+    let (id, machine) = enlist();
     let scheduler = machine.pool.local(id).expect("each pCPU comes here once");
     let engine = engine::engine(
         scheduler,
@@ -93,9 +97,22 @@ pub fn run_this_pcpu() -> ! {
     engine::run(engine, |dispatcher| {
         dispatcher.release();
         if id.index() == 0 && machine.guest.has_stopped() {
-            report::finish(machine);
+            machine.finish();
         }
     })
+}
+
+/// What this pCPU is and works with, as soon as the boot pCPU has made it. A pCPU that the configuration does not use stays
+/// here, idle.
+pub fn enlist() -> (PcpuId, &'static Machine) {
+    let machine = wait_for_machine();
+    let id = PcpuId::new(pcpu::this_pcpu()).expect("the platform numbers its pCPUs from 0");
+    if id.index() >= machine.pcpu_count {
+        loop {
+            power::wait_for_interrupt();
+        }
+    }
+    (id, machine)
 }
 
 fn wait_for_machine() -> &'static Machine {
@@ -104,6 +121,13 @@ fn wait_for_machine() -> &'static Machine {
             return machine;
         }
         trapline_platform::relax::relax();
+    }
+}
+
+impl Machine {
+    /// Reports on the guest, which has stopped, and ends the run.
+    pub fn finish(&self) -> ! {
+        report::finish(self)
     }
 }
 
