@@ -10,6 +10,7 @@ const IMAGES: &[(&str, &str)] = &[
     ("test-guest", "guests.ld"),
     ("example-guest", "guests.ld"),
     ("example-device", "../platform/link.ld"),
+    ("example-loop", "../platform/link.ld"),
 ];
 
 fn main() {
