@@ -161,8 +161,8 @@ impl Vm {
         self.parts.vcpus.get(index)
     }
 
-    /// The interrupt controller.
-    pub fn vgic(&self) -> &Vgic {
+    /// The interrupt controller; devices claim their lines of it.
+    pub fn vgic(&self) -> &Arc<Vgic> {
         &self.parts.vgic
     }
 

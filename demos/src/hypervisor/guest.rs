@@ -37,8 +37,6 @@ pub struct Guest {
     pub vm: Arc<Vm>,
     /// Its vCPUs by index, as the scheduler knows them.
     pub handles: Vec<Arc<VcpuHandle<GuestVcpu>>>,
-    /// The interrupt controller, for lines of devices of one's own.
-    pub vgic: Arc<Vgic>,
     /// The console.
     pub uart: Arc<Pl011>,
     /// Walked by the hardware while the guest lives.
@@ -104,7 +102,7 @@ impl Guest {
         let vm = Vm::new(VmParts {
             name: config.name.clone(),
             vcpus: vcpus.clone(),
-            vgic: vgic.clone(),
+            vgic,
             memory: Arc::new(ram),
             registry: Registry::new(pcpu_count),
             observer: Arc::new(NoObserver),
@@ -132,7 +130,6 @@ impl Guest {
         Ok(Self {
             vm,
             handles,
-            vgic,
             uart,
             _stage2: stage2,
             entry: config.entry,

@@ -20,10 +20,9 @@ use doorbell::Doorbell;
 #[unsafe(no_mangle)]
 fn trapline_main(boot: BootInfo) -> ! {
     hypervisor::launch(boot, |guest| {
-        let line = InterruptLine::claim(&guest.vgic, Doorbell::INTID).expect("the line is free");
-        guest
-            .vm
-            .registry()
+        let vm = &guest.vm;
+        let line = InterruptLine::claim(vm.vgic(), Doorbell::INTID).expect("the line is free");
+        vm.registry()
             .register(&Doorbell::CLAIMS, Arc::new(Doorbell::new(line)))
             .expect("nobody else claims the doorbell's addresses and calls");
     })
