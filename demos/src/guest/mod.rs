@@ -29,6 +29,8 @@ pub mod machine;
 pub mod mmio;
 pub mod parameters;
 #[cfg(target_os = "none")]
+pub mod patterns;
+#[cfg(target_os = "none")]
 pub mod power;
 pub mod random;
 pub mod sgi;

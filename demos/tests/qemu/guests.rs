@@ -2,9 +2,15 @@
 
 use crate::harness::{Run, is_full_tier};
 
+/// Checks also what QEMU's own firmware does not do.
+const STRICT: &str = "strict=1";
+
 #[track_caller]
-fn expect_pass(run: Run, name: &str) {
-    let output = run.append(&format!("test={name}")).deadline(60).start();
+fn expect_pass(run: Run, name: &str, parameters: &str) {
+    let output = run
+        .append(&format!("test={name} {parameters}"))
+        .deadline(60)
+        .start();
     output.expect_exit(0);
     output.expect_in_order([&format!("TEST {name} PASS")]);
     output.expect_absent("FAIL");
@@ -19,7 +25,7 @@ macro_rules! tests {
                 #[test]
                 fn $test() {
                     if is_full_tier() {
-                        expect_pass(Run::guest("test-guest").vcpus($vcpus).bare(), $name);
+                        expect_pass(Run::guest("test-guest").vcpus($vcpus).bare(), $name, "");
                     }
                 }
             )+
@@ -30,7 +36,7 @@ macro_rules! tests {
             $(
                 #[test]
                 fn $test() {
-                    expect_pass(Run::guest("test-guest").vcpus($vcpus).pcpus($pcpus), $name);
+                    expect_pass(Run::guest("test-guest").vcpus($vcpus).pcpus($pcpus), $name, STRICT);
                 }
             )+
         }

@@ -6,7 +6,7 @@
 use core::arch::naked_asm;
 
 use aarch64_cpu::registers::{Readable, TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0, Writeable};
-use trapline_demos::guest::random::Random;
+use trapline_demos::guest::{patterns, random::Random};
 
 use crate::{
     locks, mail,
@@ -17,7 +17,7 @@ use crate::{
 /// Fills the FP/SIMD registers, does something else or just runs, and checks them.
 pub fn floating_point(index: usize, random: &mut Random) {
     let seed = random.next();
-    fill_floating_point(seed);
+    patterns::fill(seed);
     match random.below(4) {
         0 => timers::wait(index, random),
         1 => locks::round(index, random),
@@ -25,14 +25,10 @@ pub fn floating_point(index: usize, random: &mut Random) {
         _ => general(index, random),
     }
     cpu_state(index).enter(Doing::CheckingRegisters, seed);
-    match check_floating_point(seed) {
-        0 => {}
-        33 => fail(format_args!("FPCR changed; the pattern was {seed:#x}")),
-        34 => fail(format_args!("FPSR changed; the pattern was {seed:#x}")),
-        number => fail(format_args!(
-            "q{} changed; the pattern was {seed:#x}",
-            number - 1
-        )),
+    if let Some(register) = patterns::changed(seed) {
+        fail(format_args!(
+            "{register} changed; the pattern was {seed:#x}"
+        ));
     }
 }
 
@@ -72,64 +68,6 @@ pub fn threads(index: usize, random: &mut Random) {
 fn marks(index: usize, value: u64) -> [u64; 3] {
     let mark = value << 16 | index as u64;
     [!mark, mark.rotate_left(8), mark]
-}
-
-/// Puts `seed` + n and its complement into q`n`, and bits of `seed` into FPCR (rounding, FZ, DN, AHP) and FPSR (IXC to IOC,
-/// IDC, QC).
-#[unsafe(naked)]
-extern "C" fn fill_floating_point(seed: u64) {
-    naked_asm!(
-        ".arch_extension fp",
-        ".arch_extension simd",
-        ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-        "add     x1, x0, #\\n",
-        "mvn     x2, x1",
-        "fmov    d\\n, x1",
-        "fmov    v\\n\\().d[1], x2",
-        ".endr",
-        "and     x1, x0, #0x07c00000",
-        "msr     fpcr, x1",
-        "mov     w2, #0x9f",
-        "movk    w2, #0x0800, lsl #16",
-        "and     x1, x0, x2",
-        "msr     fpsr, x1",
-        "ret",
-    )
-}
-
-/// 0 if the registers hold what [`fill_floating_point`] put there; else n + 1 for q`n`, 33 for FPCR, 34 for FPSR.
-#[unsafe(naked)]
-extern "C" fn check_floating_point(seed: u64) -> u64 {
-    naked_asm!(
-        ".arch_extension fp",
-        ".arch_extension simd",
-        ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-        "mov     x4, #\\n + 1",
-        "add     x1, x0, #\\n",
-        "mvn     x2, x1",
-        "fmov    x3, d\\n",
-        "cmp     x3, x1",
-        "b.ne    1f",
-        "fmov    x3, v\\n\\().d[1]",
-        "cmp     x3, x2",
-        "b.ne    1f",
-        ".endr",
-        "mov     x4, #33",
-        "and     x1, x0, #0x07c00000",
-        "mrs     x3, fpcr",
-        "cmp     x3, x1",
-        "b.ne    1f",
-        "mov     x4, #34",
-        "mov     w2, #0x9f",
-        "movk    w2, #0x0800, lsl #16",
-        "and     x1, x0, x2",
-        "mrs     x3, fpsr",
-        "cmp     x3, x1",
-        "b.ne    1f",
-        "mov     x4, #0",
-        "1: mov  x0, x4",
-        "ret",
-    )
 }
 
 /// Fills x2 to x30 with `seed` + n, counts `steps` down, and returns the number of a register that changed, or 0.

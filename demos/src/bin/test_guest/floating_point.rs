@@ -1,12 +1,12 @@
 //! FP/SIMD registers and pointer authentication keys across switches.
 
 use core::{
-    arch::{asm, naked_asm},
+    arch::asm,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
 use aarch64_cpu::registers::{ID_AA64ISAR1_EL1, Readable};
-use trapline_demos::guest::{cpu, gic, machine, timer::Timer};
+use trapline_demos::guest::{cpu, gic, machine, patterns, timer::Timer};
 
 use crate::support::{self, check, on_interrupt};
 
@@ -35,18 +35,18 @@ fn hold_patterns() {
     let mut round = 0;
     while cpu::now() < end {
         let seed = (cpu::index() as u64) << 56 | round << 16 | 0x5a5a;
-        fill(seed);
+        patterns::fill(seed);
         if round % 2 == 0 {
             wait_for_timer();
         } else {
             let until = cpu::now() + cpu::microseconds(300);
             while cpu::now() < until {}
         }
-        let wrong = count_wrong(seed);
-        check!(
-            wrong == 0,
-            "{wrong} of the FP registers changed; the pattern was {seed:#x}"
-        );
+        if let Some(register) = patterns::changed(seed) {
+            support::fail(format_args!(
+                "{register} changed; the pattern was {seed:#x}"
+            ));
+        }
         round += 1;
         ROUNDS.fetch_add(1, SeqCst);
     }
@@ -59,48 +59,6 @@ fn wait_for_timer() {
         cpu::unmask_interrupts();
         cpu::mask_interrupts();
     }
-}
-
-/// Puts a pattern made from `seed` into q0 to q31, and bits of it into FPCR.
-#[unsafe(naked)]
-pub extern "C" fn fill(seed: u64) {
-    naked_asm!(
-        ".arch_extension fp",
-        ".arch_extension simd",
-        ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-        "eor     x1, x0, #1 << \\n",
-        "ror     x2, x1, #\\n + 1",
-        "fmov    d\\n, x1",
-        "fmov    v\\n\\().d[1], x2",
-        ".endr",
-        "and     x1, x0, #0x00c00000",
-        "msr     fpcr, x1",
-        "ret",
-    )
-}
-
-/// How many of the registers no longer hold what [`fill`] put there.
-#[unsafe(naked)]
-pub extern "C" fn count_wrong(seed: u64) -> u64 {
-    naked_asm!(
-        ".arch_extension fp",
-        ".arch_extension simd",
-        "mov     x4, #0",
-        ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-        "eor     x1, x0, #1 << \\n",
-        "ror     x2, x1, #\\n + 1",
-        "fmov    x3, d\\n",
-        "cmp     x3, x1",
-        "fmov    x3, v\\n\\().d[1]",
-        "ccmp    x3, x2, #0, eq",
-        "cinc    x4, x4, ne",
-        ".endr",
-        "and     x1, x0, #0x00c00000",
-        "mrs     x3, fpcr",
-        "cmp     x3, x1",
-        "cinc    x0, x4, ne",
-        "ret",
-    )
 }
 
 /// Where the ID registers name pointer authentication, signing works, and the key stays the CPU's own.

@@ -18,7 +18,7 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs the stress guest; the status to end with.
 pub fn stress(options: &StressOptions) -> Result<u8> {
-    let bootargs = format!("seconds={} seed={}", options.seconds, options.seed);
+    let bootargs = format!("seconds={} seed={} strict=1", options.seconds, options.seed);
     let request = request(
         GuestSource::Own("stress-guest".into()),
         bootargs,
