@@ -187,6 +187,14 @@ impl Start {
             .expect("there is room")
     }
 
+    /// The kicks so far have been answered.
+    fn forget_kicks(&self) {
+        self.host
+            .kicked
+            .iter()
+            .for_each(|kicked| kicked.store(false, Relaxed));
+    }
+
     /// A vCPU that is on, and has been put where `affinity` says.
     fn running(&self, affinity: PcpuSet) -> Arc<VcpuHandle<Model>> {
         let handle = self.vcpu(affinity);
@@ -217,6 +225,7 @@ fn loom_park_against_wake() {
         );
         let mut pcpu = start.pcpu(P0);
         assert_eq!(pcpu.schedule(), Decision::Run);
+        start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
             move || interrupt(&a)
@@ -240,7 +249,7 @@ fn loom_waiting_loaded_against_wake() {
         let a = start.running(PcpuSet::only(P0));
         let mut pcpu = start.pcpu(P0);
         assert_eq!(pcpu.schedule(), Decision::Run);
-        start.host.kicked[0].store(false, Relaxed);
+        start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
             move || interrupt(&a)
@@ -263,6 +272,7 @@ fn loom_migrate_against_wake() {
         a.suspend(BlockReason::Paused);
         assert_eq!(pcpus[0].schedule(), Decision::Idle);
         assert!(a.is_parked());
+        start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
             move || a.resume(BlockReason::Paused)
@@ -284,6 +294,7 @@ fn loom_going_idle_against_placing() {
         let a = start.vcpu(PcpuSet::all(2));
         let mut pcpus = [start.pcpu(P0), start.pcpu(P1)];
         assert_eq!(pcpus.each_mut().map(Pcpu::schedule), [Decision::Run; 2]);
+        start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
             move || a.claim_power_on().expect("it is off").commit()
@@ -303,25 +314,50 @@ fn loom_going_idle_against_placing() {
 fn loom_going_idle_against_placing_on_an_armed_pcpu() {
     explore(|| {
         let start = Start::new(2);
-        let only_p0 = PcpuSet::only(P0);
-        let (b, _waiting) = (start.running(only_p0), start.running(only_p0));
-        let mut pcpus = [start.pcpu(P0), start.pcpu(P1)];
-        assert_eq!(pcpus[0].schedule(), Decision::Run);
-        start.host.kicked[0].store(false, Relaxed);
-        let a = start.vcpu(PcpuSet::all(2));
+        let mut busy = start.pcpu(P0);
+        let a = start.running(PcpuSet::all(2));
+        assert_eq!(busy.schedule(), Decision::Run);
+        a.suspend(BlockReason::Paused);
+        assert_eq!(busy.schedule(), Decision::Idle);
+        let [_b, _c] = [P0, P0].map(|pcpu| start.running(PcpuSet::only(pcpu)));
+        assert_eq!(busy.schedule(), Decision::Run);
+        assert!(busy.hardware.timer.take().is_some(), "it is armed");
+        let mut idler = start.pcpu(P1);
+        start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
-            // P1 is not there yet, so that this goes to P0, which is armed.
-            move || a.claim_power_on().expect("it is off").commit()
+            move || a.resume(BlockReason::Paused)
         });
-        let _ = pcpus[1].schedule();
+        let _ = idler.schedule();
         other.join().unwrap();
         // Only kicks count: a slice is too long to idle.
-        pcpus[0].hardware.timer = None;
-        while pcpus.iter_mut().any(Pcpu::look) {
-            pcpus[0].hardware.timer = None;
+        while busy.look() | idler.look() {
+            busy.hardware.timer = None;
         }
-        assert_eq!(b.place(), Place::Loaded(P0));
+        assert_eq!(a.place(), Place::Loaded(P1), "no pCPU idles while it waits");
+    });
+}
+
+#[test]
+fn loom_going_idle_against_receiving() {
+    explore(|| {
+        let start = Start::new(2);
+        let mut busy = start.pcpu(P0);
+        let _b = start.running(PcpuSet::only(P0));
+        assert_eq!(busy.schedule(), Decision::Run);
+        let a = start.running(PcpuSet::all(2));
+        let mut idler = start.pcpu(P1);
+        start.forget_kicks();
+        let other = thread::spawn(move || {
+            let _ = busy.schedule();
+            busy
+        });
+        let _ = idler.schedule();
+        let mut busy = other.join().unwrap();
+        busy.hardware.timer = None;
+        while busy.look() | idler.look() {
+            busy.hardware.timer = None;
+        }
         assert_eq!(a.place(), Place::Loaded(P1), "no pCPU idles while it waits");
     });
 }
@@ -339,6 +375,7 @@ fn loom_slice_disarm_against_post() {
         let mut pcpu = start.pcpu(P0);
         assert_eq!(pcpu.schedule(), Decision::Run);
         assert!(pcpu.hardware.timer.is_some(), "another waits");
+        start.forget_kicks();
         let other = thread::spawn({
             let c = c.clone();
             move || c.claim_power_on().expect("it is off").commit()
@@ -366,6 +403,7 @@ fn loom_two_power_ons_against_a_power_off() {
                 claim.commit();
             })
         };
+        start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
             move || turn_on(&a, 7).is_ok()
@@ -392,6 +430,7 @@ fn loom_request_sync_against_unbind() {
         );
         let mut pcpu = start.pcpu(P0);
         assert_eq!(pcpu.schedule(), Decision::Run);
+        start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
             move || {
@@ -420,6 +459,7 @@ fn loom_one_idle_pcpu_is_claimed_once() {
             [Decision::Run, Decision::Idle]
         );
         let claim = |pool: &Pool<Model>| pool.claim_idle_in(PcpuSet::all(2), None).is_some();
+        start.forget_kicks();
         let other = thread::spawn({
             let pool = start.pool.clone();
             move || claim(&pool)
