@@ -69,7 +69,7 @@ impl Toolchain {
 
     /// What is there already.
     fn installed() -> Option<Self> {
-        let sysroot = sysroot(&rustc());
+        let sysroot = sysroot(rustc());
         let library = |path: &str| {
             sysroot
                 .as_ref()
