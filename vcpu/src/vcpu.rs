@@ -114,6 +114,7 @@ pub struct VcpuShared {
     argument: AtomicU64,
     exits: [AtomicU64; ExitClass::COUNT],
     fp_saves: AtomicU64,
+    context_registers: AtomicU64,
 }
 
 impl VcpuShared {
@@ -133,10 +134,21 @@ impl VcpuShared {
         self.fp_saves.load(Relaxed)
     }
 
+    /// How many EL1 context registers, pointer authentication keys included, were copied into the hardware and out of it.
+    pub fn context_registers(&self) -> u64 {
+        self.context_registers.load(Relaxed)
+    }
+
     /// Counts an exit. Only the pCPU that has the vCPU loaded calls it, so no read-modify-write is needed.
     pub(crate) fn count_exit(&self, class: ExitClass) {
         let counter = &self.exits[class.index()];
         counter.store(counter.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Counts copies of EL1 context registers, likewise.
+    pub(crate) fn count_context_registers(&self, count: u64) {
+        let counter = &self.context_registers;
+        counter.store(counter.load(Relaxed) + count, Relaxed);
     }
 
     /// Counts a save of the FP registers, likewise.

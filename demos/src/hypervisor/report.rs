@@ -27,10 +27,14 @@ pub(super) fn finish(machine: &Machine) -> ! {
     }));
     for (index, handle) in machine.guest.handles.iter().enumerate() {
         send(&Report::Vcpu(vcpu_report(index, handle, now)));
-        send(&Report::Counter(
-            &alloc::format!("fp_saves_vcpu{index}"),
-            handle.shared().fp_saves(),
-        ));
+        let shared = handle.shared();
+        for (what, count) in [
+            ("fp_saves", shared.fp_saves()),
+            ("context_registers", shared.context_registers()),
+        ] {
+            let name = alloc::format!("{what}_vcpu{index}");
+            send(&Report::Counter(&name, count));
+        }
     }
     for id in (0..machine.pcpu_count as u16).filter_map(PcpuId::new) {
         send(&Report::Pcpu(pcpu_report(machine, id, now)));

@@ -12,10 +12,7 @@ fn expect_workload(output: &Output, vcpus: usize) {
         run.len() == vcpus && run.iter().all(|ticks| *ticks > 0),
         || format!("not every vCPU ran: {run:?}"),
     );
-    let allocations = output.column("pcpus", "exit_allocations");
-    output.require(allocations.iter().all(|count| *count == 0), || {
-        format!("exits allocate: {allocations:?}")
-    });
+    output.expect_no_exit_allocation();
 }
 
 fn migrations(output: &Output) -> u64 {

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod command;
+mod counted;
 mod examples;
 mod guests;
 mod harness;

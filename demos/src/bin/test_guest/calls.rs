@@ -1,10 +1,11 @@
-//! Calls that nobody answers.
+//! Calls that nobody answers, and many calls that are answered.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use trapline_demos::guest::{
     exceptions::{Frame, Kind},
+    machine,
     power::{self, Conduit, status},
 };
 
@@ -72,6 +73,25 @@ pub fn unknown() {
         );
     }
     support::say(format_args!("undefined={}", UNDEFINED.load(SeqCst)));
+}
+
+/// All CPUs call PSCI_VERSION `calls=` times (default 1,000), and do nothing else.
+pub fn many() {
+    support::start_all();
+    (1..machine::cpu_count()).for_each(|index| support::run_on(index, call_many));
+    call_many();
+    (1..machine::cpu_count()).for_each(support::join);
+}
+
+fn call_many() {
+    let version = power::call(power::VERSION, [0; 3]);
+    for _ in 1..machine::parameters().number("calls", 1_000) {
+        let again = power::call(power::VERSION, [0; 3]);
+        check!(
+            again == version,
+            "PSCI_VERSION is {version:#x}, then {again:#x}"
+        );
+    }
 }
 
 /// `hvc` with an immediate: x0, and how many of the instructions right after it were executed.

@@ -51,6 +51,7 @@ const TESTS: &[Test] = &[
     ("undef-unknown",       1, undefined::unknown_registers),
     ("hidden-features",     1, undefined::hidden_features),
     ("unknown-calls",       1, calls::unknown),
+    ("many-calls",          1, calls::many),
     ("unmapped",            1, unmapped::aborts),
     ("psci",                2, power_states::all),
     ("fp-switch",           2, floating_point::patterns),

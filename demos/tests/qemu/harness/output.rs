@@ -70,6 +70,29 @@ impl Output {
         value.unwrap_or_default()
     }
 
+    /// The number that the test guest says after `NAME=` in the line in which `test` passes.
+    #[track_caller]
+    pub fn said(&self, test: &str, name: &str) -> u64 {
+        let verdict = format!("TEST {test} PASS ");
+        let words = self
+            .console
+            .lines()
+            .filter_map(|line| line.split_once(&verdict));
+        let mut words = words.flat_map(|(_, said)| said.split_whitespace());
+        let value = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        self.require(value.is_some(), || format!("{test} does not say `{name}=`"));
+        value.unwrap_or_default()
+    }
+
+    /// No pCPU allocated while it answered an exit.
+    #[track_caller]
+    pub fn expect_no_exit_allocation(&self) {
+        let allocations = self.column("pcpus", "exit_allocations");
+        self.require(allocations.iter().all(|count| *count == 0), || {
+            format!("exits allocate: {allocations:?}")
+        });
+    }
+
     /// Fails with everything that the run printed, unless `is_true`.
     #[track_caller]
     pub fn require(&self, is_true: bool, what: impl FnOnce() -> String) {

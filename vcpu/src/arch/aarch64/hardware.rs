@@ -306,11 +306,12 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
 
 impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H> {
     fn bind(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>, exclusive: bool) {
-        vcpu.registers.vm_system_regs.restore();
+        let mut copied = vcpu.registers.vm_system_regs.restore();
         let (_, enabled) = self.parts();
         if enabled.control.features.pointer_authentication {
-            vcpu.registers.pointer_auth_keys.restore();
+            copied += vcpu.registers.pointer_auth_keys.restore();
         }
+        vcpu.handle().shared().count_context_registers(copied);
         write_sysreg!("vmpidr_el2", vcpu.mpidr);
         write_sysreg!("cntvoff_el2", vcpu.space.counter_offset);
         self.bind_stage2(vcpu, exclusive);
@@ -319,7 +320,7 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
     }
 
     fn unbind(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) -> Option<u64> {
-        vcpu.registers.vm_system_regs.store();
+        let mut copied = vcpu.registers.vm_system_regs.store();
         let deadline = self.timer_deadline(vcpu);
         if !cfg!(mutant = "forget_fp") {
             self.close_fp(vcpu);
@@ -331,8 +332,9 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
         synchronize_context();
         dispatch.unbind(&mut vcpu.extension, &mut enabled.interface);
         if enabled.control.features.pointer_authentication {
-            vcpu.registers.pointer_auth_keys.store();
+            copied += vcpu.registers.pointer_auth_keys.store();
         }
+        vcpu.handle().shared().count_context_registers(copied);
         enabled.collect_serror(&mut vcpu.hcr);
         deadline
     }

@@ -42,10 +42,19 @@ macro_rules! switched_registers {
 
         #[cfg(all(target_arch = "aarch64", target_os = "none"))]
         impl $type {
-            /// Copies the registers out of the hardware.
-            pub(crate) fn store(&mut self) { $(self.$field = read_sysreg!($name);)* }
-            /// Copies the registers into the hardware; an ISB or ERET must follow before they count.
-            pub(crate) fn restore(&self) { $(write_sysreg!($name, self.$field);)* }
+            const COUNT: u64 = [$($name),*].len() as u64;
+
+            /// Copies the registers out of the hardware; how many, for whoever counts them.
+            pub(crate) fn store(&mut self) -> u64 {
+                $(self.$field = read_sysreg!($name);)*
+                Self::COUNT
+            }
+
+            /// Copies the registers into the hardware; an ISB or ERET must follow before they count. How many, likewise.
+            pub(crate) fn restore(&self) -> u64 {
+                $(write_sysreg!($name, self.$field);)*
+                Self::COUNT
+            }
         }
     };
 }

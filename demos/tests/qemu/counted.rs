@@ -1,0 +1,58 @@
+//! What an exit or a switch does not do, shown by counting.
+
+use crate::harness::{Output, Run};
+
+/// `vcpus` vCPUs on one pCPU make so many calls each.
+fn call(calls: u64, vcpus: usize) -> Output {
+    let run = Run::guest("test-guest").append(&format!("test=many-calls calls={calls}"));
+    // The shortest slice there is, so that many switches happen.
+    let output = run.vcpus(vcpus).pcpus(1).option("--slice", 50).start();
+    output.expect_exit(0);
+    output.expect_in_order(["TEST many-calls PASS"]);
+    output.expect_no_exit_allocation();
+    output
+}
+
+fn sum(values: Vec<u64>) -> u64 {
+    values.iter().sum()
+}
+
+#[test]
+fn a_call_touches_no_context_register_of_el1() {
+    let [few, many] = [1_000, 100_000].map(|calls| call(calls, 1));
+    let calls = [&few, &many].map(|output| sum(output.column("vcpus", "exits_call")));
+    many.require(calls[1] - calls[0] >= 99_000, || {
+        format!("calls: {calls:?}")
+    });
+    // Bound once, unbound once at its end: that takes as many registers however many calls lie between.
+    let copied = [&few, &many].map(|output| output.counter("context_registers_vcpu0"));
+    many.require(copied[0] == copied[1], || {
+        format!("EL1 context registers copied: {copied:?}")
+    });
+}
+
+#[test]
+fn a_switch_without_floating_point_saves_none() {
+    let output = call(60_000, 2);
+    let switches = sum(output.column("vcpus", "switches"));
+    output.require(switches > 1_000, || format!("only {switches} switches"));
+    for vcpu in 0..2 {
+        let copied = output.counter(&format!("context_registers_vcpu{vcpu}"));
+        output.require(copied > switches, || {
+            format!("vCPU {vcpu}: {copied} context registers were copied at {switches} switches")
+        });
+        let saves = output.counter(&format!("fp_saves_vcpu{vcpu}"));
+        output.require(saves == 0, || format!("vCPU {vcpu}: {saves} FP saves"));
+    }
+}
+
+#[test]
+fn a_switch_with_floating_point_saves_it() {
+    let run = Run::guest("test-guest").append("test=fp-switch");
+    let output = run.vcpus(2).pcpus(1).start();
+    output.expect_exit(0);
+    for vcpu in 0..2 {
+        let saves = output.counter(&format!("fp_saves_vcpu{vcpu}"));
+        output.require(saves > 10, || format!("vCPU {vcpu}: {saves} FP saves"));
+    }
+}
