@@ -5,6 +5,7 @@ use std::{env, path::Path};
 /// Guests are linked at the address where their RAM starts; the hypervisor where QEMU loads it.
 const IMAGES: &[(&str, &str)] = &[
     ("hypervisor", "../platform/link.ld"),
+    ("test-hypervisor", "../platform/link.ld"),
     ("stress-guest", "guests.ld"),
     ("bench-guest", "guests.ld"),
     ("test-guest", "guests.ld"),

@@ -30,7 +30,12 @@ pub const GUESTS: [&str; 4] = ["stress-guest", "bench-guest", "test-guest", "exa
 pub const HYPERVISOR: &str = "hypervisor";
 
 /// All hypervisor images: that one, and those that show or test something.
-pub const HYPERVISORS: [&str; 3] = [HYPERVISOR, "example-device", "example-loop"];
+pub const HYPERVISORS: [&str; 4] = [
+    HYPERVISOR,
+    "test-hypervisor",
+    "example-device",
+    "example-loop",
+];
 
 /// A built image.
 #[derive(Clone, Debug)]

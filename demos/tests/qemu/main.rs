@@ -3,10 +3,12 @@
 //! One test at a time uses the machine. `TRAPLINE_TIER=quick` leaves out what takes long; without it everything runs.
 
 mod bad_input;
+mod churn;
 mod command;
 mod counted;
 mod examples;
 mod guests;
 mod harness;
 mod linux;
+mod moves;
 mod stress;

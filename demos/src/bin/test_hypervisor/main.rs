@@ -1,0 +1,35 @@
+//! The hypervisor image of the machine's tests: as the plain one, and a guest can move its vCPUs about and use a device that
+//! comes and goes.
+//!
+//! ```text
+//!  vCPU --hvc--> moves: VcpuControl::migrate          any pCPU that runs vCPUs
+//!  vCPU --ldr--> churn: the device, or an abort
+//!                  ^-- register, remove, reap         a pCPU that no vCPU may use
+//! ```
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod churn;
+#[path = "../../hypervisor/mod.rs"]
+mod hypervisor;
+mod moves;
+
+use trapline_platform::BootInfo;
+
+/// The boot pCPU comes here when the machine is set up.
+#[unsafe(no_mangle)]
+fn trapline_main(boot: BootInfo) -> ! {
+    hypervisor::launch(boot, |guest| {
+        moves::register(&guest.vm);
+        churn::register(guest);
+    })
+}
+
+/// Every other pCPU comes here.
+#[unsafe(no_mangle)]
+fn trapline_secondary(id: u16) -> ! {
+    churn::run_if_spare(id);
+    hypervisor::run_this_pcpu()
+}
