@@ -10,5 +10,6 @@ mod examples;
 mod guests;
 mod harness;
 mod linux;
+mod models;
 mod moves;
 mod stress;
