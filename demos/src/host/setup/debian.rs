@@ -35,21 +35,23 @@ pub struct Apt {
 }
 
 impl Apt {
-    /// The host's architecture, with the user's suites and backports: for packages to install.
-    pub fn for_host() -> Result<Self, String> {
+    /// The host's architecture, with the user's suites: for packages to install.
+    fn for_host() -> Result<Self, String> {
+        Self::new("host", &configured_suites(&codename()?)?, &[])
+    }
+
+    /// As [`Apt::for_host`], with backports, which not every release has.
+    fn for_host_with_backports() -> Result<Self, String> {
         let codename = codename()?;
         let mut suites = configured_suites(&codename)?;
-        let mirror = suites[0].mirror.clone();
-        if !suites
-            .iter()
-            .any(|suite| suite.name.ends_with("-backports"))
-        {
-            suites.push(Suite {
-                mirror,
-                name: format!("{codename}-backports"),
-            });
+        let backports = Suite {
+            mirror: suites[0].mirror.clone(),
+            name: format!("{codename}-backports"),
+        };
+        if !suites.contains(&backports) {
+            suites.push(backports);
         }
-        Self::new("host", &suites, &[])
+        Self::new("backports", &suites, &[])
     }
 
     /// Architecture arm64, the main suite: for packages to unpack, never to install.
@@ -182,28 +184,37 @@ impl Apt {
 /// # Errors
 /// Not root, not Debian, no network: the error says which.
 pub fn install(packages: &[&str], purpose: &str) -> Result<(), String> {
-    let apt = prepare_to_install(purpose)?;
+    require_root()?;
+    let apt = Apt::for_host()?;
+    let step = Step::start(&format!("Looking for packages: {purpose}"));
+    apt.update()?;
+    drop(step);
     let _step = Step::start(&format!("Installing {}", packages.join(", ")));
     apt.install(packages, None)
 }
 
-/// As [`install`], from the backports suite if it has the packages, else from the usual ones.
+/// As [`install`], from the release's backports if they have the packages.
 pub fn install_newest(packages: &[&str], purpose: &str) -> Result<(), String> {
-    let apt = prepare_to_install(purpose)?;
-    let _step = Step::start(&format!("Installing {}", packages.join(", ")));
-    let backports = format!("{}-backports", codename()?);
-    apt.install(packages, Some(&backports))
-        .or_else(|_| apt.install(packages, None))
+    require_root()?;
+    install_from_backports(packages, purpose).or_else(|_| install(packages, purpose))
 }
 
-fn prepare_to_install(purpose: &str) -> Result<Apt, String> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("not root, so nothing can be installed".into());
-    }
-    let apt = Apt::for_host()?;
-    let _step = Step::start(&format!("Looking for packages: {purpose}"));
+fn install_from_backports(packages: &[&str], purpose: &str) -> Result<(), String> {
+    let backports = format!("{}-backports", codename()?);
+    let apt = Apt::for_host_with_backports()?;
+    let step = Step::start(&format!("Looking for packages: {purpose}"));
     apt.update()?;
-    Ok(apt)
+    drop(step);
+    let _step = Step::start(&format!("Installing {}", packages.join(", ")));
+    apt.install(packages, Some(&backports))
+}
+
+fn require_root() -> Result<(), String> {
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err("not root, so nothing can be installed".into())
+    }
 }
 
 fn check(program: &str, command: &mut Command, limit: Duration) -> Result<Ended, String> {
