@@ -173,10 +173,6 @@ static COUNTS: [[AtomicU32; 16]; MAX_CPUS] =
 /// A listener has taken the SGI that ends its part.
 static IS_TOLD: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
-fn count_of(index: usize, intid: u32) -> u32 {
-    COUNTS[index][intid as usize].load(Acquire)
-}
-
 /// Every CPU sends every SGI to every CPU, itself included, one by one, and then to all others at once.
 pub fn sgis_from_all_to_all() {
     on_interrupt(|intid| {
@@ -230,25 +226,31 @@ fn listen() {
     }
 }
 
+/// All 16 SGIs at a time: more than there are list registers, and one wait for each target.
 fn send_to_all() {
     cpu::unmask_interrupts();
-    for intid in 0..16 {
-        for target in 0..machine::cpu_count() {
-            let before = count_of(target, intid);
-            gic::send_sgi(intid, target);
-            await_or_fail("an SGI's handler", || count_of(target, intid) != before);
-        }
-        let sender = cpu::index();
-        let before: [u32; MAX_CPUS] = core::array::from_fn(|index| count_of(index, intid));
-        gic::send_sgi_register(sgi::to_all_others(intid));
-        for target in (0..machine::cpu_count()).filter(|&target| target != sender) {
-            await_or_fail("the handler of an SGI to all others", || {
-                count_of(target, intid) != before[target]
-            });
-        }
-        check!(
-            count_of(sender, intid) == before[sender],
-            "an SGI to all others came to its sender, CPU {sender}"
-        );
+    let sender = cpu::index();
+    for target in 0..machine::cpu_count() {
+        let before = counts(target);
+        (0..16).for_each(|intid| gic::send_sgi(intid, target));
+        await_one_more_of_each(target, before);
     }
+    let before: [_; MAX_CPUS] = core::array::from_fn(counts);
+    (0..16).for_each(|intid| gic::send_sgi_register(sgi::to_all_others(intid)));
+    for target in (0..machine::cpu_count()).filter(|&target| target != sender) {
+        await_one_more_of_each(target, before[target]);
+    }
+    check!(
+        counts(sender) == before[sender],
+        "an SGI to all others came to its sender, CPU {sender}"
+    );
+}
+
+fn counts(index: usize) -> [u32; 16] {
+    core::array::from_fn(|intid| COUNTS[index][intid].load(Acquire))
+}
+
+fn await_one_more_of_each(target: usize, before: [u32; 16]) {
+    let expected = before.map(|count| count + 1);
+    await_or_fail("the handler of an SGI", || counts(target) == expected);
 }
