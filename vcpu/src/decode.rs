@@ -217,6 +217,15 @@ pub fn step_over(frame: &mut TrapFrame, exit: &Exit, esr: u64) {
     frame.spsr &= !SPSR_STEP;
 }
 
+/// Moves the guest back to the instruction that caused `exit`, so that it runs again. Only an HVC is behind it already.
+#[inline]
+pub fn rewind(frame: &mut TrapFrame, exit: &Exit) {
+    const HVC_LENGTH: u64 = 4;
+    if matches!(exit, Exit::Call(call) if call.conduit == Conduit::Hvc) {
+        frame.elr = frame.elr.wrapping_sub(HVC_LENGTH);
+    }
+}
+
 /// The AArch32 PSTATE after one instruction of an IT block. [DDI0487: ITAdvance; SPSR_EL2.IT]
 fn advance_if_then(spsr: u64) -> u64 {
     const LOW: u64 = 0b11 << 25;

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use trapline_sched::{Vcpu, VcpuHandle};
 
 use crate::arch::aarch64::control::guest_hcr;
-use crate::arch::aarch64::registers::{GuestSystemRegisters, PointerAuthKeys};
+use crate::arch::aarch64::registers::{GuestSystemRegisters, PointerAuthKeys, VirtualErrors};
 use crate::decode::ExitClass;
 use crate::frame::{FpState, TrapFrame};
 use crate::stage2::{PhysicalAddress, Stage2};
@@ -43,6 +43,8 @@ pub struct VmCpuRegisters {
     pub vm_system_regs: GuestSystemRegisters,
     /// Pointer authentication keys, likewise.
     pub pointer_auth_keys: PointerAuthKeys,
+    /// Virtual SErrors, likewise.
+    pub virtual_errors: VirtualErrors,
     /// FP and SIMD. In the hardware from their first use after `bind` to `unbind`.
     pub fp: FpState,
 }

@@ -18,9 +18,8 @@ pub fn cache() -> PathBuf {
 
 /// The target directory of the cross build: its own, so that it never waits for the build that started it.
 pub fn cross_target() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| workspace().join("target"), PathBuf::from)
-        .join("cross")
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    workspace().join(target).join("cross")
 }
 
 /// The program `name` on the search path.

@@ -174,14 +174,14 @@ impl ExitHandler for SetWayMaintenance {
             return Action::Decline;
         };
         let (vm, work) = guest.cache_work();
-        // A burst names each set and way once. So the operation that started the last pass starts the next burst, and those
-        // between are part of it.
+        // A burst names each set and way once by one operation. So what started the last pass starts the next burst, and so
+        // does another operation; the same one on other sets and ways is part of the burst.
         let is_under_way = work.done != 0;
         let operation = (access.register, operand);
         if !is_under_way
             && work
                 .started_by
-                .is_some_and(|started_by| started_by != operation)
+                .is_some_and(|(register, first)| register == access.register && first != operand)
         {
             return Action::Finish;
         }

@@ -11,7 +11,10 @@ use super::{
     },
     sysregs::AFFINITY_MASK,
 };
-use crate::{ExitHandler, GuestCpu, sync::atomic::Ordering};
+use crate::{
+    ExitHandler, GuestCpu,
+    sync::atomic::{Ordering, fence},
+};
 
 /// The bytes of the distributor's frame.
 pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
@@ -58,6 +61,7 @@ fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
     if before == groups {
         return;
     }
+    fence(Ordering::SeqCst);
     let private = (0..vgic.vcpu_count())
         .flat_map(|vcpu| (0..PRIVATE_COUNT).map(move |intid| (Some(vcpu), intid)));
     let shared = (0..vgic.shared.len() as u32).map(|spi| (None, PRIVATE_COUNT + spi));

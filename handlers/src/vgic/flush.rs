@@ -8,6 +8,8 @@
 
 use trapline_vcpu::interrupts::{TimerPpi, VirtualCpuInterface};
 
+use crate::sync::atomic::{Ordering, fence};
+
 use super::{
     Vgic, VgicCpu,
     cpu::MAX_LIST_REGISTERS,
@@ -159,6 +161,7 @@ impl Vgic {
 
     /// Chooses among what is due and what was folded, and writes the list registers and their control.
     pub(super) fn flush(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
+        let groups = self.groups();
         self.shared_cpu(cpu).due.drain_into(&mut cpu.candidates);
         let machine_control = interface.machine_control();
         let count = interface.list_register_count();
@@ -193,6 +196,14 @@ impl Vgic {
             cpu.control = 0;
         }
         write_control(cpu, interface, machine_control, control);
+
+        // Groups are not part of the records: one that was turned off while its interrupts were being listed takes them out
+        // again. Pairs with the fence of whoever writes GICD_CTLR: either it sees them listed, or this sees the group off.
+        fence(Ordering::SeqCst);
+        if self.groups() != groups {
+            self.fold(cpu, interface);
+            self.flush(cpu, interface);
+        }
     }
 
     /// Offers the candidates for list registers to `pending` and `active`. Those that are neither are no candidates any more.

@@ -37,7 +37,7 @@ pub use lines::{InterruptLine, LineError};
 pub use redistributor::{REDISTRIBUTOR_SIZE, Redistributors};
 pub use sysregs::SystemRegisters;
 
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use distributor::distributor_type;
 use due::Due;
 use record::{AtomicRecord, NOBODY, Record};
@@ -235,6 +235,8 @@ impl Vgic {
             return;
         };
         cpu.due.insert(intid);
+        // Pairs with the fence of whoever writes GICD_CTLR: either it sees the record, or this sees the group on.
+        fence(Ordering::SeqCst);
         let forwarded = self.groups() & 1 << u32::from(record.is_group1()) != 0;
         if forwarded || record.is_listed() {
             self.signals.wake(vcpu);

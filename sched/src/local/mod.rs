@@ -80,7 +80,7 @@ struct Current {
 /// ```text
 /// loop {
 ///     if sched.needs_attention() && sched.schedule(machine) != Run { wait for an interrupt; answer it; continue }
-///     if sched.take_wake() { bring the loaded vCPU's interrupts up to date }
+///     if sched.take_wake() { bring the loaded vCPU's interrupts up to date; continue if that needs attention }
 ///     enter the guest; answer its exit (block, yield_now) or the physical interrupt (kicked, timer_fired)
 /// }
 /// ```
@@ -139,6 +139,11 @@ impl<V: Vcpu> LocalScheduler<V> {
     /// The pCPU.
     pub fn id(&self) -> PcpuId {
         self.id
+    }
+
+    /// The pCPU is being drained, and nothing is loaded here: it runs nobody until [`Pool::undrain`].
+    pub fn is_drained(&self) -> bool {
+        self.pool.is_draining(self.id) && self.loaded.is_none()
     }
 
     /// The pool that it belongs to.

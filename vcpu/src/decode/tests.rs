@@ -324,3 +324,19 @@ fn a_16_bit_instruction_in_an_it_block_is_stepped_over_in_both() {
     step_over(&mut frame, &exit, esr);
     assert_eq!(frame.spsr, 0x30);
 }
+
+#[test]
+fn a_call_that_is_retried_runs_again() {
+    for (conduit, elr_of_exit) in [(Conduit::Hvc, 0x1004), (Conduit::Smc, 0x1000)] {
+        let mut frame = TrapFrame {
+            elr: elr_of_exit,
+            ..TrapFrame::default()
+        };
+        let call = Exit::Call(Call {
+            conduit,
+            immediate: 0,
+        });
+        rewind(&mut frame, &call);
+        assert_eq!(frame.elr, 0x1000, "{conduit:?}");
+    }
+}

@@ -17,6 +17,14 @@ const COMPRESSED: [&[u8]; 5] = [
 
 /// Reads the initial ramdisk at `path`. Linux must be able to unpack it; for another kernel it is only bytes.
 pub fn read(path: &Path, is_linux: bool) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(at(path.display()))?;
+    if !metadata.is_file() {
+        return Err(Failure::input(
+            "the initial ramdisk is not a file",
+            path.display(),
+            REMEDY,
+        ));
+    }
     let bytes = fs::read(path).map_err(at(path.display()))?;
     check(&bytes, is_linux).map_err(|what| {
         Failure::input(

@@ -51,17 +51,23 @@ pub fn virtual_serror() -> u64 {
     HCR_EL2::VSE::SET.value
 }
 
-/// CPTR_EL2 with E2H=0: its RES1 bits, of which TZ hides SVE and TSM hides SME. [DDI0487: CPTR_EL2]
-pub const CPTR_TRAP_NONE: u64 = 0x33ff;
+/// CPTR_EL2 with E2H=0: its RES1 bits, of which TZ hides SVE and TSM hides SME, and TTA and TAM, which hide trace and activity
+/// monitors. [DDI0487: CPTR_EL2]
+pub const CPTR_TRAP_NONE: u64 = 0x33ff | 1 << 20 | 1 << 30;
 /// The same, and the first FP or SIMD instruction traps (TFP).
 pub const CPTR_TRAP_FP: u64 = CPTR_TRAP_NONE | 1 << 10;
 
 /// CNTHCTL_EL2 with E2H=0: the guest reads the physical counter and uses the physical timer (EL1PCTEN, EL1PCEN).
 const CNTHCTL_GUEST: u64 = 0b11;
 
-/// MDCR_EL2: debug (TDRA, TDOSA, TDA), PMU (TPM, TPMCR) and trace-filter (TTRF) registers trap; profiling and trace
-/// buffers stay EL2's (E2PB, E2TB are 0).
-const MDCR_TRAP_ALL: u64 = 1 << 19 | 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
+/// MDCR_EL2: debug (TDRA, TDOSA, TDA), PMU (TPM, TPMCR), profiling (TPMS) and trace-filter (TTRF) registers trap; profiling
+/// and trace buffers stay EL2's (E2PB, E2TB are 0). HPMN keeps the host's value, which is a valid one.
+const MDCR_TRAP_ALL: u64 = 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
+/// MDCR_EL2.HPMN: how many event counters EL1 would have.
+pub const MDCR_COUNTERS: u64 = 0x1f;
+
+/// ICC_SRE_EL2: system registers only (SRE, DFB, DIB), and the guest's ICC_SRE_EL1, which is not switched, traps (Enable is 0).
+const SRE_SYSTEM_REGISTERS: u64 = 0b0111;
 
 /// ICH_VMCR_EL2 and ICH_HCR_EL2 off: no vCPU is bound.
 const INTERFACE_OFF: u64 = 0;
@@ -78,6 +84,7 @@ switched_registers! {
         hstr_el2: "hstr_el2" = 0,
         vpidr_el2: "vpidr_el2" = 0,
         vmpidr_el2: "vmpidr_el2" = 1 << 31,
+        icc_sre_el2: "S3_4_C12_C9_5" = SRE_SYSTEM_REGISTERS,
         ich_vmcr_el2: "ich_vmcr_el2" = INTERFACE_OFF,
         ich_hcr_el2: "ich_hcr_el2" = INTERFACE_OFF,
         hcr_el2: "hcr_el2" = guest_hcr(),
@@ -108,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guest_hcr_sets_every_trap_the_design_names() {
+    fn a_guest_runs_with_every_trap_that_hides_something() {
         let bits = [
             0, 1, 2, 3, 4, 5, 9, 10, 13, 14, 18, 19, 20, 21, 22, 26, 31, 35, 36, 37, 40, 41,
         ];

@@ -92,8 +92,11 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
     pub(crate) fn enable(&mut self) {
         let control = HostControl::take_over(self.geometry.vtcr());
         let interface = HardwareInterface::new(H::is_ppi_active, H::deactivate_ppi);
-        // Other users of the VMIDs may have run here since the last time.
+        // Other users of the VMIDs may have run here since the last time, and their timers may still be on.
         tlb::flush_local_all_guests();
+        write_sysreg!("cntv_ctl_el0", 0);
+        write_sysreg!("cntp_ctl_el0", 0);
+        synchronize_context();
         let hcr = control::guest_hcr();
         self.enabled = Some(Enabled {
             control,
@@ -107,6 +110,8 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
     pub(crate) fn disable(&mut self) {
         if let Some(enabled) = self.enabled.take() {
             enabled.control.give_back();
+            // The host may use the VMIDs for guests of its own.
+            tlb::flush_local_all_guests();
         }
         self.program_timer();
     }
@@ -311,6 +316,9 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
         if enabled.control.features.pointer_authentication {
             copied += vcpu.registers.pointer_auth_keys.restore();
         }
+        if enabled.control.features.error_records {
+            copied += vcpu.registers.virtual_errors.restore();
+        }
         vcpu.handle().shared().count_context_registers(copied);
         write_sysreg!("vmpidr_el2", vcpu.mpidr);
         write_sysreg!("cntvoff_el2", vcpu.space.counter_offset);
@@ -333,6 +341,9 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
         dispatch.unbind(&mut vcpu.extension, &mut enabled.interface);
         if enabled.control.features.pointer_authentication {
             copied += vcpu.registers.pointer_auth_keys.store();
+        }
+        if enabled.control.features.error_records {
+            copied += vcpu.registers.virtual_errors.store();
         }
         vcpu.handle().shared().count_context_registers(copied);
         enabled.collect_serror(&mut vcpu.hcr);

@@ -89,12 +89,12 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
     /// next `hardware_enable`; vCPUs that wait here for longer are better moved, by a drain.
     ///
     /// # Errors
-    /// `BadState`: it is not enabled. `ResourceBusy`: a vCPU is loaded; drain the pCPU first.
+    /// `BadState`: it is not enabled. `ResourceBusy`: drain the pCPU first, so that it has no vCPU and gets none.
     pub fn hardware_disable(&mut self) -> AxResult {
         if !self.is_enabled() {
             return Err(AxError::BadState);
         }
-        if self.scheduler.loaded().is_some() {
+        if !self.scheduler.is_drained() {
             return Err(AxError::ResourceBusy);
         }
         self.hardware.disable();
@@ -123,11 +123,11 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
 
     /// Steps for ever; `idle` is called while nobody can run, with interrupts masked, and returns when one is pending.
     /// Returns when the pCPU is drained or the host has an interrupt of its own.
-    pub fn run_loop(&mut self, mut idle: impl FnMut()) -> Step {
+    pub fn run_loop(&mut self, mut idle: impl FnMut(&mut D)) -> Step {
         loop {
             match self.step(None) {
                 Step::Idle => {
-                    idle();
+                    idle(self.hardware.dispatch_mut());
                     if self.take_interrupts() {
                         return Step::HostInterrupt;
                     }
@@ -175,13 +175,21 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
             }
             // Both are evaluated: the token is consumed whatever else asks for a refresh.
             let must_refresh = self.scheduler.take_wake() | core::mem::take(&mut self.must_refresh);
+            if must_refresh {
+                let vcpu = self
+                    .scheduler
+                    .loaded()
+                    .expect("a vCPU is loaded after Decision::Run");
+                self.hardware.refresh(vcpu);
+                // An interrupt that went to a sibling may have put it into our own inbox, for which nobody is kicked.
+                if self.scheduler.needs_attention() {
+                    continue;
+                }
+            }
             let vcpu = self
                 .scheduler
                 .loaded()
                 .expect("a vCPU is loaded after Decision::Run");
-            if must_refresh {
-                self.hardware.refresh(vcpu);
-            }
             // SAFETY:
             // 1. The scheduler answered Run, so `Hardware::bind` has put this vCPU's state into this pCPU.
             // 2. Interrupts are masked at EL2 by the contract of `hardware_enable`.
@@ -239,7 +247,7 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 decode::finish_read(frame, exit, value);
                 decode::step_over(frame, exit, esr);
             }
-            Action::Retry => {}
+            Action::Retry => decode::rewind(frame, exit),
             Action::Fault(fault) => self.hardware.inject(vcpu, fault, esr),
             Action::Decline => self.hardware.inject(vcpu, GuestFault::Undefined, esr),
             Action::Wait => {
@@ -248,7 +256,10 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                     self.block(BlockReason::Waiting);
                 }
             }
-            Action::Suspend => self.block(BlockReason::Remote),
+            Action::Suspend => {
+                decode::rewind(frame, exit);
+                self.block(BlockReason::Remote);
+            }
             Action::Yield(to) => {
                 decode::step_over(frame, exit, esr);
                 self.scheduler.yield_now(to);
@@ -297,13 +308,19 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 self.hardware.timer_fired();
                 self.scheduler.timer_fired();
             }
-            PhysicalInterrupt::GuestTimer(_) | PhysicalInterrupt::Maintenance => {
-                // Also if it waits with its registers loaded; the token makes it look at its interrupts.
-                match (self.scheduler.loaded(), interrupt) {
-                    (Some(vcpu), _) => vcpu.handle().wake(),
-                    (None, PhysicalInterrupt::GuestTimer(timer)) => self.hardware.dismiss_timer(timer),
-                    (None, _) => {}
+            // Also if the vCPU waits with its registers loaded; the token makes it look at its interrupts.
+            PhysicalInterrupt::GuestTimer(timer) => match self.scheduler.loaded() {
+                Some(vcpu) => vcpu.handle().wake(),
+                None => self.hardware.dismiss_timer(timer),
+            },
+            // A level that only looking takes away: it would come back at once.
+            PhysicalInterrupt::Maintenance => {
+                if let Some(vcpu) = self.scheduler.loaded()
+                    && self.hardware.has_deliverable_interrupt(vcpu)
+                {
+                    vcpu.handle().wake();
                 }
+                self.must_schedule = true;
             }
             PhysicalInterrupt::Host | PhysicalInterrupt::None => {}
         }

@@ -58,6 +58,15 @@ switched_registers! {
     }
 }
 
+switched_registers! {
+    /// Virtual SErrors, on pCPUs that have FEAT_RAS: what the guest's DISR_EL1 means, and the syndrome of a pended one.
+    /// [DDI0487: VDISR_EL2, VSESR_EL2]
+    VirtualErrors {
+        vdisr_el2: "S3_4_C12_C1_1" = 0,
+        vsesr_el2: "S3_4_C5_C2_3" = 0,
+    }
+}
+
 /// ENABLE of CNTV_CTL_EL0 and CNTP_CTL_EL0. [DDI0487: CNTV_CTL_EL0]
 pub const TIMER_ENABLE: u64 = 1 << 0;
 /// IMASK of the same registers.

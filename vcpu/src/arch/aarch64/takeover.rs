@@ -1,6 +1,8 @@
 //! How EL2's guest-facing control registers change hands, from `hardware_enable` to `hardware_disable`.
 
-use super::control::{ControlRegisters, ExtendedConfiguration, FineGrainedTraps};
+use super::control::{
+    ControlRegisters, ExtendedConfiguration, FineGrainedTraps, MDCR_COUNTERS,
+};
 use super::switch::synchronize_context;
 
 /// What this pCPU has, as far as the switch cares.
@@ -8,6 +10,8 @@ use super::switch::synchronize_context;
 pub struct Features {
     /// FEAT_PAuth: keys move with the vCPU.
     pub pointer_authentication: bool,
+    /// FEAT_RAS: deferred errors move with the vCPU.
+    pub error_records: bool,
     /// FEAT_HCX.
     pub extended_configuration: bool,
     /// FEAT_FGT.
@@ -36,6 +40,7 @@ impl Features {
         let isar2 = read_sysreg!("S3_0_C0_C6_2");
         let mmfr0 = read_sysreg!("id_aa64mmfr0_el1");
         let mmfr1 = read_sysreg!("id_aa64mmfr1_el1");
+        let pfr0 = read_sysreg!("id_aa64pfr0_el1");
         // [DDI0487: ID_AA64ISAR1_EL1.{APA,API,GPA,GPI}, ID_AA64ISAR2_EL1.APA3]
         let has_keys = [4, 8, 24, 28]
             .into_iter()
@@ -43,6 +48,7 @@ impl Features {
             || field(isar2, 12) != 0;
         Self {
             pointer_authentication: has_keys,
+            error_records: field(pfr0, 28) != 0,
             extended_configuration: field(mmfr1, 40) != 0,
             fine_grained_traps: field(mmfr0, 56) != 0,
             wide_vmid: field(mmfr1, 4) == 2,
@@ -61,13 +67,14 @@ impl HostControl {
             fine_grained: FineGrainedTraps::default(),
             extended: ExtendedConfiguration::default(),
         };
-        let ours = ControlRegisters {
+        let mut ours = ControlRegisters {
             vtcr_el2: vtcr,
             vpidr_el2: features.main_id,
             ..host.control.clone()
         };
         let (our_fine_grained, our_extended) = (host.fine_grained.clone(), host.extended.clone());
         host.control.store();
+        ours.mdcr_el2 |= host.control.mdcr_el2 & MDCR_COUNTERS;
         if features.fine_grained_traps {
             host.fine_grained.store();
             our_fine_grained.restore();

@@ -49,6 +49,9 @@ pub fn figures(cpu: &str, record: bool) -> Result<u8> {
             .iter()
             .map(|(name, value)| format!("{name} {value}\n"))
             .collect();
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(at(folder.display()))?;
+        }
         fs::write(&path, lines).map_err(at(path.display()))?;
         return Ok(0);
     }
