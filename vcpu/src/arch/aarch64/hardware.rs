@@ -9,7 +9,7 @@ use trapline_sched::{Machine, PcpuId, Vcpu as _};
 
 use super::control;
 use super::interface::HardwareInterface;
-use super::registers::is_timer_armed;
+use super::registers::{is_timer_armed, is_timer_firing};
 use super::takeover::HostControl;
 use super::{bound::HardwareRegisters, fault, fp, switch::synchronize_context, tlb};
 use crate::action::{Action, GuestFault};
@@ -270,7 +270,6 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         let offset = vcpu.space.counter_offset;
         let registers = &vcpu.registers.vm_system_regs;
         let virtual_deadline = registers.cntv_cval_el0.saturating_add(offset);
-        let now = self.host.now();
         let (mut is_any_due, mut next) = (false, None);
         for (timer, control, deadline) in [
             (TimerPpi::Virtual, registers.cntv_ctl_el0, virtual_deadline),
@@ -283,14 +282,17 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
             if !is_timer_armed(control) || !self.dispatch.is_timer_enabled(&vcpu.extension, timer) {
                 continue;
             }
-            is_any_due |= deadline <= now;
-            if deadline > now {
+            // Not by the clock: QEMU's timers fire a little after their time, and until then nothing has happened. A deadline
+            // that has passed wakes the vCPU at once, and binding it again shows what its timer says.
+            if is_timer_firing(control) {
+                is_any_due = true;
+            } else {
                 next = Some(next.map_or(deadline, |other: u64| other.min(deadline)));
             }
         }
         // One that is due already is deliverable, or is held back by something that comes with a wake-up of its own.
         if is_any_due && self.has_deliverable_interrupt(vcpu) {
-            return Some(now);
+            return Some(self.host.now());
         }
         next
     }

@@ -1,13 +1,12 @@
 //! How the vGIC reaches this pCPU's list registers and timers.
 
 use aarch64_cpu::registers::{
-    CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTPCT_EL0, CNTV_CTL_EL0, CNTV_CVAL_EL0, CNTVCT_EL0,
+    CNTP_CTL_EL0, CNTV_CTL_EL0,
     ICH_AP0R0_EL2, ICH_AP0R1_EL2, ICH_AP0R2_EL2, ICH_AP0R3_EL2, ICH_AP1R0_EL2, ICH_AP1R1_EL2,
     ICH_AP1R2_EL2, ICH_AP1R3_EL2, ICH_HCR_EL2, ICH_VMCR_EL2, ICH_VTR_EL2, Readable, Writeable,
 };
 
-use super::registers::{is_timer_armed, is_timer_firing};
-use super::switch::synchronize_context;
+use super::registers::is_timer_firing;
 use crate::interrupts::{ActivePriorities, TimerPpi, VirtualCpuInterface};
 
 /// The virtual CPU interface of the pCPU that runs this code. [IHI0069: ICH registers]
@@ -127,11 +126,10 @@ impl VirtualCpuInterface for HardwareInterface {
     }
 
     fn timer_line(&self, ppi: TimerPpi) -> bool {
-        let control = match ppi {
+        is_timer_firing(match ppi {
             TimerPpi::Virtual => CNTV_CTL_EL0.get(),
             TimerPpi::Physical => CNTP_CTL_EL0.get(),
-        };
-        is_timer_firing(control) || is_timer_armed(control) && is_past_deadline(ppi)
+        })
     }
 
     fn is_timer_active(&self, ppi: TimerPpi) -> bool {
@@ -140,18 +138,5 @@ impl VirtualCpuInterface for HardwareInterface {
 
     fn deactivate_timer(&mut self, ppi: TimerPpi) {
         (self.host_deactivate)(ppi.intid());
-    }
-}
-
-/// The deadline of an armed timer has passed, whatever its status says.
-///
-/// QEMU sets ISTATUS only when a host thread of its own has seen the time. Without this, a vCPU whose deadline has just
-/// passed would wait, with no deadline left at which to wake it.
-fn is_past_deadline(ppi: TimerPpi) -> bool {
-    // Without it the counter could be read early.
-    synchronize_context();
-    match ppi {
-        TimerPpi::Virtual => CNTVCT_EL0.get() >= CNTV_CVAL_EL0.get(),
-        TimerPpi::Physical => CNTPCT_EL0.get() >= CNTP_CVAL_EL0.get(),
     }
 }
