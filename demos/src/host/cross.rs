@@ -90,6 +90,11 @@ fn run_cargo(subcommand: &str, names: &[&str], is_slow: bool, rest: &[&str]) -> 
             "--features",
             "image",
         ]);
+    if cfg.is_some() {
+        // A mutant runs once: the time to optimise it as a whole is lost.
+        cargo.env("CARGO_PROFILE_RELEASE_LTO", "off");
+        cargo.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    }
     for name in names {
         cargo.args(["--bin", name]);
     }
