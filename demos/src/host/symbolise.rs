@@ -42,17 +42,25 @@ fn place(loader: &Loader, address: u64) -> Option<String> {
             .function
             .as_ref()
             .and_then(|name| name.demangle().ok());
-        let name = name.map_or_else(|| "?".to_owned(), |name| name.into_owned());
+        let name = name.map(|name| name.into_owned());
+        let name = name
+            .or_else(|| symbol(loader, address))
+            .unwrap_or_else(|| "?".to_owned());
         let location = frame.location.as_ref();
         let file = location.and_then(|location| location.file).unwrap_or("?");
         let line = location.and_then(|location| location.line).unwrap_or(0);
         places.push(format!("{name} ({file}:{line})"));
     }
     if places.is_empty() {
-        let symbol = loader.find_symbol(address)?;
-        return Some(addr2line::demangle_auto(symbol.into(), None).into_owned());
+        return symbol(loader, address);
     }
     Some(places.join(", inlined into "))
+}
+
+/// The function at `address` by the symbol table: line tables name only what was inlined.
+fn symbol(loader: &Loader, address: u64) -> Option<String> {
+    let symbol = loader.find_symbol(address)?;
+    Some(addr2line::demangle_auto(symbol.into(), None).into_owned())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod churn;
 mod command;
 mod counted;
 mod examples;
+mod failure;
 mod guests;
 mod harness;
 mod linux;

@@ -60,6 +60,7 @@ const TESTS: &[Test] = &[
     ("handler-churn",       1, churn::reads),
     ("reset",               1, reset),
     ("spin",                1, spin),
+    ("fail-hypervisor",     2, fail_hypervisor),
 ];
 
 fn main() -> ! {
@@ -78,6 +79,14 @@ fn main() -> ! {
 fn reset() {
     support::note(format_args!("resetting"));
     power::system_reset();
+}
+
+/// Asks the hypervisor of the tests to fail; with any other this says that it did not.
+fn fail_hypervisor() {
+    const FAIL: u32 = 0xc600_0005;
+    support::start_all();
+    let result = power::call(FAIL, [0; 3]);
+    support::fail(format_args!("the call returned {result}"));
 }
 
 /// Never ends: for whoever tests a deadline.

@@ -1,5 +1,5 @@
-//! The hypervisor image of the machine's tests: as the plain one, and a guest can move its vCPUs about and use a device that
-//! comes and goes.
+//! The hypervisor image of the machine's tests: as the plain one, and a guest can move its vCPUs about, use a device that
+//! comes and goes, and make the hypervisor fail.
 //!
 //! ```text
 //!  vCPU --hvc--> moves: VcpuControl::migrate          any pCPU that runs vCPUs
@@ -12,6 +12,7 @@
 extern crate alloc;
 
 mod churn;
+mod failure;
 #[path = "../../hypervisor/mod.rs"]
 mod hypervisor;
 mod moves;
@@ -23,6 +24,7 @@ use trapline_platform::BootInfo;
 fn trapline_main(boot: BootInfo) -> ! {
     hypervisor::launch(boot, |guest| {
         moves::register(&guest.vm);
+        failure::register(&guest.vm);
         churn::register(guest);
     })
 }
