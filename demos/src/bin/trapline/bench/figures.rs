@@ -52,6 +52,8 @@ pub fn figures(cpu: &str, record: bool) -> Result<u8> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(at(folder.display()))?;
         }
+        let directory = path.parent().unwrap_or(&path);
+        fs::create_dir_all(directory).map_err(at(directory.display()))?;
         fs::write(&path, lines).map_err(at(path.display()))?;
         return Ok(0);
     }
