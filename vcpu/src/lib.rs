@@ -8,7 +8,7 @@
 //! ```
 //! Assembly and system registers live under `arch/`; everything else is pure and tested on the host.
 //! Elsewhere: who runs next (`trapline-sched`), what an exit means (`trapline-handlers`), the physical
-//! interrupt controller and timer (the embedder's [`Host`], for example `trapline-platform`).
+//! interrupt controller and timer (the embedder's [`host::Host`], for example `trapline-platform`).
 #![no_std]
 
 extern crate alloc;
