@@ -1,4 +1,4 @@
-//! What the runner tells the hypervisor: how many CPUs, which policy, where the guest's images lie.
+//! What the runner tells the hypervisor: how many CPUs, which policy, which guests and where their images lie.
 //!
 //! The runner encodes a [`BootConfig`] into a blob that QEMU puts into RAM, and says where it is in the bootargs of the
 //! host's device tree: `trapline.config=0xADDRESS,0xLENGTH`. The addresses of the guest's machine are constants here,
@@ -12,10 +12,14 @@ use serde::{Deserialize, Serialize};
 pub const BOOTARGS_KEY: &str = "trapline.config";
 
 /// The first bytes of an encoded [`BootConfig`]; the last one is its version.
-const MAGIC: [u8; 8] = *b"TRAPCFG\x01";
+const MAGIC: [u8; 8] = *b"TRAPCFG\x02";
 
+/// The most guests of one run.
+pub const MAX_GUESTS: usize = 32;
 /// The most vCPUs that one guest has.
 pub const MAX_VCPUS: usize = 64;
+/// The most vCPUs of all guests together.
+pub const MAX_VCPUS_IN_ALL: usize = 512;
 /// The most physical CPUs of the machine.
 pub const MAX_PCPUS: usize = 16;
 
@@ -53,19 +57,25 @@ pub struct BootConfig {
     pub policy: String,
     /// How long a vCPU runs while others wait, in microseconds.
     pub slice_us: u32,
-    /// The guest.
-    pub guest: GuestConfig,
+    /// 1 to [`MAX_GUESTS`], with at most [`MAX_VCPUS_IN_ALL`] vCPUs. A guest's index here is its number on the wire.
+    pub guests: Vec<GuestConfig>,
 }
 
 /// One guest.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct GuestConfig {
-    /// The guest's name in logs.
+    /// The guest's name in logs and reports: not empty, without white space, unlike the other guests'.
     pub name: String,
     /// 1 to [`MAX_VCPUS`].
     pub vcpu_count: u16,
     /// For each vCPU the pCPUs it may run on, bit n for pCPU n.
     pub affinity: Vec<u64>,
+    /// The guest's share of the pCPUs against other guests', for policies that weigh: 1 to 10,000.
+    pub weight: u32,
+    /// The guest starts with the machine; otherwise it is off until it is told to start.
+    pub starts: bool,
+    /// What SYSTEM_RESET does.
+    pub on_reset: OnReset,
     /// The physical memory behind the guest's RAM, which starts at [`guest_machine::RAM_BASE`]. It is 1 GiB aligned, and
     /// nothing else lies in it.
     pub ram: Region,
@@ -75,6 +85,15 @@ pub struct GuestConfig {
     pub entry: u64,
     /// Where the device tree is: the first vCPU's x0.
     pub device_tree: u64,
+}
+
+/// What becomes of a guest that asks for a reset. [DEN0022: SYSTEM_RESET]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum OnReset {
+    /// It ends, as if it had powered off.
+    End,
+    /// It starts again: new vCPUs, clean RAM, images loaded anew.
+    Restart,
 }
 
 /// A range of physical memory.
@@ -148,10 +167,13 @@ mod tests {
             pcpu_count: 4,
             policy: "round-robin".into(),
             slice_us: 5_000,
-            guest: GuestConfig {
+            guests: alloc::vec![GuestConfig {
                 name: "linux".into(),
                 vcpu_count: 2,
                 affinity: alloc::vec![0b1111, 0b0001],
+                weight: 1024,
+                starts: true,
+                on_reset: OnReset::End,
                 ram: Region {
                     address: 0x8000_0000,
                     length: 0x2000_0000,
@@ -165,7 +187,7 @@ mod tests {
                 }],
                 entry: guest_machine::RAM_BASE,
                 device_tree: 0x4800_0000,
-            },
+            }],
         }
     }
 

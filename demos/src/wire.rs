@@ -1,10 +1,11 @@
 //! What goes over the one serial line between the hypervisor and the runner.
 //!
-//! The stream is the guest's console, byte for byte, except that byte 0 starts a frame:
+//! The stream is the guests' consoles, byte for byte, except that byte 0 starts a frame:
 //!
 //! ```text
 //!   0x00 0x00                             a console byte that is zero
 //!   0x00 channel length_lo length_hi ...  `length` bytes for that channel
+//!   0x00 0x40+n 0x00 0x00                 what follows is guest n's console; guest 0's at the start
 //! ```
 //! Towards the hypervisor the line works the same way. [`Splitter`] takes the stream apart on either side. A report frame
 //! holds one [`Report`] as text; [`Report::parse`] reads what its `Display` writes.
@@ -13,11 +14,17 @@ use core::fmt;
 
 use serde::Serialize;
 
+use crate::config::MAX_GUESTS;
+
 /// The byte that starts a frame.
 pub const ESCAPE: u8 = 0;
 
 /// The most bytes that one frame carries.
 pub const MAX_PAYLOAD: usize = u16::MAX as usize;
+
+/// The channel of guest 0's console; those of the others follow.
+const CONSOLE_BASE: u8 = 0x40;
+const CONSOLE_END: u8 = CONSOLE_BASE + MAX_GUESTS as u8;
 
 /// Where a frame's payload goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,6 +37,10 @@ pub enum Channel {
     Panic,
     /// Trace events.
     Trace,
+    /// Towards the hypervisor: one command as text, no newline.
+    Control,
+    /// An empty frame: the console bytes after it are this guest's.
+    Console(u8),
     /// A channel that this version does not know; its payload is skipped.
     Unknown(u8),
 }
@@ -42,6 +53,8 @@ impl Channel {
             Self::Report => 2,
             Self::Panic => 3,
             Self::Trace => 4,
+            Self::Control => 5,
+            Self::Console(guest) => CONSOLE_BASE + guest,
             Self::Unknown(number) => number,
         }
     }
@@ -52,6 +65,8 @@ impl Channel {
             2 => Self::Report,
             3 => Self::Panic,
             4 => Self::Trace,
+            5 => Self::Control,
+            CONSOLE_BASE..CONSOLE_END => Self::Console(number - CONSOLE_BASE),
             other => Self::Unknown(other),
         }
     }
@@ -128,6 +143,8 @@ pub enum Report<'a> {
     Exit(ExitStatus, &'a str),
     /// How long the run took.
     Clock(ClockReport),
+    /// How one guest ended: its number, its status, its name without white space, and one line that says why.
+    Guest(u64, ExitStatus, &'a str, &'a str),
     /// What one vCPU did.
     Vcpu(VcpuReport),
     /// What one pCPU did.
@@ -222,6 +239,8 @@ record! {
 record! {
     /// What one vCPU did. Its three times add up to its life.
     VcpuReport = "vcpu" {
+        /// Its guest's number.
+        guest,
         /// Its number within the guest.
         index,
         /// Time on a pCPU, its exits included.
@@ -284,6 +303,9 @@ impl fmt::Display for Report<'_> {
         match self {
             Self::Exit(status, reason) => write!(f, "exit {} {reason}", status.code()),
             Self::Clock(record) => record.fmt(f),
+            Self::Guest(index, status, name, reason) => {
+                write!(f, "guest {index} {} {name} {reason}", status.code())
+            }
             Self::Vcpu(record) => record.fmt(f),
             Self::Pcpu(record) => record.fmt(f),
             Self::Counter(name, value) => write!(f, "counter {name}={value}"),
@@ -299,6 +321,15 @@ impl<'a> Report<'a> {
             "exit" => {
                 let (code, reason) = rest.split_once(' ').unwrap_or((rest, ""));
                 Self::Exit(ExitStatus::from_code(code.parse().ok()?)?, reason)
+            }
+            "guest" => {
+                let mut fields = rest.splitn(4, ' ');
+                Self::Guest(
+                    fields.next()?.parse().ok()?,
+                    ExitStatus::from_code(fields.next()?.parse().ok()?)?,
+                    fields.next()?,
+                    fields.next()?,
+                )
             }
             ClockReport::KEYWORD => Self::Clock(ClockReport::parse(rest)?),
             VcpuReport::KEYWORD => Self::Vcpu(VcpuReport::parse(rest)?),
@@ -360,6 +391,15 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_frame_selects_a_console() {
+        let last = Channel::Console(MAX_GUESTS as u8 - 1);
+        let stream = frame_header(last, 0);
+        assert_eq!(split(&stream), [Piece::Empty(last)]);
+        let after = frame_header(Channel::Unknown(CONSOLE_END), 0);
+        assert_eq!(split(&after), [Piece::Empty(Channel::Unknown(CONSOLE_END))]);
+    }
+
+    #[test]
     fn reports_read_back_as_written() {
         let vcpu = VcpuReport {
             index: 3,
@@ -380,6 +420,8 @@ mod tests {
             Report::Exit(ExitStatus::GuestFailed, "vCPU 3: reset requested"),
             Report::Exit(ExitStatus::PoweredOff, ""),
             Report::Clock(clock),
+            Report::Guest(31, ExitStatus::PoweredOff, "linux", "it powered off"),
+            Report::Guest(0, ExitStatus::GuestFailed, "a", ""),
             Report::Vcpu(vcpu),
             Report::Pcpu(pcpu),
             Report::Counter("trace.lost", 9),
@@ -396,6 +438,8 @@ mod tests {
             "exit x",
             "exit 9 why",
             "vcpu index",
+            "guest 0 0 name",
+            "guest 0 9 name why",
             "vcpu index=-1",
             "hello 1",
         ] {

@@ -168,7 +168,7 @@ impl Request {
             pcpu_count: self.pcpus as u16,
             policy: self.policy.clone(),
             slice_us: self.slice_us,
-            guest: unstaged_guest(&self.name(), affinity, &layout),
+            guests: vec![unstaged_guest(&self.name(), affinity, &layout)],
         };
         let mut images = vec![(layout.kernel, kernel.bytes), (layout.device_tree, tree)];
         if let (Some(region), Some(bytes)) = (layout.initrd, ramdisk) {

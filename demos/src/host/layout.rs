@@ -11,7 +11,7 @@
 //! ```
 
 use crate::{
-    config::{BootConfig, GuestConfig, Region, StagedImage, guest_machine::RAM_BASE},
+    config::{BootConfig, GuestConfig, OnReset, Region, StagedImage, guest_machine::RAM_BASE},
     host::{Failure, failure::Result, input::kernel::Kernel},
 };
 
@@ -27,6 +27,9 @@ const CONFIG_ROOM: u64 = BLOCK;
 const INITRD_OFFSET: u64 = 128 * MIB;
 /// The most RAM that `virt` has below its second device window.
 pub const MOST_GUEST_MIB: u64 = 255 * 1024 - 2048;
+
+/// A guest's share when nobody says otherwise.
+pub const DEFAULT_WEIGHT: u32 = 1024;
 
 /// Where the guest's images go, as intermediate physical addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -114,13 +117,14 @@ impl MachineLayout {
     pub fn new(mut config: BootConfig, images: Vec<(u64, Vec<u8>)>, memory: u64) -> Self {
         let mut next = STAGING + CONFIG_ROOM;
         let mut loads = Vec::new();
-        config.guest.images.clear();
+        let guest = &mut config.guests[0];
+        guest.images.clear();
         for (destination, bytes) in images {
             let source = Region {
                 address: next,
                 length: bytes.len() as u64,
             };
-            config.guest.images.push(StagedImage {
+            guest.images.push(StagedImage {
                 source,
                 destination,
             });
@@ -130,7 +134,7 @@ impl MachineLayout {
                 bytes,
             });
         }
-        config.guest.ram = Region {
+        guest.ram = Region {
             address: next.next_multiple_of(GIB),
             length: memory,
         };
@@ -150,7 +154,7 @@ impl MachineLayout {
                 bytes: blob,
             },
         );
-        let end = config.guest.ram.address + memory;
+        let end = config.guests[0].ram.address + memory;
         Self {
             memory_mib: (end - RAM_BASE).div_ceil(MIB),
             loads,
@@ -165,6 +169,9 @@ pub fn unstaged_guest(name: &str, affinity: Vec<u64>, layout: &GuestLayout) -> G
         name: name.to_owned(),
         vcpu_count: affinity.len() as u16,
         affinity,
+        weight: DEFAULT_WEIGHT,
+        starts: true,
+        on_reset: OnReset::End,
         ram: Region {
             address: 0,
             length: 0,
@@ -220,16 +227,16 @@ mod tests {
             pcpu_count: 1,
             policy: "pinned".into(),
             slice_us: 1,
-            guest: unstaged_guest(
+            guests: vec![unstaged_guest(
                 "test",
                 vec![1],
                 &GuestLayout::new(&kernel(0, 1), None, GIB).expect("it fits"),
-            ),
+            )],
         };
         let images = vec![(RAM_BASE, vec![1; 3 << 20]), (RAM_BASE + GIB, vec![2; 5])];
         let layout = MachineLayout::new(config, images, 512 * MIB);
         let decoded = BootConfig::decode(&layout.loads[0].bytes).expect("what was encoded");
-        assert_eq!(decoded.guest.ram.address, 2 * GIB);
+        assert_eq!(decoded.guests[0].ram.address, 2 * GIB);
         assert_eq!(layout.memory_mib, 1024 + 512);
         let ends: Vec<u64> = layout
             .loads
@@ -237,7 +244,7 @@ mod tests {
             .map(|load| load.address + load.bytes.len() as u64)
             .collect();
         assert!(layout.loads[1].address >= ends[0] && layout.loads[2].address >= ends[1]);
-        assert!(ends[2] <= decoded.guest.ram.address);
-        assert_eq!(decoded.guest.images[1].destination, RAM_BASE + GIB);
+        assert!(ends[2] <= decoded.guests[0].ram.address);
+        assert_eq!(decoded.guests[0].images[1].destination, RAM_BASE + GIB);
     }
 }

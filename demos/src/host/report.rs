@@ -6,6 +6,19 @@ use serde::Serialize;
 
 use crate::wire::{ClockReport, ExitStatus, PcpuReport, Report, VcpuReport};
 
+/// How one guest ended.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct GuestEnd {
+    /// Its number, as in `vcpus`.
+    pub guest: u64,
+    /// Its name.
+    pub name: String,
+    /// The status that a run with it alone would end with.
+    pub status: u8,
+    /// Why it ended, in one line.
+    pub reason: String,
+}
+
 /// What a run reported. `--stats` writes it as JSON; times are in ticks of `clock.frequency_hz`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RunReport {
@@ -19,6 +32,8 @@ pub struct RunReport {
     pub qemu: String,
     /// How long the guest ran.
     pub clock: ClockReport,
+    /// One for each guest, in the order in which they ended.
+    pub guests: Vec<GuestEnd>,
     /// One for each vCPU.
     pub vcpus: Vec<VcpuReport>,
     /// One for each pCPU.
@@ -42,6 +57,12 @@ impl RunReport {
                 self.reason = reason.to_owned();
             }
             Report::Clock(clock) => self.clock = clock,
+            Report::Guest(guest, status, name, reason) => self.guests.push(GuestEnd {
+                guest,
+                name: name.to_owned(),
+                status: status.code(),
+                reason: reason.to_owned(),
+            }),
             Report::Vcpu(vcpu) => self.vcpus.push(vcpu),
             Report::Pcpu(pcpu) => self.pcpus.push(pcpu),
             Report::Counter(name, value) => {

@@ -152,18 +152,24 @@ fn prepare(boot: &BootInfo) -> Result<Machine, Refusal> {
     let geometry = Geometry::from_id_registers(mmfr0, mmfr1)
         .ok_or_else(|| Refusal("the machine's stage 2 translation has no 4 KiB granule".into()))?;
 
+    let [guest] = config.guests.as_slice() else {
+        return Err(Refusal(format!(
+            "{} guests are configured, this image runs one",
+            config.guests.len()
+        )));
+    };
     let slice_ticks = u64::from(config.slice_us) * timer::frequency() / 1_000_000;
     let policy = policy_by_name(&config.policy, PolicyOptions { slice_ticks })
         .map_err(|error| ("policy", error))?;
     let pool = Pool::new(PoolConfig {
         pcpus: PcpuSet::all(config.pcpu_count),
-        max_vcpus: config.guest.vcpu_count,
+        max_vcpus: guest.vcpu_count,
         policy,
         host: Arc::new(PoolHost { on_stopped }),
     })
     .map_err(|error| ("pool", error))?;
     let vmids = Arc::new(VmidAllocator::new(geometry.vmid_bits(), pcpu_count));
-    let guest = Guest::new(boot, &config.guest, &pool, geometry, pcpu_count)?;
+    let guest = Guest::new(boot, guest, &pool, geometry, pcpu_count)?;
     Ok(Machine {
         pool,
         guest,

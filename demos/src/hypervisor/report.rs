@@ -67,6 +67,7 @@ fn vcpu_report(
     let shared = handle.shared();
     let exits = |classes: &[ExitClass]| classes.iter().map(|&class| shared.exits(class)).sum();
     VcpuReport {
+        guest: 0,
         index: index as u64,
         run_ticks: snapshot.times.run,
         ready_ticks: snapshot.times.ready,

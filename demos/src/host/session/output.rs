@@ -171,7 +171,7 @@ impl Reader {
                 .output
                 .panic
                 .push_str(&String::from_utf8_lossy(payload)),
-            Channel::Trace | Channel::Unknown(_) => {}
+            Channel::Trace | Channel::Control | Channel::Console(_) | Channel::Unknown(_) => {}
         }
     }
 
