@@ -17,6 +17,17 @@ fn sixteen_vcpus_on_four_pcpus_lose_nothing() {
     }
 }
 
+/// More pCPUs than the host has: each of them is often away for longer than the guest expects.
+#[test]
+fn thirty_two_vcpus_on_sixteen_pcpus_lose_nothing() {
+    if is_full_tier() {
+        let run = Run::stress().vcpus(32).pcpus(16).option("--seconds", 2);
+        let output = run.deadline(300).start();
+        output.expect_exit(0);
+        output.expect_in_order(["STRESS PASS vcpus=32"]);
+    }
+}
+
 #[test]
 fn the_stress_guest_passes_on_bare_qemu() {
     let output = Run::stress()

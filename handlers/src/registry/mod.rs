@@ -129,7 +129,8 @@ impl Registry {
     }
 
     /// Takes a handler out. Exits that are being answered finish with it; it is dropped by this call or, if a pCPU still
-    /// holds it, by a later `register`, `remove` or `reap`. `false` if the registration is another registry's.
+    /// holds it, by a later `register`, `remove` or `reap`. A pCPU lets go of it at its next exit or switch, and nobody is
+    /// kicked for it: who waits for the drop calls [`Registry::reap`] again. `false` if the registration is another registry's.
     pub fn remove(&self, registration: Registration) -> bool {
         let Registration(id) = registration;
         let removed = {
