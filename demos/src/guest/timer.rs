@@ -15,6 +15,10 @@ pub const IMASK: u64 = 2;
 /// CTL.ISTATUS: its deadline has passed.
 pub const ISTATUS: u64 = 4;
 
+/// A deadline that no run reaches. Later ones hang QEMU 7.2 for good when CNTVOFF_EL2 is not 0: it adds the two, the sum wraps, and
+/// its timer fires without end.
+pub const NEVER: u64 = u64::MAX / 4;
+
 /// One of the two timers that a guest at EL1 has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Timer {

@@ -17,7 +17,7 @@ use trapline_demos::guest::{
     cpu, gic, machine, mmio,
     power::{self, affinity, status},
     random::Random,
-    timer::{ENABLE, IMASK, Timer},
+    timer::{ENABLE, IMASK, NEVER, Timer},
 };
 
 use crate::{
@@ -163,7 +163,7 @@ pub fn leave(index: usize) -> ! {
     mail::close(index);
     cpu::mask_interrupts();
     // A timer that would fire and an open mask: what a CPU must not find when it comes back.
-    CNTV_CVAL_EL0.set(u64::MAX);
+    CNTV_CVAL_EL0.set(NEVER);
     CNTV_CTL_EL0.set(ENABLE | IMASK);
     state.enter(Doing::Off, 0);
     CYCLES[index].is_offered.store(true, SeqCst);

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use trapline_demos::guest::{
     cpu, gic,
-    timer::{ENABLE, IMASK, ISTATUS, Timer},
+    timer::{ENABLE, IMASK, ISTATUS, NEVER, Timer},
 };
 
 use crate::support::{self, check, expect_log, log, on_interrupt};
@@ -87,7 +87,7 @@ pub fn mask_holds_it_back() {
         timer.set_control(ENABLE);
         support::expect_taken("the mask is lifted", &[timer.intid()]);
 
-        timer.arm(u64::MAX);
+        timer.arm(NEVER);
         let control = timer.control();
         check!(
             control == ENABLE,
