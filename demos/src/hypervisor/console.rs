@@ -1,52 +1,96 @@
-//! The guest's console on the machine's one serial line.
+//! The guests' consoles on the machine's one serial line.
 //!
-//! What the guest writes goes out at once. What is typed waits in a ring until the guest's PL011 takes it; when the ring is
-//! full the platform stops listening, so nothing typed is lost.
+//! What a guest writes goes out at once. What is typed for it waits in a ring until its PL011 takes it; when the ring is full
+//! the platform stops listening, so nothing typed is lost. What is typed for a guest that is off is dropped.
+
+use alloc::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use spin::Once;
-use trapline_handlers::pl011::SerialPort;
-use trapline_platform::uart::{self, ConsoleInput};
+use trapline_handlers::pl011::{Pl011, SerialPort};
+use trapline_platform::{
+    relax::Lock,
+    uart::{self, ConsoleInput},
+};
 
 use super::MACHINE;
 
-/// How many typed bytes wait for the guest.
-const TYPED_BYTES: usize = 256;
+/// How many typed bytes wait for a guest. A guest that does not read keeps what is typed for others and the commands waiting
+/// once its ring is full, so it is not small.
+const TYPED_BYTES: usize = 4096;
 
-static TYPED: Once<ArrayQueue<u8>> = Once::new();
+/// One guest's end of the line, for as long as the machine runs.
+pub(super) struct Console {
+    number: u8,
+    typed: ArrayQueue<u8>,
+    /// The guest's serial port while it lives. The lock is held while the port takes what was typed.
+    port: Lock<Option<Arc<Pl011>>>,
+}
 
-/// The guest's end of the line.
-pub(super) struct Console;
+impl Console {
+    /// Console `number` of the line.
+    pub(super) fn new(number: u8) -> Arc<Self> {
+        Arc::new(Self {
+            number,
+            typed: ArrayQueue::new(TYPED_BYTES),
+            port: Lock::new(None),
+        })
+    }
+
+    /// The guest has this serial port from now on.
+    pub(super) fn connect(&self, port: Arc<Pl011>) {
+        *self.port.lock() = Some(port);
+    }
+
+    fn room(&self) -> usize {
+        self.typed.capacity() - self.typed.len()
+    }
+
+    fn push(&self, byte: u8) {
+        if let Some(port) = &*self.port.lock() {
+            // The platform pushes only while there is room, and only one pCPU takes its interrupt.
+            let _ = self.typed.push(byte);
+            port.poll_input();
+        }
+    }
+}
 
 impl SerialPort for Console {
     fn write(&self, byte: u8) {
-        uart::send_console(&[byte]);
+        uart::send_console(self.number, &[byte]);
     }
 
     fn read(&self) -> Option<u8> {
-        let byte = TYPED.get()?.pop();
+        let byte = self.typed.pop();
         uart::console_ready();
         byte
     }
 }
 
-impl ConsoleInput for Console {
-    fn room(&self) -> usize {
-        TYPED.get().map_or(0, |ring| ring.capacity() - ring.len())
+/// What the platform hands what was typed to.
+struct Line;
+
+impl ConsoleInput for Line {
+    fn room(&self, console: u8) -> usize {
+        // Nobody waits for what is typed to nobody.
+        with(console, Console::room).unwrap_or(usize::MAX)
     }
 
-    fn push(&self, byte: u8) {
-        let Some(ring) = TYPED.get() else { return };
-        // The platform pushes only while there is room, and only one pCPU takes its interrupt.
-        let _ = ring.push(byte);
-        if let Some(machine) = MACHINE.get() {
-            machine.guest.uart.poll_input();
-        }
+    fn push(&self, console: u8, byte: u8) {
+        with(console, |console| console.push(byte));
     }
+
+    fn command(&self, _byte: u8, _is_last: bool) {}
+}
+
+fn with<T>(console: u8, visit: impl FnOnce(&Console) -> T) -> Option<T> {
+    let machine = MACHINE.get()?;
+    machine
+        .consoles
+        .get(usize::from(console))
+        .map(|console| visit(console))
 }
 
 /// Starts to take what is typed.
 pub(super) fn listen() {
-    TYPED.call_once(|| ArrayQueue::new(TYPED_BYTES));
-    uart::set_console_input(&Console);
+    uart::set_console_input(&Line);
 }

@@ -1,4 +1,4 @@
-//! How the guest's machine is made: RAM, vCPUs, interrupt controller, handlers, console.
+//! How a guest's machine is made: RAM, vCPUs, interrupt controller, handlers, console.
 
 use alloc::{format, sync::Arc, vec::Vec};
 use core::ops::Range;
@@ -31,18 +31,25 @@ const SPI_COUNT: u32 = 256;
 /// Stage 2 maps whole pages.
 const PAGE: u64 = 0x1000;
 
-/// The guest, and what its end is measured by.
+/// A guest, and what its end is measured by.
 pub struct Guest {
+    /// Its number on the wire: its place in the configuration.
+    pub index: usize,
     /// The VM: registry, memory, interrupt controller, vCPUs by index.
     pub vm: Arc<Vm>,
     /// Its vCPUs by index, as the scheduler knows them.
     pub handles: Vec<Arc<VcpuHandle<GuestVcpu>>>,
-    /// The console.
-    pub uart: Arc<Pl011>,
     /// Walked by the hardware while the guest lives.
     _stage2: Stage2<Identity>,
     entry: u64,
     device_tree: u64,
+}
+
+/// What all guests' machines are made with.
+pub(super) struct Workshop<'a> {
+    pub(super) pool: &'a Arc<Pool<GuestVcpu>>,
+    pub(super) geometry: Geometry,
+    pub(super) pcpu_count: usize,
 }
 
 /// EL2 maps its memory to itself.
@@ -55,14 +62,19 @@ impl PhysicalAddress for Identity {
 }
 
 impl Guest {
-    /// The guest of `config`, loaded, with all its vCPUs off.
+    /// Guest `index`, that of `config`, loaded, with all its vCPUs off.
     pub(super) fn new(
         boot: &BootInfo,
+        index: usize,
         config: &GuestConfig,
-        pool: &Arc<Pool<GuestVcpu>>,
-        geometry: Geometry,
-        pcpu_count: usize,
+        console: &Arc<Console>,
+        workshop: &Workshop<'_>,
     ) -> Result<Self, Refusal> {
+        let &Workshop {
+            pool,
+            geometry,
+            pcpu_count,
+        } = workshop;
         let ram = load(boot, config)?;
         let mut stage2 = Stage2::new(geometry, Identity);
         stage2
@@ -95,9 +107,10 @@ impl Guest {
             .map_err(|error| Refusal(format!("console: {error:?}")))?;
         let uart = Arc::new(Pl011::new(
             guest_machine::UART.start,
-            Arc::new(Console),
+            console.clone(),
             Arc::new(line),
         ));
+        console.connect(uart.clone());
 
         let vm = Vm::new(VmParts {
             name: config.name.clone(),
@@ -113,24 +126,24 @@ impl Guest {
         vm.registry()
             .register(&uart.claims(), uart.clone())
             .map_err(|error| ("console", error))?;
-        let space = Arc::new(AddressSpace::new(&stage2, timer::now(), 0));
+        let space = Arc::new(AddressSpace::new(&stage2, timer::now(), index as u16));
         let mut handles = Vec::with_capacity(vcpu_count);
-        for (index, &affinity) in affinities.iter().enumerate() {
-            let pcpus = PcpuSet::from_bits(config.affinity.get(index).copied().unwrap_or(u64::MAX))
+        for (vcpu, &affinity) in affinities.iter().enumerate() {
+            let pcpus = PcpuSet::from_bits(config.affinity.get(vcpu).copied().unwrap_or(u64::MAX))
                 .intersection(PcpuSet::all(pcpu_count as u16));
-            let extension = VmVcpu::new(vm.clone(), index).expect("the VM has as many vCPUs");
+            let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
             let space = space.clone();
             let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
             let handle = pool
                 .create_vcpu(pcpus, make, VcpuShared::default())
                 .map_err(|error| ("vCPU", error))?;
-            vcpus.attach(index, handle.clone());
+            vcpus.attach(vcpu, handle.clone());
             handles.push(handle);
         }
         Ok(Self {
+            index,
             vm,
             handles,
-            uart,
             _stage2: stage2,
             entry: config.entry,
             device_tree: config.device_tree,
@@ -160,8 +173,8 @@ fn load(boot: &BootInfo, config: &GuestConfig) -> Result<GuestRam, Refusal> {
     let place = config.ram.address..config.ram.address.saturating_add(config.ram.length);
     if !boot.is_free(&place) {
         return Err(Refusal(format!(
-            "the guest's RAM at {:#x} is not free RAM of the machine",
-            place.start
+            "the RAM of guest {} at {:#x} is not free RAM of the machine",
+            config.name, place.start
         )));
     }
     let ram = Ram::map(place, Access::ReadWrite)

@@ -67,13 +67,16 @@ impl Host for EngineHost {
 }
 
 impl EngineHost {
-    /// Answers the interrupt that made a step return.
-    fn answer(&mut self) {
+    /// Answers the interrupt that made a step return; true if it asks for the embedder's attention.
+    fn answer(&mut self) -> bool {
         let Some(intid) = self.pending.take() else {
-            return;
+            return false;
         };
-        uart::handle_interrupt();
+        if intid != gic::ATTENTION {
+            uart::handle_interrupt();
+        }
         gic::deactivate(intid);
+        intid == gic::ATTENTION
     }
 }
 
@@ -128,24 +131,50 @@ pub fn engine<D: Dispatch>(
     engine
 }
 
-/// Runs vCPUs on this pCPU for ever. `on_idle` is called before each wait, with interrupts masked.
+/// What [`run`] tells the embedder between two steps.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Between {
+    /// Nobody can run here.
+    pub is_idle: bool,
+    /// Somebody has called [`call_attention`] for this pCPU since the last time.
+    pub is_asked: bool,
+}
+
+/// Makes pCPU `id` (an existing one, perhaps the caller's own) come to the embedder's code in [`run`] soon, also from a guest
+/// that never exits.
+pub fn call_attention(id: u16) {
+    gic::send(gic::ATTENTION, id);
+}
+
+/// Runs vCPUs on this pCPU for ever. `between` is called after each step, with interrupts masked. It returns when it wants
+/// to be called again (a value of the host's counter): the step in between ends then, or at once if nobody can run. `None`:
+/// it has nothing to do until it is asked.
 pub fn run<D: Dispatch>(
     mut engine: Aarch64PerCpu<D, EngineHost>,
-    mut on_idle: impl FnMut(&mut D),
+    mut between: impl FnMut(&mut Aarch64PerCpu<D, EngineHost>, Between) -> Option<u64>,
 ) -> ! {
+    let mut until = None;
+    let mut is_asked = false;
     loop {
         let step = {
             let _exit_path = NoAllocGuard::new();
-            engine.step(None)
+            engine.step(until)
         };
-        match step {
-            Step::HostInterrupt => engine.host_mut().answer(),
-            Step::Idle | Step::Drained | Step::Expired => {
-                on_idle(engine.dispatch_mut());
+        if step == Step::HostInterrupt {
+            is_asked |= engine.host_mut().answer();
+        }
+        let is_idle = matches!(step, Step::Idle | Step::Drained);
+        let now = Between {
+            is_idle,
+            is_asked: core::mem::take(&mut is_asked),
+        };
+        until = between(&mut engine, now);
+        if is_idle {
+            if until.is_none() {
                 power::wait_for_interrupt();
-                while engine.take_interrupts() {
-                    engine.host_mut().answer();
-                }
+            }
+            while engine.take_interrupts() {
+                is_asked |= engine.host_mut().answer();
             }
         }
     }

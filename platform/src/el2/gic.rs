@@ -24,6 +24,8 @@ use core::{
 pub const KICK: u32 = 0;
 /// The SGI that stops a pCPU for good, because another one panicked.
 pub(super) const STOP: u32 = 1;
+/// The SGI that makes a pCPU return from its step, because the embedder has something for it to do.
+pub const ATTENTION: u32 = 2;
 /// The virtual CPU interface wants attention. [BSA: PPI assignments]
 pub const MAINTENANCE: u32 = 25;
 /// CNTHP, which belongs to EL2.
@@ -95,6 +97,7 @@ pub(super) fn initialize_pcpu() {
     let private = [
         KICK,
         STOP,
+        ATTENTION,
         MAINTENANCE,
         HYPERVISOR_TIMER,
         VIRTUAL_TIMER,
@@ -142,7 +145,7 @@ pub fn enable_private(intid: u32) {
     unsafe { register.write_volatile(1 << (intid & 31)) };
 }
 
-/// Sends SGI `intid` (2 to 15: the platform has the others) to pCPU `id`, which exists and has enabled it. Otherwise as
+/// Sends SGI `intid` ([`ATTENTION`] or 3 to 15: the platform has the others) to pCPU `id`, which exists and has enabled it. Otherwise as
 /// [`kick`].
 pub fn send(intid: u32, id: u16) {
     if let Some(pcpu) = pcpu::get(id) {

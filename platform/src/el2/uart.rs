@@ -1,13 +1,13 @@
 //! How bytes get in and out of the machine: the host's PL011.
 //!
 //! Sending polls under a lock. Receiving is driven by the interrupt, as far as the [`ConsoleInput`] has room; then the
-//! interrupt is masked and the bytes wait in the UART and, behind it, in QEMU. [DDI0183: PrimeCell UART (PL011)]
+//! interrupt is masked and the bytes wait in the UART and, behind it, in QEMU: the commands behind them too. [DDI0183: PrimeCell UART (PL011)]
 
 use super::{
     gic,
     relax::{Lock, Once, relax},
 };
-use crate::wire::{self, Channel, Decoder};
+use crate::wire::{self, Channel, Decoder, Received};
 use arm_pl011_uart::{
     DataBits, Interrupts, LineConfig, PL011Registers, Parity, StopBits, Uart, UniqueMmioPointer,
 };
@@ -28,6 +28,8 @@ const BAUD_RATE: u32 = 115_200;
 struct Line {
     uart: Uart<'static>,
     decoder: Decoder,
+    /// Whose the raw bytes are that go out.
+    console: u8,
 }
 
 static LINE: Lock<Option<Line>> = Lock::new(None);
@@ -43,10 +45,12 @@ static CONSUMER: Once<&'static dyn ConsoleInput> = Once::new();
 /// Who gets what is typed. Called with interrupts masked, on the pCPU that took the UART's interrupt, and by one
 /// pCPU at a time.
 pub trait ConsoleInput: Sync {
-    /// How many bytes [`Self::push`] would take now.
-    fn room(&self) -> usize;
-    /// Takes one byte; called only while there is room.
-    fn push(&self, byte: u8);
+    /// How many bytes [`Self::push`] would take now for `console`, which is below [`wire::CONSOLES`].
+    fn room(&self, console: u8) -> usize;
+    /// Takes one byte for `console`; called only while there is room.
+    fn push(&self, console: u8, byte: u8);
+    /// Takes one byte of a command for the embedder itself; `is_last` ends the command.
+    fn command(&self, byte: u8, is_last: bool);
 }
 
 /// Sets the UART up for polled sending, with its interrupts masked. Called once, first of all.
@@ -68,6 +72,7 @@ pub(super) fn initialize() {
     *LINE.lock() = Some(Line {
         uart,
         decoder: Decoder::new(),
+        console: 0,
     });
 }
 
@@ -89,13 +94,13 @@ impl Line {
         });
     }
 
-    /// The next byte for the console. A byte received with an error is dropped, as a terminal does.
-    fn receive(&mut self) -> Option<u8> {
+    /// What came next. A byte received with an error is dropped, as a terminal does.
+    fn receive(&mut self) -> Option<Received> {
         while !self.uart.is_rx_fifo_empty() {
             if let Ok(Some(byte)) = self.uart.read_word()
-                && let Some(byte) = self.decoder.push(byte)
+                && let Some(received) = self.decoder.push(byte)
             {
-                return Some(byte);
+                return Some(received);
             }
         }
         None
@@ -111,9 +116,17 @@ pub(super) fn send_frame(channel: Channel, payload: &[u8]) {
     }
 }
 
-/// Sends what a guest writes to its console, byte for byte.
-pub fn send_console(bytes: &[u8]) {
+/// Sends what a guest writes to `console`, byte for byte. Four bytes more if the last ones were another console's.
+///
+/// # Panics
+/// If `console` is not below [`wire::CONSOLES`].
+pub fn send_console(console: u8, bytes: &[u8]) {
+    assert!(console < wire::CONSOLES, "the line has no such console");
     if let Some(line) = LINE.lock().as_mut() {
+        if line.console != console {
+            line.console = console;
+            line.send(&wire::header(Channel::Console(console), 0));
+        }
         for &byte in bytes {
             line.send(&[byte]);
             if byte == wire::ESCAPE {
@@ -142,23 +155,33 @@ pub fn handle_interrupt() {
         listen(false);
         return;
     };
+    let mut console = selected();
     loop {
-        if consumer.room() == 0 {
+        if consumer.room(console) == 0 {
             listen(false);
             IS_STALLED.store(true, SeqCst);
             // Room that came before the store was not announced to us, so look again.
-            if consumer.room() == 0 || !IS_STALLED.swap(false, SeqCst) {
+            if consumer.room(console) == 0 || !IS_STALLED.swap(false, SeqCst) {
                 return;
             }
             listen(true);
         }
         // The lock is not held while the consumer runs: it may log.
-        let byte = LINE.lock().as_mut().and_then(Line::receive);
-        match byte {
-            Some(byte) => consumer.push(byte),
+        let received = LINE.lock().as_mut().and_then(Line::receive);
+        match received {
+            Some(Received::Console(console, byte)) => consumer.push(console, byte),
+            Some(Received::Selected(next)) => console = next,
+            Some(Received::Control(byte, is_last)) => consumer.command(byte, is_last),
             None => return,
         }
     }
+}
+
+/// The console that typed bytes are for now.
+fn selected() -> u8 {
+    LINE.lock()
+        .as_ref()
+        .map_or(0, |line| line.decoder.console())
 }
 
 /// The consumer has room again: what waits in the UART interrupts once more. Cheap when nothing waits; any pCPU

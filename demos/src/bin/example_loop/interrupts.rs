@@ -84,6 +84,8 @@ fn serve(intid: u32) {
     gic::end(intid);
     match intid {
         BEAT => _ = this_pcpu().beats.fetch_add(1, Relaxed),
+        // The loop looks at each turn.
+        gic::ATTENTION => {}
         _ => uart::handle_interrupt(),
     }
     gic::deactivate(intid);

@@ -65,7 +65,7 @@ fn run_host() -> ! {
         if host.turns.is_multiple_of(TURNS_PER_ROUND_TRIP) {
             host.round_trip();
         }
-        if id.index() == 0 && machine.guest.has_stopped() {
+        if id.index() == 0 && machine.has_ended() {
             report(machine);
         }
     }

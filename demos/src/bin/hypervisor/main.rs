@@ -1,4 +1,4 @@
-//! The hypervisor image that the `trapline` command boots: one guest, the built-in handlers, nothing else.
+//! The hypervisor image that the `trapline` command boots: the built-in handlers, nothing else.
 #![no_std]
 #![no_main]
 

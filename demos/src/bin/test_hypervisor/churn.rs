@@ -89,8 +89,11 @@ impl ExitHandler for Question {
     }
 }
 
-/// Prepares the churn of `guest`.
+/// Prepares the churn of `guest`, if it is the first one.
 pub fn register(guest: &Guest) {
+    if guest.index != 0 {
+        return;
+    }
     let affinities = guest.handles.iter().map(|handle| handle.affinity().bits());
     let churn = CHURN.call_once(|| Churn {
         vm: guest.vm.clone(),
