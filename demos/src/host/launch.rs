@@ -1,13 +1,14 @@
 //! From what the user asked for to a QEMU that is ready to start: everything is checked and built here, nothing runs yet.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use tempfile::TempDir;
-use trapline_sched::{PcpuId, PcpuSet, policies};
 
 use super::{
     Failure,
@@ -15,61 +16,19 @@ use super::{
     device_tree,
     failure::{Result, at},
     input::{initrd, kernel::Kernel},
-    layout::{GuestLayout, MOST_GUEST_MIB, MachineLayout, unstaged_guest},
+    layout::{GuestLayout, MOST_GUEST_MIB, MachineLayout, UnstagedGuest},
     machine::Machine,
+    memory,
+    request::{GuestRequest, GuestSource, Request},
     setup::{guest::StockGuest, qemu::Qemu},
 };
-use crate::config::BootConfig;
+use crate::config::{BootConfig, GuestConfig, Region};
 
 const MIB: u64 = 1 << 20;
-/// What QEMU and the hypervisor need beside the guest's RAM.
+/// What QEMU and the hypervisor need beside the guests' RAM.
 const OVERHEAD: u64 = 256 * MIB;
-/// Linux keeps no longer command line. [Linux: arch/arm64, COMMAND_LINE_SIZE]
-const LONGEST_BOOTARGS: usize = 2047;
 /// Bytes for the guest's random numbers to start from.
 const SEED_LENGTH: usize = 40;
-
-/// Which guest to run.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum GuestSource {
-    /// Debian's stock Linux.
-    Stock,
-    /// A kernel of the user's.
-    File(PathBuf),
-    /// One of [`cross::GUESTS`].
-    Own(String),
-}
-
-/// A run, as asked for.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// Which guest.
-    pub guest: GuestSource,
-    /// Its initial ramdisk; the stock guest has one of its own.
-    pub initrd: Option<PathBuf>,
-    /// Its command line.
-    pub bootargs: String,
-    /// How many CPUs the guest has.
-    pub vcpus: usize,
-    /// How many CPUs the machine has.
-    pub pcpus: usize,
-    /// The guest's RAM.
-    pub memory_mib: u64,
-    /// The model of the machine's CPUs.
-    pub cpu: String,
-    /// The scheduling policy's name.
-    pub policy: String,
-    /// How long a vCPU runs while others wait, in microseconds.
-    pub slice_us: u32,
-    /// Lists of pCPUs, `0-1:2:3`: one for each vCPU, or one for all.
-    pub affinity: Option<String>,
-    /// Count instructions instead of time.
-    pub is_counting: bool,
-    /// No hypervisor: the guest's kernel directly on QEMU, to compare with.
-    pub is_bare: bool,
-    /// The hypervisor image.
-    pub hypervisor: String,
-}
 
 /// A QEMU that is ready to start.
 #[derive(Debug)]
@@ -87,35 +46,24 @@ pub struct Launch {
 impl Request {
     /// Checks everything, sets up what is missing, builds the images.
     pub fn prepare(&self) -> Result<Launch> {
-        let affinity = self.check_plain_values()?;
+        let affinities = self.check_plain_values()?;
         // What the user named is checked before anything is set up for it.
-        let named = match &self.guest {
-            GuestSource::File(path) => Some((path.clone(), Kernel::read(path)?)),
-            GuestSource::Stock | GuestSource::Own(_) => None,
-        };
-        let is_linux = named.as_ref().is_none_or(|(_, kernel)| kernel.is_linux);
-        let mut ramdisk = match &self.initrd {
-            Some(path) => Some((path.clone(), initrd::read(path, is_linux)?)),
-            None => None,
-        };
-        self.check_memory()?;
+        let mut inputs = Inputs::default();
+        for guest in &self.guests {
+            inputs.read_named(guest)?;
+        }
+        self.check_memory(memory::available())?;
         let qemu = Qemu::set_up()?;
         self.check_model(&qemu)?;
-        let (path, kernel) = match named {
-            Some(named) => named,
-            None => {
-                let (path, own_ramdisk) = self.set_up_guest()?;
-                if let (None, Some(path)) = (&ramdisk, own_ramdisk) {
-                    ramdisk = Some((path.clone(), initrd::read(&path, true)?));
-                }
-                let kernel = Kernel::read(&path)?;
-                (path, kernel)
-            }
-        };
+        inputs.set_up(&self.guests)?;
         let machine = Machine {
             qemu: &qemu,
             cpu: &self.cpu,
-            cpu_count: if self.is_bare { self.vcpus } else { self.pcpus },
+            cpu_count: if self.is_bare {
+                self.guests[0].vcpus
+            } else {
+                self.pcpus
+            },
             is_counting: self.is_counting,
         };
         let files = tempfile::Builder::new()
@@ -123,13 +71,14 @@ impl Request {
             .tempdir()
             .map_err(at("the directory for temporary files"))?;
         let (command, hypervisor) = if self.is_bare {
-            let initrd = ramdisk.as_ref().map(|(path, _)| path);
-            (
-                machine.boot_bare(&path, initrd, &self.bootargs, self.memory_mib),
-                None,
-            )
+            let guest = &self.guests[0];
+            let files = inputs.files(guest);
+            let initrd = files.initrd.as_ref();
+            let command =
+                machine.boot_bare(&files.kernel, initrd, &guest.bootargs, guest.memory_mib);
+            (command, None)
         } else {
-            let layout = self.lay_out(kernel, ramdisk.map(|(_, bytes)| bytes), affinity)?;
+            let layout = self.lay_out(&mut inputs, affinities)?;
             let built = cross::build(&[&self.hypervisor])?.remove(0);
             let command = machine.boot_hypervisor(&built.flat, &layout, files.path())?;
             (command, Some(built))
@@ -142,123 +91,37 @@ impl Request {
         })
     }
 
-    fn lay_out(
-        &self,
-        kernel: Kernel,
-        ramdisk: Option<Vec<u8>>,
-        affinity: Vec<u64>,
-    ) -> Result<MachineLayout> {
-        let memory = self.memory_mib * MIB;
-        let layout = GuestLayout::new(
-            &kernel,
-            ramdisk.as_ref().map(|bytes| bytes.len() as u64),
-            memory,
-        )?;
-        let tree = device_tree::build(&device_tree::Guest {
-            vcpu_count: self.vcpus,
-            memory,
-            bootargs: &self.bootargs,
-            initrd: layout.initrd,
-            seed: self.seed()?,
-        })
-        .map_err(|error| {
-            Failure::input(error, "--append", "give a command line without zero bytes")
-        })?;
+    fn lay_out(&self, inputs: &mut Inputs, affinities: Vec<Vec<u64>>) -> Result<MachineLayout> {
+        let mut guests = Vec::new();
+        for (guest, affinity) in self.guests.iter().zip(affinities) {
+            guests.push(guest.lay_out(inputs, affinity, self.is_counting)?);
+        }
         let config = BootConfig {
             pcpu_count: self.pcpus as u16,
             policy: self.policy.clone(),
             slice_us: self.slice_us,
-            guests: vec![unstaged_guest(&self.name(), affinity, &layout)],
+            guests: Vec::new(),
         };
-        let mut images = vec![(layout.kernel, kernel.bytes), (layout.device_tree, tree)];
-        if let (Some(region), Some(bytes)) = (layout.initrd, ramdisk) {
-            images.push((region.address, bytes));
-        }
-        Ok(MachineLayout::new(config, images, memory))
+        MachineLayout::new(config, guests)
     }
 
-    fn name(&self) -> String {
-        match &self.guest {
-            GuestSource::Stock => "linux".into(),
-            GuestSource::Own(name) => name.clone(),
-            GuestSource::File(path) => {
-                let name = path
-                    .file_name()
-                    .map(|name| name.to_string_lossy().into_owned());
-                name.unwrap_or_else(|| "guest".into())
-            }
-        }
-    }
-
-    /// Random, except when runs shall be equal.
-    fn seed(&self) -> Result<[u8; SEED_LENGTH]> {
-        let mut seed = [0x5a; SEED_LENGTH];
-        if !self.is_counting {
-            let source = Path::new("/dev/urandom");
-            let mut file = fs::File::open(source).map_err(at(source.display()))?;
-            std::io::Read::read_exact(&mut file, &mut seed).map_err(at(source.display()))?;
-        }
-        Ok(seed)
-    }
-
-    /// The kernel, and the initial ramdisk that belongs to it.
-    fn set_up_guest(&self) -> Result<(PathBuf, Option<PathBuf>)> {
-        if let GuestSource::Own(name) = &self.guest {
-            return Ok((cross::build(&[name])?.remove(0).flat, None));
-        }
-        let stock = StockGuest::set_up()?;
-        Ok((stock.kernel, Some(stock.initrd)))
-    }
-
-    /// Checks what needs no file and no program; returns the affinity of each vCPU.
-    fn check_plain_values(&self) -> Result<Vec<u64>> {
-        if !policies::NAMES.contains(&self.policy.as_str()) {
-            let remedy = format!("choose one of {}", policies::NAMES.join(", "));
-            return Err(Failure::input(
-                format!("unknown policy `{}`", self.policy),
-                "--policy",
-                &remedy,
-            ));
-        }
-        if self.bootargs.len() > LONGEST_BOOTARGS {
-            let what = format!("the command line has {} bytes", self.bootargs.len());
-            let remedy = format!("give at most {LONGEST_BOOTARGS}");
-            return Err(Failure::input(what, "--append", &remedy));
-        }
-        if let GuestSource::Own(name) = &self.guest
-            && !cross::GUESTS.contains(&name.as_str())
-        {
-            let remedy = format!("choose one of {}", cross::GUESTS.join(", "));
-            return Err(Failure::input(
-                format!("unknown guest `{name}`"),
-                "--guest",
-                &remedy,
-            ));
-        }
-        match &self.affinity {
-            Some(lists) => parse_affinity(lists, self.vcpus, self.pcpus),
-            None => Ok(vec![all_pcpus(self.pcpus).bits(); self.vcpus]),
-        }
-    }
-
-    fn check_memory(&self) -> Result<()> {
-        let available = fs::read_to_string("/proc/meminfo")
-            .ok()
-            .and_then(|text| available_memory(&text));
+    fn check_memory(&self, available: Option<u64>) -> Result<()> {
         let most = available.map_or(MOST_GUEST_MIB, |bytes| bytes.saturating_sub(OVERHEAD) / MIB);
         let most = most.min(MOST_GUEST_MIB);
-        if self.memory_mib <= most {
+        let sizes = self.guests.iter().map(|guest| guest.memory_mib);
+        let sum = sizes.fold(0, u64::saturating_add);
+        if sum <= most {
             return Ok(());
         }
-        let what = format!(
-            "this machine lacks memory for a guest of {} MiB",
-            self.memory_mib
-        );
-        Err(Failure::input(
-            what,
-            "--memory",
-            &format!("give at most {most}"),
-        ))
+        // The guest that asks for most is the one to look at.
+        let largest = self.guests.iter().max_by_key(|guest| guest.memory_mib);
+        let place = largest.map(|guest| guest.place.of("memory"));
+        let (whom, remedy) = match self.guests.len() {
+            1 => ("a guest", format!("give at most {most}")),
+            _ => ("guests", format!("give them at most {most} together")),
+        };
+        let what = format!("this machine lacks memory for {whom} of {sum} MiB");
+        Err(Failure::input(what, place.unwrap_or_default(), &remedy))
     }
 
     fn check_model(&self, qemu: &Qemu) -> Result<()> {
@@ -267,79 +130,195 @@ impl Request {
             return Ok(());
         }
         let what = format!("unknown CPU model `{}`", self.cpu);
-        Err(Failure::input(
-            what,
-            "--cpu",
-            &format!("choose one of {}", models.join(", ")),
-        ))
+        let remedy = format!("choose one of {}", models.join(", "));
+        Err(Failure::input(what, self.place.of("cpu"), &remedy))
     }
 }
 
-fn all_pcpus(count: usize) -> PcpuSet {
-    PcpuSet::all(u16::try_from(count).unwrap_or(PcpuId::LIMIT))
-}
-
-/// One set for each vCPU from `lists`, as in [`Request::affinity`].
-fn parse_affinity(lists: &str, vcpus: usize, pcpus: usize) -> Result<Vec<u64>> {
-    let refuse = |what: String| {
-        let remedy = "give lists of pCPUs like 0-1:2:3, one for each vCPU or one for all";
-        Err(Failure::input(what, "--affinity", remedy))
-    };
-    let mut sets = Vec::new();
-    for list in lists.split(':') {
-        let Ok(set) = list.parse::<PcpuSet>() else {
-            return refuse(format!("`{list}` is no list of pCPUs"));
+impl GuestRequest {
+    fn lay_out(
+        &self,
+        inputs: &mut Inputs,
+        affinity: Vec<u64>,
+        is_counting: bool,
+    ) -> Result<UnstagedGuest> {
+        let files = inputs.files(self);
+        let (kernel, contents) = inputs.kernel(&files.kernel)?;
+        let ramdisk = match &files.initrd {
+            Some(path) => Some(inputs.ramdisk(path, kernel.is_linux)?),
+            None => None,
         };
-        if set.is_empty() || !set.difference(all_pcpus(pcpus)).is_empty() {
-            return refuse(format!("`{list}` is not among the {pcpus} pCPUs"));
+        let memory = self.memory_mib * MIB;
+        let ramdisk_length = ramdisk.as_ref().map(|bytes| bytes.len() as u64);
+        let layout = GuestLayout::new(&kernel, ramdisk_length, memory, &self.place)?;
+        let tree = device_tree::build(&device_tree::Guest {
+            vcpu_count: self.vcpus,
+            memory,
+            bootargs: &self.bootargs,
+            initrd: layout.initrd,
+            seed: seed(is_counting)?,
+        })
+        .map_err(|error| {
+            let remedy = "give a command line without zero bytes";
+            Failure::input(error, self.place.of("append"), remedy)
+        })?;
+        let mut images = vec![
+            (layout.kernel, contents),
+            (layout.device_tree, Arc::new(tree)),
+        ];
+        if let (Some(region), Some(bytes)) = (layout.initrd, ramdisk) {
+            images.push((region.address, bytes));
         }
-        sets.push(set.bits());
-    }
-    match sets.len() {
-        1 => Ok(vec![sets[0]; vcpus]),
-        count if count == vcpus => Ok(sets),
-        count => refuse(format!("{count} lists for {vcpus} vCPUs")),
+        let config = GuestConfig {
+            name: self.name.clone(),
+            vcpu_count: affinity.len() as u16,
+            affinity,
+            weight: self.weight,
+            starts: self.starts,
+            on_reset: self.on_reset,
+            ram: Region {
+                address: 0,
+                length: memory,
+            },
+            images: Vec::new(),
+            entry: layout.kernel,
+            device_tree: layout.device_tree,
+        };
+        Ok(UnstagedGuest { config, images })
     }
 }
 
-/// What Linux says can be allocated without swapping, in bytes. [Linux: proc(5), MemAvailable]
-fn available_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+/// Random, except when runs shall be equal.
+fn seed(is_counting: bool) -> Result<[u8; SEED_LENGTH]> {
+    let mut seed = [0x5a; SEED_LENGTH];
+    if !is_counting {
+        let source = Path::new("/dev/urandom");
+        let mut file = fs::File::open(source).map_err(at(source.display()))?;
+        std::io::Read::read_exact(&mut file, &mut seed).map_err(at(source.display()))?;
+    }
+    Ok(seed)
+}
+
+/// The files of one guest.
+struct Files {
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+}
+
+/// What the guests are made of. Each file is read once, however many guests have it.
+#[derive(Default)]
+struct Inputs {
+    kernels: BTreeMap<PathBuf, (Kernel, Arc<Vec<u8>>)>,
+    ramdisks: BTreeMap<(PathBuf, bool), Arc<Vec<u8>>>,
+    stock: Option<StockGuest>,
+    own: BTreeMap<String, PathBuf>,
+}
+
+impl Inputs {
+    /// Reads the files that the user named for `guest`.
+    fn read_named(&mut self, guest: &GuestRequest) -> Result<()> {
+        let is_linux = match &guest.source {
+            GuestSource::File(path) => self.kernel(path)?.0.is_linux,
+            GuestSource::Stock | GuestSource::Own(_) => true,
+        };
+        if let Some(path) = &guest.initrd {
+            self.ramdisk(path, is_linux)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the guests that nobody has to bring are there.
+    fn set_up(&mut self, guests: &[GuestRequest]) -> Result<()> {
+        let mut names: Vec<&str> = Vec::new();
+        for guest in guests {
+            match &guest.source {
+                GuestSource::Own(name) => names.push(name),
+                GuestSource::Stock if self.stock.is_none() => {
+                    self.stock = Some(StockGuest::set_up()?);
+                }
+                GuestSource::Stock | GuestSource::File(_) => {}
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        if !names.is_empty() {
+            let built = cross::build(&names)?.into_iter().map(|image| image.flat);
+            self.own = names.into_iter().map(str::to_owned).zip(built).collect();
+        }
+        Ok(())
+    }
+
+    /// Where the files of `guest` are. What it needs has been set up.
+    fn files(&self, guest: &GuestRequest) -> Files {
+        let own_initrd = guest.initrd.clone();
+        let (kernel, initrd) = match &guest.source {
+            GuestSource::File(path) => (path.clone(), own_initrd),
+            GuestSource::Own(name) => (self.own[name].clone(), own_initrd),
+            GuestSource::Stock => {
+                let stock = self.stock.as_ref().expect("`set_up` went over all guests");
+                let initrd = own_initrd.unwrap_or_else(|| stock.initrd.clone());
+                (stock.kernel.clone(), Some(initrd))
+            }
+        };
+        Files { kernel, initrd }
+    }
+
+    /// The kernel at `path`, without and with its contents.
+    fn kernel(&mut self, path: &Path) -> Result<(Kernel, Arc<Vec<u8>>)> {
+        if let Some(known) = self.kernels.get(path) {
+            return Ok(known.clone());
+        }
+        let mut kernel = Kernel::read(path)?;
+        let contents = Arc::new(std::mem::take(&mut kernel.bytes));
+        let known = self.kernels.entry(path.to_path_buf());
+        Ok(known.or_insert((kernel, contents)).clone())
+    }
+
+    fn ramdisk(&mut self, path: &Path, is_linux: bool) -> Result<Arc<Vec<u8>>> {
+        let key = (path.to_path_buf(), is_linux);
+        if let Some(known) = self.ramdisks.get(&key) {
+            return Ok(known.clone());
+        }
+        let contents = Arc::new(initrd::read(path, is_linux)?);
+        Ok(self.ramdisks.entry(key).or_insert(contents).clone())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::request::Place;
 
     #[test]
-    fn affinity_is_for_each_vcpu_or_for_all() {
-        assert_eq!(parse_affinity("0-1", 3, 4), Ok(vec![0b11; 3]));
-        assert_eq!(
-            parse_affinity("0-1:2:3,0", 3, 4),
-            Ok(vec![0b11, 0b100, 0b1001])
-        );
-        for (lists, vcpus) in [
-            ("0:1", 3),
-            ("4", 1),
-            ("", 1),
-            ("a", 1),
-            ("0:", 2),
-            ("3-1", 1),
-            ("0:1:2", 2),
+    fn all_guests_together_must_fit_into_this_machine() {
+        let guest = |memory_mib| GuestRequest {
+            memory_mib,
+            ..GuestRequest::new(GuestSource::Stock, String::new(), 1)
+        };
+        let request = |guests| Request {
+            guests,
+            pcpus: 1,
+            cpu: "max".into(),
+            policy: "round-robin".into(),
+            slice_us: 5000,
+            is_counting: false,
+            is_bare: false,
+            hypervisor: "hypervisor".into(),
+            place: Place::default(),
+        };
+        let available = Some(1256 * MIB);
+        let fits = |guests: Vec<u64>| {
+            request(guests.into_iter().map(guest).collect()).check_memory(available)
+        };
+        assert_eq!(fits(vec![1000]), Ok(()));
+        assert_eq!(fits(vec![600, 400]), Ok(()));
+        for (guests, said) in [
+            (vec![1001], "give at most 1000"),
+            (vec![600, 401], "guests of 1001 MiB"),
+            (vec![u64::MAX, u64::MAX], "at most 1000 together"),
         ] {
-            let failure = parse_affinity(lists, vcpus, 4).expect_err(lists);
-            assert!(failure.to_string().contains("--affinity"));
+            let failure = fits(guests).expect_err(said).to_string();
+            assert!(failure.contains(said), "{failure}");
         }
-    }
-
-    #[test]
-    fn available_memory_is_read() {
-        let text = "MemTotal:       24 kB\nMemFree: 3 kB\nMemAvailable:    1024 kB\n";
-        assert_eq!(available_memory(text), Some(1 << 20));
-        assert_eq!(available_memory(""), None);
     }
 }

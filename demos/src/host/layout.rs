@@ -6,13 +6,15 @@
 //!  0x4800_0000  | host device tree         |  where QEMU puts it: 128 MiB into RAM
 //!  0x4900_0000  | configuration            |
 //!               | staged images            |  the hypervisor copies them
-//!  n * 1 GiB    | the guest's RAM          |  0x4000_0000 to the guest
+//!  n * 1 GiB    | each guest's RAM         |  0x4000_0000 to the guest
 //!               +--------------------------+
 //! ```
 
+use std::sync::Arc;
+
 use crate::{
-    config::{BootConfig, GuestConfig, OnReset, Region, StagedImage, guest_machine::RAM_BASE},
-    host::{Failure, failure::Result, input::kernel::Kernel},
+    config::{BootConfig, GuestConfig, Region, StagedImage, guest_machine::RAM_BASE},
+    host::{Failure, failure::Result, input::kernel::Kernel, request::Place},
 };
 
 const MIB: u64 = 1 << 20;
@@ -26,10 +28,9 @@ const CONFIG_ROOM: u64 = BLOCK;
 /// Like QEMU, away from a kernel that moves itself up a little.
 const INITRD_OFFSET: u64 = 128 * MIB;
 /// The most RAM that `virt` has below its second device window.
-pub const MOST_GUEST_MIB: u64 = 255 * 1024 - 2048;
-
-/// A guest's share when nobody says otherwise.
-pub const DEFAULT_WEIGHT: u32 = 1024;
+const MOST_MACHINE_MIB: u64 = 255 * 1024;
+/// The most that is left of it for a guest's RAM.
+pub const MOST_GUEST_MIB: u64 = MOST_MACHINE_MIB - 2048;
 
 /// Where the guest's images go, as intermediate physical addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,11 +47,20 @@ pub struct GuestLayout {
 const DEVICE_TREE_ROOM: u64 = BLOCK;
 
 impl GuestLayout {
-    /// Finds room for everything in `memory` bytes.
+    /// Finds room for everything in `memory` bytes, whose number was given at `place`.
     ///
     /// # Errors
     /// It does not fit: the error says how much memory is enough.
-    pub fn new(kernel: &Kernel, initrd_length: Option<u64>, memory: u64) -> Result<Self> {
+    pub fn new(
+        kernel: &Kernel,
+        initrd_length: Option<u64>,
+        memory: u64,
+        place: &Place,
+    ) -> Result<Self> {
+        let too_large = |what: &str, bytes: u64| {
+            let remedy = format!("give the guest at least {} MiB", bytes.div_ceil(MIB));
+            Failure::input(what, place.of("memory"), &remedy)
+        };
         let kernel_end = kernel.offset.saturating_add(kernel.footprint);
         if kernel_end > memory {
             return Err(too_large(
@@ -82,22 +92,22 @@ impl GuestLayout {
     }
 }
 
-fn too_large(what: &str, bytes: u64) -> Failure {
-    let least = bytes.div_ceil(MIB);
-    Failure::input(
-        what,
-        "--memory",
-        &format!("give the guest at least {least} MiB"),
-    )
-}
-
 /// A file that QEMU puts into the machine's RAM.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Load {
     /// The physical address.
     pub address: u64,
     /// The contents.
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<Vec<u8>>,
+}
+
+/// A guest whose images are not in the machine's RAM yet.
+#[derive(Clone, Debug)]
+pub struct UnstagedGuest {
+    /// All that is known of it: its RAM has a length and no address, and no image is staged.
+    pub config: GuestConfig,
+    /// Where its images go, as intermediate physical addresses, and what they are.
+    pub images: Vec<(u64, Arc<Vec<u8>>)>,
 }
 
 /// The machine's memory, ready for QEMU.
@@ -112,32 +122,47 @@ pub struct MachineLayout {
 }
 
 impl MachineLayout {
-    /// Stages `images` (where they go in the guest, and their bytes) for a guest with `memory` bytes, and completes
-    /// `config`, whose images and RAM are not known before.
-    pub fn new(mut config: BootConfig, images: Vec<(u64, Vec<u8>)>, memory: u64) -> Self {
+    /// Stages the images of `guests`, equal ones once, finds room for each guest's RAM, and adds the guests to `config`.
+    ///
+    /// # Errors
+    /// The machine cannot have so much RAM.
+    pub fn new(mut config: BootConfig, guests: Vec<UnstagedGuest>) -> Result<Self> {
         let mut next = STAGING + CONFIG_ROOM;
-        let mut loads = Vec::new();
-        let guest = &mut config.guests[0];
-        guest.images.clear();
-        for (destination, bytes) in images {
-            let source = Region {
-                address: next,
-                length: bytes.len() as u64,
-            };
-            guest.images.push(StagedImage {
-                source,
-                destination,
-            });
-            next = (next + source.length).next_multiple_of(BLOCK);
-            loads.push(Load {
-                address: source.address,
-                bytes,
-            });
+        let mut loads: Vec<Load> = Vec::new();
+        for UnstagedGuest {
+            config: mut guest,
+            images,
+        } in guests
+        {
+            for (destination, bytes) in images {
+                let length = bytes.len() as u64;
+                let equal = loads.iter().find(|load| load.bytes == bytes);
+                let address = equal.map_or(next, |load| load.address);
+                if address == next {
+                    next = (next + length).next_multiple_of(BLOCK);
+                    loads.push(Load { address, bytes });
+                }
+                guest.images.push(StagedImage {
+                    source: Region { address, length },
+                    destination,
+                });
+            }
+            config.guests.push(guest);
         }
-        guest.ram = Region {
-            address: next.next_multiple_of(GIB),
-            length: memory,
-        };
+        for guest in &mut config.guests {
+            guest.ram.address = next.next_multiple_of(GIB);
+            next = guest.ram.address.saturating_add(guest.ram.length);
+        }
+        let memory_mib = (next - RAM_BASE).div_ceil(MIB);
+        if memory_mib > MOST_MACHINE_MIB {
+            return Err(Failure::input(
+                format!("the guests and their images take {memory_mib} MiB"),
+                "memory",
+                &format!(
+                    "the machine has {MOST_MACHINE_MIB} at most, and each guest starts at a multiple of 1 GiB"
+                ),
+            ));
+        }
         let blob = config.encode();
         let place = Region {
             address: STAGING,
@@ -145,46 +170,27 @@ impl MachineLayout {
         };
         assert!(
             place.length <= CONFIG_ROOM,
-            "the configuration has a bounded number of vCPUs"
+            "the configuration has a bounded number of guests and vCPUs"
         );
         loads.insert(
             0,
             Load {
                 address: STAGING,
-                bytes: blob,
+                bytes: Arc::new(blob),
             },
         );
-        let end = config.guests[0].ram.address + memory;
-        Self {
-            memory_mib: (end - RAM_BASE).div_ceil(MIB),
+        Ok(Self {
+            memory_mib,
             loads,
             config: place,
-        }
-    }
-}
-
-/// A guest's configuration before its images are staged.
-pub fn unstaged_guest(name: &str, affinity: Vec<u64>, layout: &GuestLayout) -> GuestConfig {
-    GuestConfig {
-        name: name.to_owned(),
-        vcpu_count: affinity.len() as u16,
-        affinity,
-        weight: DEFAULT_WEIGHT,
-        starts: true,
-        on_reset: OnReset::End,
-        ram: Region {
-            address: 0,
-            length: 0,
-        },
-        images: Vec::new(),
-        entry: layout.kernel,
-        device_tree: layout.device_tree,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OnReset;
 
     fn kernel(offset: u64, footprint: u64) -> Kernel {
         Kernel {
@@ -195,6 +201,10 @@ mod tests {
         }
     }
 
+    fn place(footprint: u64, initrd: Option<u64>, memory: u64) -> Result<GuestLayout> {
+        GuestLayout::new(&kernel(0, footprint), initrd, memory, &Place::default())
+    }
+
     #[test]
     fn nothing_overlaps_in_the_guest() {
         for (footprint, initrd, memory) in [
@@ -202,8 +212,7 @@ mod tests {
             (200 * MIB, 1, 512 * MIB),
             (5 * MIB, 20 * MIB + 1, 64 * MIB),
         ] {
-            let layout =
-                GuestLayout::new(&kernel(0, footprint), Some(initrd), memory).expect("it fits");
+            let layout = place(footprint, Some(initrd), memory).expect("it fits");
             let region = layout.initrd.expect("there is one");
             assert!(layout.kernel + footprint <= region.address);
             assert!(region.address + initrd <= layout.device_tree);
@@ -214,28 +223,53 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_says_how_much_would() {
-        let failure = GuestLayout::new(&kernel(0, 60 * MIB), Some(10 * MIB), 64 * MIB)
-            .expect_err("too large");
+        let failure = place(60 * MIB, Some(10 * MIB), 64 * MIB).expect_err("too large");
         assert!(failure.to_string().contains("at least 72 MiB"), "{failure}");
-        assert!(GuestLayout::new(&kernel(u64::MAX - 1, 8), None, GIB).is_err());
-        assert!(GuestLayout::new(&kernel(0, u64::MAX / 2), None, GIB).is_err());
+        assert!(place(u64::MAX / 2, None, GIB).is_err());
+        let far = kernel(u64::MAX - 1, 8);
+        assert!(GuestLayout::new(&far, None, GIB, &Place::default()).is_err());
     }
 
-    #[test]
-    fn the_guests_ram_is_alone_in_its_gigabytes() {
+    fn guest(memory: u64, images: &[Vec<u8>]) -> UnstagedGuest {
+        let images = images.iter().enumerate();
+        UnstagedGuest {
+            config: GuestConfig {
+                name: "test".into(),
+                vcpu_count: 1,
+                affinity: vec![1],
+                weight: 1,
+                starts: true,
+                on_reset: OnReset::End,
+                ram: Region {
+                    address: 0,
+                    length: memory,
+                },
+                images: Vec::new(),
+                entry: RAM_BASE,
+                device_tree: RAM_BASE,
+            },
+            images: images
+                .map(|(index, bytes)| (RAM_BASE + index as u64 * GIB, Arc::new(bytes.clone())))
+                .collect(),
+        }
+    }
+
+    fn machine(guests: Vec<UnstagedGuest>) -> Result<(MachineLayout, BootConfig)> {
         let config = BootConfig {
             pcpu_count: 1,
             policy: "pinned".into(),
             slice_us: 1,
-            guests: vec![unstaged_guest(
-                "test",
-                vec![1],
-                &GuestLayout::new(&kernel(0, 1), None, GIB).expect("it fits"),
-            )],
+            guests: Vec::new(),
         };
-        let images = vec![(RAM_BASE, vec![1; 3 << 20]), (RAM_BASE + GIB, vec![2; 5])];
-        let layout = MachineLayout::new(config, images, 512 * MIB);
+        let layout = MachineLayout::new(config, guests)?;
         let decoded = BootConfig::decode(&layout.loads[0].bytes).expect("what was encoded");
+        Ok((layout, decoded))
+    }
+
+    #[test]
+    fn the_guests_ram_is_alone_in_its_gigabytes() {
+        let images = [vec![1; 3 << 20], vec![2; 5]];
+        let (layout, decoded) = machine(vec![guest(512 * MIB, &images)]).expect("it fits");
         assert_eq!(decoded.guests[0].ram.address, 2 * GIB);
         assert_eq!(layout.memory_mib, 1024 + 512);
         let ends: Vec<u64> = layout
@@ -246,5 +280,37 @@ mod tests {
         assert!(layout.loads[1].address >= ends[0] && layout.loads[2].address >= ends[1]);
         assert!(ends[2] <= decoded.guests[0].ram.address);
         assert_eq!(decoded.guests[0].images[1].destination, RAM_BASE + GIB);
+    }
+
+    #[test]
+    fn guests_follow_each_other_and_share_what_is_equal() {
+        let images = [vec![1; 100], vec![2; 5]];
+        let mut other = images.clone();
+        other[1][0] = 3;
+        let guests = vec![
+            guest(GIB + MIB, &images),
+            guest(MIB, &other),
+            guest(GIB, &images),
+        ];
+        let (layout, decoded) = machine(guests).expect("it fits");
+        let rams: Vec<u64> = decoded
+            .guests
+            .iter()
+            .map(|guest| guest.ram.address)
+            .collect();
+        assert_eq!(rams, [2 * GIB, 4 * GIB, 5 * GIB]);
+        assert_eq!(layout.memory_mib, 5 * 1024);
+        assert_eq!(layout.loads.len(), 1 + 3);
+        let [first, second, third] = [0, 1, 2].map(|guest| &decoded.guests[guest].images);
+        assert_eq!((first[0].source, first), (second[0].source, third));
+        assert_ne!(first[1].source, second[1].source);
+    }
+
+    #[test]
+    fn a_machine_that_is_too_large_is_refused() {
+        let guests = vec![guest(GIB, &[]); 32];
+        assert!(machine(guests.clone()).is_ok());
+        let failure = machine([guests, vec![guest(230 * GIB, &[])]].concat());
+        assert!(failure.is_err_and(|failure| failure.to_string().contains("261120 at most")));
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use trapline_demos::host::{
     failure::{HYPERVISOR_FAILED, Result, TIMEOUT, at},
-    launch::{GuestSource, Request},
+    request::{GuestRequest, GuestSource, Place, Request},
     session::{Ended, Session},
     table,
 };
@@ -45,11 +45,9 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     if !options.append.is_empty() {
         bootargs.push(&options.append);
     }
-    let request = Request {
-        initrd: options.initrd.clone(),
-        memory_mib: options.memory,
-        ..request(guest, bootargs.join(" "), &options.machine)
-    };
+    let mut request = request(guest, bootargs.join(" "), &options.machine);
+    request.guests[0].initrd = options.initrd.clone();
+    request.guests[0].memory_mib = options.memory;
     let run = Run {
         has_input: !is_batch,
         shows_console: true,
@@ -78,20 +76,20 @@ fn complaint(ended: &Ended, is_batch: bool) -> Option<String> {
 
 /// The request for `guest` on the machine that `options` describe, with 512 MiB and no initial ramdisk.
 pub fn request(guest: GuestSource, bootargs: String, options: &MachineOptions) -> Request {
+    let mut guest = GuestRequest::new(guest, bootargs, usize::from(options.vcpus));
+    if let Some(lists) = &options.affinity {
+        guest.affinity = lists.split(':').map(str::to_owned).collect();
+    }
     Request {
-        guest,
-        initrd: None,
-        bootargs,
-        vcpus: usize::from(options.vcpus),
+        guests: vec![guest],
         pcpus: usize::from(options.pcpus),
-        memory_mib: 512,
         cpu: options.cpu.clone(),
         policy: options.policy.clone(),
         slice_us: options.slice,
-        affinity: options.affinity.clone(),
         is_counting: options.icount,
         is_bare: options.bare,
         hypervisor: options.hypervisor.clone(),
+        place: Place::default(),
     }
 }
 

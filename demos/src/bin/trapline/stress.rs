@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trapline_demos::host::{failure::Result, launch::GuestSource};
+use trapline_demos::host::{failure::Result, request::GuestSource};
 
 use crate::{
     cli::StressOptions,

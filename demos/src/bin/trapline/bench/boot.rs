@@ -1,7 +1,7 @@
 //! Wall clock from start to power-off of the stock guest. The machines take turns, so that a slow moment of this host hits
 //! all of them.
 
-use trapline_demos::host::{Failure, failure::Result, launch::GuestSource};
+use trapline_demos::host::{Failure, failure::Result, request::GuestSource};
 
 use super::{machine, measure};
 use crate::cli::MachineOptions;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use trapline_demos::host::{
     Failure,
     failure::Result,
-    launch::{GuestSource, Request},
+    request::{GuestSource, Request},
     session::Ended,
 };
 

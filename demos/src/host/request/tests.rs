@@ -1,0 +1,104 @@
+use super::*;
+
+fn guest(name: &str, vcpus: usize, affinity: &str) -> GuestRequest {
+    let lists = affinity.split(':').filter(|list| !list.is_empty());
+    GuestRequest {
+        name: name.into(),
+        affinity: lists.map(str::to_owned).collect(),
+        ..GuestRequest::new(GuestSource::Stock, String::new(), vcpus)
+    }
+}
+
+fn request(policy: &str, guests: Vec<GuestRequest>) -> Request {
+    Request {
+        guests,
+        pcpus: 4,
+        cpu: "max".into(),
+        policy: policy.into(),
+        slice_us: 5000,
+        is_counting: false,
+        is_bare: false,
+        hypervisor: "hypervisor".into(),
+        place: Place::default(),
+    }
+}
+
+#[track_caller]
+fn refuse(request: &Request, said: &str) {
+    let failure = request.check_plain_values().expect_err(said).to_string();
+    assert!(failure.contains(said), "{failure}");
+}
+
+#[test]
+fn affinity_is_for_each_vcpu_or_for_all() {
+    let affinities =
+        |lists, vcpus| request("round-robin", vec![guest("a", vcpus, lists)]).check_plain_values();
+    assert_eq!(affinities("", 2), Ok(vec![vec![0b1111; 2]]));
+    assert_eq!(affinities("0-1", 3), Ok(vec![vec![0b11; 3]]));
+    assert_eq!(
+        affinities("0-1:2:3,0", 3),
+        Ok(vec![vec![0b11, 0b100, 0b1001]])
+    );
+    for (lists, vcpus) in [("0:1", 3), ("4", 1), ("a", 1), ("3-1", 1), ("0:1:2", 2)] {
+        let failure = affinities(lists, vcpus).expect_err(lists);
+        assert!(failure.to_string().contains("--affinity"));
+    }
+}
+
+#[test]
+fn names_are_single_words_and_differ() {
+    for name in ["", "two words", "-x", "a\nb", "ä", "a/b", &"a".repeat(33)] {
+        refuse(
+            &request("round-robin", vec![guest(name, 1, "")]),
+            "is no name",
+        );
+    }
+    let twins = vec![guest("a", 1, ""), guest("a", 1, "")];
+    refuse(
+        &request("round-robin", twins),
+        "two guests have the name `a`",
+    );
+    let file = |path: &str| GuestSource::File(path.into()).name();
+    assert_eq!(file("/boot/my kernel.bin"), "my-kernel.bin");
+    assert_eq!((file("/"), file("--").as_str()), ("guest".into(), "guest"));
+}
+
+#[test]
+fn sums_have_limits() {
+    refuse(&request("round-robin", vec![]), "no guest");
+    let many = (0..9).map(|index| guest(&index.to_string(), 64, ""));
+    refuse(&request("round-robin", many.collect()), "576 vCPUs");
+    let many = (0..33).map(|index| guest(&index.to_string(), 1, ""));
+    refuse(&request("round-robin", many.collect()), "33 guests");
+    refuse(
+        &request("lottery", vec![guest("a", 1, "")]),
+        "unknown policy",
+    );
+}
+
+#[test]
+fn pinned_guests_share_no_pcpu() {
+    let pair = |first, second| request("pinned", vec![guest("a", 1, first), guest("b", 1, second)]);
+    assert!(pair("0-1", "2").check_plain_values().is_ok());
+    refuse(&pair("0-1", ""), "`b` has no affinity");
+    refuse(&pair("0-2", "1-3"), "`a` and `b` overlap on pCPU 1-2");
+    assert!(
+        request("pinned", vec![guest("a", 8, "")])
+            .check_plain_values()
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_place_is_an_option_or_a_line() {
+    assert_eq!(Place::default().of("memory"), "--memory");
+    let mut place = Place {
+        file: Some(("two.toml".into(), Some(("vm `a`".into(), 3)))),
+        lines: BTreeMap::from([("memory".into(), 7)]),
+    };
+    assert_eq!(place.of("memory"), "two.toml:7: memory of vm `a`");
+    assert_eq!(place.of("append"), "two.toml:3: vm `a`");
+    place.file = Some(("two.toml".into(), None));
+    assert_eq!(place.of("memory"), "two.toml:7: memory");
+    assert_eq!(place.of("cpu"), "--cpu");
+}
