@@ -4,9 +4,10 @@ use trapline_vcpu::{Action, Exit, exit::MmioAccess, interrupts::VirtualCpuInterf
 
 use super::{
     PRIVATE_COUNT, Vgic, VgicCpu,
+    record::Record,
     registers::{
-        Bank, CLEAR_ACTIVE, CLEAR_ENABLE, CLEAR_PENDING, CONFIGURATION, Cells, GROUP, PRIORITY,
-        Place, Row, SET_ACTIVE, SET_ENABLE, SET_PENDING, ascending, identification, row,
+        Bank, CLEAR_ACTIVE, CLEAR_ENABLE, CLEAR_PENDING, CONFIGURATION, Cells, GROUP, Masked,
+        PRIORITY, Place, Row, SET_ACTIVE, SET_ENABLE, SET_PENDING, ascending, identification, row,
         write_ignored,
     },
     sysregs::AFFINITY_MASK,
@@ -56,28 +57,16 @@ fn read_control(bank: &mut Bank<'_>, _: u32) -> u32 {
 /// Writes take effect before the guest goes on, so GICD_CTLR.RWP is never seen.
 fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
     let vgic = bank.vgic;
-    let groups = value & GROUPS;
-    let before = vgic.groups.swap(groups, Ordering::AcqRel);
-    if before == groups {
+    let changed = vgic.set_groups(value & GROUPS);
+    if changed == 0 {
         return;
     }
-    fence(Ordering::SeqCst);
     let private = (0..vgic.vcpu_count())
         .flat_map(|vcpu| (0..PRIVATE_COUNT).map(move |intid| (Some(vcpu), intid)));
     let shared = (0..vgic.shared.len() as u32).map(|spi| (None, PRIVATE_COUNT + spi));
     for (vcpu, intid) in private.chain(shared) {
-        let Some(record) = vgic.record(vcpu, intid).map(|record| record.load()) else {
-            continue;
-        };
-        let group = 1 << u32::from(record.is_group1());
-        if (before ^ groups) & group == 0 {
-            continue;
-        }
-        if record.is_listed() {
-            vgic.tell(usize::from(record.owner()), intid, record);
-            bank.note_owner(record);
-        } else if record.is_deliverable() {
-            vgic.tell(usize::from(record.target()), intid, record);
+        if let Some(listed) = vgic.tell_of_groups(vcpu, intid, changed) {
+            bank.note_owner(listed);
         }
     }
 }
@@ -100,16 +89,71 @@ fn read_route(bank: &mut Bank<'_>, spi: u32) -> u64 {
         .map_or(0, |route| route.load(Ordering::Acquire))
 }
 
-fn write_route(bank: &mut Bank<'_>, spi: u32, value: u64) {
-    let affinity = value & AFFINITY_MASK;
-    if let Some(route) = bank.vgic.routes.get(spi as usize) {
-        route.store(affinity, Ordering::Release);
-        let target = bank.vgic.vcpu_of_affinity(affinity);
-        bank.change(PRIVATE_COUNT + spi, |record| record.set_target(target));
+fn write_route(bank: &mut Bank<'_>, spi: u32, value: Masked) {
+    if let Some(record) = bank.vgic.set_route(spi, value) {
+        bank.note_owner(record);
     }
 }
 
 impl Vgic {
+    /// Turns groups on and off; those that changed, whose interrupts [`Vgic::tell_of_groups`] is to be called for.
+    pub(super) fn set_groups(&self, groups: u32) -> u32 {
+        let before = self.groups.swap(groups, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        before ^ groups
+    }
+
+    /// Tells whom it concerns that the groups in `changed` were turned on or off, if the interrupt is in one of them; its
+    /// record, if it is listed.
+    pub(super) fn tell_of_groups(
+        &self,
+        vcpu: Option<usize>,
+        intid: u32,
+        changed: u32,
+    ) -> Option<Record> {
+        let record = self.record(vcpu, intid)?.load();
+        if changed & 1 << u32::from(record.is_group1()) == 0 {
+            return None;
+        }
+        if record.is_listed() {
+            self.tell(usize::from(record.owner()), intid, record);
+            return Some(record);
+        }
+        if record.is_deliverable() {
+            self.tell(usize::from(record.target()), intid, record);
+        }
+        None
+    }
+
+    /// Writes GICD_IROUTER of `spi` and sends the interrupt where it says; the record as it became, if there is one.
+    ///
+    /// Whoever wrote a record last has seen since that the route is still the one that it wrote there, so of two that
+    /// write at once the record says what the route says.
+    pub(super) fn set_route(&self, spi: u32, value: Masked) -> Option<Record> {
+        let route = self.routes.get(spi as usize)?;
+        let mut old = route.load(Ordering::Acquire);
+        let mut affinity = loop {
+            let new = value.over(old) & AFFINITY_MASK;
+            match route.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => break new,
+                Err(current) => old = current,
+            }
+        };
+        loop {
+            let target = self.vcpu_of_affinity(affinity);
+            fence(Ordering::SeqCst);
+            let record = self.change(None, PRIVATE_COUNT + spi, |record| {
+                record.set_target(target)
+            });
+            fence(Ordering::SeqCst);
+            let current = route.load(Ordering::Acquire);
+            if current == affinity || cfg!(mutant = "vgic_route_unchecked") {
+                return record;
+            }
+            affinity = current;
+        }
+    }
+
     /// Answers an access of `cpu`, which is bound to `interface`, to the distributor or a redistributor.
     pub fn mmio(
         &self,

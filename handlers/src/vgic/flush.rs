@@ -231,7 +231,8 @@ impl Vgic {
             let fires = timer_of(intid)
                 .is_some_and(|timer| settle_timer(record, timer, is_timer_active, interface));
             match record.role(me, groups) {
-                Role::None => false,
+                // Its group may be turned on by somebody who has seen neither the record nor this.
+                Role::None => record.waits_for_group(me) && !cfg!(mutant = "vgic_forget_group_off"),
                 Role::Active => {
                     active.offer(urgency(record.active_priority(), intid, true));
                     true

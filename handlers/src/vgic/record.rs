@@ -145,6 +145,11 @@ impl Record {
         self.is_enabled() && self.is_pending() && !self.has(ACTIVE | LISTED)
     }
 
+    /// It is vCPU `me`'s to take, as soon as the distributor forwards its group.
+    pub(super) const fn waits_for_group(self, me: u8) -> bool {
+        self.is_deliverable() && self.target() == me
+    }
+
     /// The input line moved to `level`. [IHI0069: GICD_ICFGR<n>: edge-triggered, level-sensitive]
     pub(super) const fn set_line(self, level: bool) -> Self {
         let rising = level && !self.has(LINE);

@@ -26,8 +26,25 @@ pub(super) enum Cells {
     Bytes(fn(&mut Bank<'_>, u32) -> u8, fn(&mut Bank<'_>, u32, u8)),
     /// 32-bit registers.
     Words(fn(&mut Bank<'_>, u32) -> u32, fn(&mut Bank<'_>, u32, u32)),
-    /// 64-bit registers, also accessible as two halves.
-    Doubles(fn(&mut Bank<'_>, u32) -> u64, fn(&mut Bank<'_>, u32, u64)),
+    /// 64-bit registers, also accessible as two halves: a write says which bits it writes.
+    Doubles(
+        fn(&mut Bank<'_>, u32) -> u64,
+        fn(&mut Bank<'_>, u32, Masked),
+    ),
+}
+
+/// A write of some bits of a register.
+#[derive(Clone, Copy)]
+pub(super) struct Masked {
+    pub(super) value: u64,
+    pub(super) mask: u64,
+}
+
+impl Masked {
+    /// What a register with `old` in it becomes.
+    pub(super) const fn over(self, old: u64) -> u64 {
+        old & !self.mask | self.value & self.mask
+    }
 }
 
 /// Adjacent registers of one kind.
@@ -111,11 +128,11 @@ impl Row {
                 }
             }
             Cells::Words(_, write) => write(bank, at / 4, value as u32),
-            Cells::Doubles(_, write) if width == 8 => write(bank, at / 8, value),
-            Cells::Doubles(read, write) => {
+            Cells::Doubles(_, write) => {
                 let shift = 8 * (at & 4);
-                let other_half = read(bank, at / 8) & !(0xffff_ffff << shift);
-                write(bank, at / 8, other_half | (value & 0xffff_ffff) << shift);
+                let mask = u64::MAX >> (64 - 8 * u32::from(width)) << shift;
+                let value = value << shift;
+                write(bank, at / 8, Masked { value, mask });
             }
         }
     }
@@ -187,10 +204,10 @@ impl Vgic {
                 Action::FinishRead(value)
             }
             Direction::Write(value) => {
+                let key = (access.address, Some(value));
                 row.write(&mut bank, at, access.width, value);
                 let owners = if row.folds { bank.owners } else { 0 };
-                let is_settled = self.is_settled(cpu, owners, (access.address, Some(value)));
-                if is_settled {
+                if self.is_settled(cpu, owners, key) {
                     Action::Finish
                 } else {
                     Action::Suspend

@@ -17,7 +17,7 @@ use trapline_vcpu::{
 };
 
 use super::interface::{Interface, OPEN};
-use crate::vgic::{VcpuSignals, Vgic, VgicConfig, VgicCpu, record::Record};
+use crate::vgic::{VcpuSignals, Vgic, VgicConfig, VgicCpu, record::Record, registers::Masked};
 
 const GICD: u64 = 0x0800_0000;
 /// The interrupts in play, in one word of the due sets: edge-triggered, group 1, enabled, routed to vCPU 0.
@@ -248,5 +248,71 @@ fn loom_a_suspended_access_is_over_when_the_owner_has_folded() {
         owner.vgic.unbind(&mut owner.cpu, &mut owner.interface);
         owner.signals.loaded.store(false, Ordering::Release);
         accessor.join().unwrap();
+    });
+}
+
+/// Whichever of two writes of GICD_IROUTER is last, the interrupt goes where the register says.
+#[test]
+fn loom_a_route_and_its_record_agree() {
+    explore(|[owner, other]| {
+        let vgic = owner.vgic.clone();
+        let to = |affinity: u64| Masked {
+            value: affinity,
+            mask: u64::MAX,
+        };
+        let writer = thread::spawn(move || {
+            other.vgic.set_route(FIRST - 32, to(1));
+        });
+        vgic.set_route(FIRST - 32, to(0));
+        writer.join().unwrap();
+        let route = vgic.routes[(FIRST - 32) as usize].load(Ordering::Acquire);
+        let target = vgic.record(None, FIRST).unwrap().load().target();
+        assert_eq!(u64::from(target), route);
+    });
+}
+
+/// What is raised while its group is turned on is delivered, and what is listed while it is turned off is taken back.
+#[test]
+fn loom_a_group_is_turned_on_while_its_interrupt_is_raised() {
+    explore(|[mut owner, other]| {
+        let vgic = owner.vgic.clone();
+        vgic.groups.store(0, Ordering::Relaxed);
+        let control = vgic.clone();
+        let writer = thread::spawn(move || {
+            let changed = control.set_groups(0b10);
+            control.tell_of_groups(None, FIRST, changed);
+        });
+        let device = thread::spawn(move || {
+            other.vgic.change(None, FIRST, Record::pulse);
+        });
+        owner.bind();
+        writer.join().unwrap();
+        device.join().unwrap();
+        owner.refresh_if_woken();
+        assert_eq!(owner.listed(FIRST), 1);
+    });
+}
+
+#[test]
+fn loom_a_group_is_turned_off_while_its_interrupt_is_listed() {
+    explore(|[mut owner, other]| {
+        let vgic = owner.vgic.clone();
+        let device = thread::spawn(move || {
+            other.vgic.change(None, FIRST, Record::pulse);
+        });
+        let writer = thread::spawn(move || {
+            let changed = vgic.set_groups(0);
+            vgic.tell_of_groups(None, FIRST, changed);
+        });
+        owner.bind();
+        device.join().unwrap();
+        writer.join().unwrap();
+        owner.refresh_if_woken();
+        assert_eq!(owner.listed(FIRST), 0);
+        let vgic = owner.vgic.clone();
+        let changed = vgic.set_groups(0b10);
+        vgic.tell_of_groups(None, FIRST, changed);
+        owner.refresh_if_woken();
+        assert_eq!(owner.listed(FIRST), 1);
     });
 }
