@@ -8,7 +8,7 @@ use trapline_vcpu::{
     interrupts::{TimerPpi, VirtualCpuInterface},
 };
 
-use super::{PRIORITY_MASK, SGI_COUNT, Vgic, VgicCpu, record::Record};
+use super::{PRIORITY_MASK, SGI_COUNT, Vgic, VgicCpu, record::Record, remote::has_waited};
 
 /// One access to a frame: whose registers they are, and whose list registers it concerns.
 pub(super) struct Bank<'a> {
@@ -205,7 +205,10 @@ impl Vgic {
             }
             Direction::Write(value) => {
                 let key = (access.address, Some(value));
-                row.write(&mut bank, at, access.width, value);
+                // Once is enough: a second interrupt made pending, or one more activation ended, is one too many.
+                if !has_waited(cpu, key) || cfg!(mutant = "vgic_write_again") {
+                    row.write(&mut bank, at, access.width, value);
+                }
                 let owners = if row.folds { bank.owners } else { 0 };
                 if self.is_settled(cpu, owners, key) {
                     Action::Finish

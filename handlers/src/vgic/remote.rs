@@ -28,6 +28,14 @@ pub(super) type AccessKey = (u64, Option<u64>);
 /// A fold that some wait for: the epoch that was read before it.
 pub(super) struct Fold(Option<u64>);
 
+/// The access that the vCPU's last one was suspended for is tried again: it is in the records already.
+///
+/// A handler that the guest runs in between and that makes the very same access passes for it; the access itself then
+/// comes once more.
+pub(super) fn has_waited(cpu: &VgicCpu, access: AccessKey) -> bool {
+    cpu.ticket.is_some_and(|ticket| ticket.access == access)
+}
+
 impl Vgic {
     /// Before a fold.
     pub(super) fn begin_fold(&self, cpu: &VgicCpu) -> Fold {

@@ -11,6 +11,7 @@ use super::{
     PRIVATE_COUNT, Vgic, VgicCpu,
     list_register::splits_end,
     record::{NOBODY, Record},
+    remote::has_waited,
 };
 use crate::{ExitHandler, GuestCpu};
 
@@ -95,7 +96,13 @@ impl Vgic {
         self.refresh(cpu, interface);
         let intid = (value & 0xff_ffff) as u32;
         let vcpu = (intid < PRIVATE_COUNT).then_some(cpu.index);
-        let Some(record) = self.change(vcpu, intid, Record::clear_active) else {
+        let key = (u64::from(ICC_DIR_EL1.bits()), Some(value));
+        let record = if has_waited(cpu, key) {
+            self.record(vcpu, intid).map(|record| record.load())
+        } else {
+            self.change(vcpu, intid, Record::clear_active)
+        };
+        let Some(record) = record else {
             return Action::Finish;
         };
         let owners = if record.is_listed() {
@@ -103,7 +110,6 @@ impl Vgic {
         } else {
             0
         };
-        let key = (u64::from(ICC_DIR_EL1.bits()), Some(value));
         if self.is_settled(cpu, owners, key) {
             Action::Finish
         } else {

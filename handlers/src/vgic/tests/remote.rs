@@ -177,3 +177,31 @@ fn two_vcpus_that_wait_for_each_other_go_on() {
     let both = Action::FinishRead(0b11 << 8);
     assert_eq!((look(&mut machine, 0), look(&mut machine, 1)), (both, both));
 }
+
+/// vCPU 0 makes interrupt 40 pending, waits for vCPU 1, which takes it before vCPU 0 tries again.
+#[test]
+fn a_write_that_waited_is_not_done_twice() {
+    let mut machine = listed_elsewhere();
+    assert_eq!(machine.acknowledge(1), 40);
+    let access = MmioAccess {
+        address: GICD + 0x204,
+        width: 4,
+        direction: Direction::Write(1 << 8),
+        rt: 0,
+        sign_extend: false,
+        is_64bit: false,
+    };
+    let vgic = machine.vgic.clone();
+    let write =
+        |machine: &mut Machine| vgic.mmio(&mut machine.cpus[0], &mut machine.pcpus[0], &access);
+    assert_eq!(write(&mut machine), Action::Suspend);
+    machine.settle();
+    machine.end(1, 40);
+    assert_eq!(machine.acknowledge(1), 40);
+    machine.end(1, 40);
+    assert_eq!(write(&mut machine), Action::Finish);
+    machine.settle();
+    assert_eq!(machine.acknowledge(1), SPURIOUS);
+    machine.set_bit(0, 0x200, 40);
+    assert_eq!(machine.acknowledge(1), 40, "the next one is new");
+}
