@@ -1,39 +1,73 @@
-//! What the user types, on its way to the guest: Ctrl-A starts a command of the runner, and byte 0 is escaped.
-
-use crate::wire::ESCAPE;
+//! What the user types: bytes for the guest that has the focus, and commands of the runner after Ctrl-A.
 
 const PREFIX: u8 = 0x01;
 
-/// Turns typed bytes into bytes for the serial line.
+/// What the keys are, for the user.
+pub const HELP: &str = "Ctrl-A x quits, Ctrl-A n and Ctrl-A 1..9 choose the console, Ctrl-A p pauses and resumes its guest, \
+                        Ctrl-A r resets it, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A ? is this help";
+
+/// What typed keys mean.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// The guest gets these bytes.
+    Type(Vec<u8>),
+    /// The user wants to leave.
+    Leave,
+    /// The next guest gets the focus.
+    FocusNext,
+    /// The guest with this number, from 0, gets the focus.
+    Focus(usize),
+    /// The focused guest pauses, or goes on.
+    Pause,
+    /// The focused guest starts again.
+    Reset,
+    /// The user wants to know the keys.
+    Help,
+}
+
+/// Finds out what keys mean.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Keys {
     is_terminal: bool,
-    is_framed: bool,
     is_after_prefix: bool,
 }
 
 impl Keys {
-    /// Only a terminal has commands; a line with no hypervisor on it has no escape.
-    pub const fn new(is_terminal: bool, is_framed: bool) -> Self {
+    /// Only a terminal has commands.
+    pub const fn new(is_terminal: bool) -> Self {
         Self {
             is_terminal,
-            is_framed,
             is_after_prefix: false,
         }
     }
 
-    /// Appends what `typed` means to `line`; true when the user wants to leave (Ctrl-A x). Ctrl-A twice sends one.
-    pub fn translate(&mut self, typed: &[u8], line: &mut Vec<u8>) -> bool {
+    /// What `typed` means, in its order. Ctrl-A twice is one for the guest, and so is a key that is no command.
+    pub fn translate(&mut self, typed: &[u8]) -> Vec<Action> {
+        let mut actions = Vec::new();
         for byte in typed {
             let is_command = std::mem::take(&mut self.is_after_prefix);
-            match *byte {
-                b'x' | b'X' if is_command => return true,
-                PREFIX if self.is_terminal && !is_command => self.is_after_prefix = true,
-                ESCAPE if self.is_framed => line.extend([ESCAPE, ESCAPE]),
-                other => line.push(other),
-            }
+            let action = match *byte {
+                PREFIX if self.is_terminal && !is_command => {
+                    self.is_after_prefix = true;
+                    continue;
+                }
+                b'x' | b'X' if is_command => Action::Leave,
+                b'n' | b'N' if is_command => Action::FocusNext,
+                b'p' | b'P' if is_command => Action::Pause,
+                b'r' | b'R' if is_command => Action::Reset,
+                b'?' | b'h' if is_command => Action::Help,
+                digit @ b'1'..=b'9' if is_command => Action::Focus(usize::from(digit - b'1')),
+                other => {
+                    if let Some(Action::Type(bytes)) = actions.last_mut() {
+                        bytes.push(other);
+                        continue;
+                    }
+                    Action::Type(vec![other])
+                }
+            };
+            actions.push(action);
         }
-        false
+        actions
     }
 }
 
@@ -42,29 +76,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_a_x_leaves() {
-        let mut keys = Keys::new(true, true);
-        let mut line = Vec::new();
-        assert!(!keys.translate(b"ax\x01", &mut line));
-        assert!(keys.translate(b"x", &mut line));
-        assert_eq!(line, b"ax");
+    fn control_a_starts_a_command() {
+        let mut keys = Keys::new(true);
+        assert_eq!(keys.translate(b"ab\x01"), [Action::Type(b"ab".into())]);
+        assert_eq!(keys.translate(b"x"), [Action::Leave]);
+        let actions = keys.translate(b"\x01n\x013c\x01p\x01r\x01?");
+        let expected = [
+            Action::FocusNext,
+            Action::Focus(2),
+            Action::Type(b"c".into()),
+            Action::Pause,
+            Action::Reset,
+            Action::Help,
+        ];
+        assert_eq!(actions, expected);
     }
 
     #[test]
     fn control_a_twice_is_one_for_the_guest() {
-        let mut keys = Keys::new(true, true);
-        let mut line = Vec::new();
-        assert!(!keys.translate(b"\x01\x01x\x01b", &mut line));
-        assert_eq!(line, b"\x01xb");
+        let actions = Keys::new(true).translate(b"\x01\x01x\x01b");
+        assert_eq!(actions, [Action::Type(b"\x01xb".into())]);
     }
 
     #[test]
     fn a_pipe_has_no_commands() {
-        let mut line = Vec::new();
-        assert!(!Keys::new(false, true).translate(b"\x01x\0", &mut line));
-        assert_eq!(line, b"\x01x\0\0");
-        line.clear();
-        assert!(!Keys::new(false, false).translate(b"\0", &mut line));
-        assert_eq!(line, b"\0");
+        let actions = Keys::new(false).translate(b"\x01x\x01n");
+        assert_eq!(actions, [Action::Type(b"\x01x\x01n".into())]);
     }
 }

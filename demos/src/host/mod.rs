@@ -4,6 +4,8 @@
 //!  setup (QEMU, toolchain, guest) -> cross (images) -> layout (what goes where) -> machine (QEMU's arguments) -> session
 //! ```
 
+pub mod config_file;
+pub mod consoles;
 pub mod cross;
 pub mod device_tree;
 pub mod failure;
@@ -14,6 +16,7 @@ pub mod launch;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod output_file;
 pub mod places;
 pub mod report;
 pub mod request;

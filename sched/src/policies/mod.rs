@@ -43,6 +43,14 @@ impl fmt::Display for PolicyError {
 
 impl core::error::Error for PolicyError {}
 
+/// The names of the options that the policy called `name` has; none if there is no such policy.
+pub fn option_names(name: &str) -> &'static [&'static str] {
+    match name {
+        RoundRobin::NAME => &["slice_us"],
+        _ => &[],
+    }
+}
+
 /// The policy called `name`.
 pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Policy>, PolicyError> {
     if options.slice_ticks == 0 {

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, value_parser};
-use trapline_demos::config::{MAX_PCPUS, MAX_VCPUS};
+use trapline_demos::{
+    config::{MAX_PCPUS, MAX_VCPUS},
+    host::config_file::SLICE_US,
+};
 
 /// Runs guests with many virtual CPUs over few physical ones, on QEMU.
 #[derive(Debug, Parser)]
@@ -39,21 +42,21 @@ pub enum Command {
 /// What every run has.
 #[derive(Args, Clone, Debug)]
 pub struct MachineOptions {
-    /// CPUs of the guest
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u16).range(1..=MAX_VCPUS as i64))]
-    pub vcpus: u16,
-    /// CPUs of the machine under it
-    #[arg(long, value_name = "M", default_value_t = 4, value_parser = value_parser!(u16).range(1..=MAX_PCPUS as i64))]
-    pub pcpus: u16,
-    /// Model of the machine's CPUs, as QEMU calls it
-    #[arg(long, value_name = "MODEL", default_value = "cortex-a72")]
-    pub cpu: String,
-    /// Scheduling policy
-    #[arg(long, value_name = "NAME", default_value = "round-robin")]
-    pub policy: String,
-    /// How long a vCPU runs while others wait, in microseconds
-    #[arg(long, value_name = "US", default_value_t = 5000, value_parser = value_parser!(u32).range(50..=10_000_000))]
-    pub slice: u32,
+    /// CPUs of the guest [default: 8]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_VCPUS as i64))]
+    pub vcpus: Option<u16>,
+    /// CPUs of the machine under it [default: 4]
+    #[arg(long, value_name = "M", value_parser = value_parser!(u16).range(1..=MAX_PCPUS as i64))]
+    pub pcpus: Option<u16>,
+    /// Model of the machine's CPUs, as QEMU calls it [default: cortex-a72]
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+    /// Scheduling policy: round-robin or pinned [default: round-robin]
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<String>,
+    /// How long a vCPU runs while others wait, in microseconds [default: 5000]
+    #[arg(long, value_name = "US", value_parser = value_parser!(u32).range(SLICE_US))]
+    pub slice: Option<u32>,
     /// pCPUs that the vCPUs may use: lists like 0-1:2:3, one for each vCPU or one for all
     #[arg(long, value_name = "LIST")]
     pub affinity: Option<String>,
@@ -82,6 +85,9 @@ pub struct MachineOptions {
 
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
+    /// TOML file that describes a machine and its guests, see docs/guide/several-guests.md
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["kernel", "initrd", "append", "memory", "guest", "vcpus", "affinity", "bare"])]
+    pub config: Option<PathBuf>,
     /// Linux Image for arm64, or a flat binary [default: Debian's stock Linux, with a shell on a terminal and a short workload
     /// elsewhere]
     #[arg(long, value_name = "FILE")]
@@ -97,9 +103,15 @@ pub struct RunOptions {
         allow_hyphen_values = true
     )]
     pub append: String,
-    /// Memory of the guest in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = value_parser!(u64).range(1..))]
-    pub memory: u64,
+    /// Memory of the guest in MiB [default: 512]
+    #[arg(long, value_name = "MIB", value_parser = value_parser!(u64).range(1..))]
+    pub memory: Option<u64>,
+    /// Guest that gets what comes on stdin; on a terminal, the one that has the keys at first
+    #[arg(long, value_name = "NAME")]
+    pub input: Option<String>,
+    /// Where the console of the guest NAME goes instead of stdout: into a file, or to a new pseudo-terminal
+    #[arg(long, value_name = "NAME=FILE|pty", value_parser = console)]
+    pub console: Vec<String>,
     /// One of this repository's guests in place of a kernel
     #[arg(long, hide = true, conflicts_with = "kernel")]
     pub guest: Option<String>,
@@ -151,4 +163,12 @@ pub struct ImageOptions {
     /// Look for mistakes with clippy instead
     #[arg(long)]
     pub lint: bool,
+}
+
+/// A guest's name and where its console goes.
+fn console(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, target)) if !name.is_empty() && !target.is_empty() => Ok(text.to_owned()),
+        _ => Err("give NAME=FILE or NAME=pty".into()),
+    }
 }

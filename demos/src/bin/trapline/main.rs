@@ -6,6 +6,8 @@
 mod bench;
 mod cli;
 mod images;
+mod judge;
+mod plan;
 mod run;
 mod stress;
 

@@ -1,91 +1,67 @@
-//! `trapline run`, and what every command that runs a guest shares.
+//! `trapline run`, and what every command that runs guests shares.
 
 use std::{
     fs::File,
     io::{IsTerminal, Write, stdin},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use trapline_demos::host::{
+    consoles::{Pty, Sink, Target},
     failure::{HYPERVISOR_FAILED, Result, TIMEOUT, at},
+    output_file::OutputFile,
+    report::RunReport,
     request::{GuestRequest, GuestSource, Place, Request},
     session::{Ended, Session},
     table,
 };
 
-use crate::cli::{MachineOptions, RunOptions};
+use crate::{
+    cli::{MachineOptions, RunOptions},
+    judge::Judge,
+    plan,
+};
 
-/// The stock guest's workload takes seconds; this is for a machine under load, and for CI.
-const BATCH_LIMIT: Duration = Duration::from_secs(600);
-/// What the stock guest prints when its workload went well; see `setup/init.sh`.
-const WORKLOAD: &str = "trapline: workload ";
-const WORKLOAD_OK: &str = "trapline: workload ok";
-/// What Linux prints when it gives up; it then resets the machine or stays, as its command line says.
-const LINUX_PANIC: &str = "Kernel panic";
 /// The guest crashed, or was stopped for cause, or its own checks failed.
 pub const GUEST_FAILED: u8 = 1;
 
-/// Runs a guest; the status to end with.
-pub fn run(options: &RunOptions) -> Result<u8> {
-    let guest = match (&options.kernel, &options.guest) {
-        (Some(path), _) => GuestSource::File(path.clone()),
-        (None, Some(name)) => GuestSource::Own(name.clone()),
-        (None, None) => GuestSource::Stock,
-    };
-    let is_stock = guest == GuestSource::Stock && options.initrd.is_none();
-    let is_batch = is_stock && !stdin().is_terminal();
-    let mut bootargs = Vec::new();
-    if guest == GuestSource::Stock {
-        bootargs.push("panic=-1");
-    }
-    if is_batch {
-        bootargs.push("trapline=batch");
-    }
-    if !options.append.is_empty() {
-        bootargs.push(&options.append);
-    }
-    let mut request = request(guest, bootargs.join(" "), &options.machine);
-    request.guests[0].initrd = options.initrd.clone();
-    request.guests[0].memory_mib = options.memory;
-    let run = Run {
-        has_input: !is_batch,
-        shows_console: true,
-        default_timeout: is_batch.then_some(BATCH_LIMIT),
-        markers: &[WORKLOAD, LINUX_PANIC],
-    };
-    let mut ended = run.execute(&request, &options.machine)?;
-    if ended.report.status == 0
-        && let Some(complaint) = complaint(&ended, is_batch)
-    {
-        ended.report.status = GUEST_FAILED;
-        ended.report.reason = complaint;
-    }
-    finish(&ended, &options.machine)
-}
+const DEFAULT_VCPUS: u16 = 8;
+pub const DEFAULT_PCPUS: u16 = 4;
+pub const DEFAULT_CPU: &str = "cortex-a72";
+pub const DEFAULT_POLICY: &str = "round-robin";
+pub const DEFAULT_SLICE_US: u32 = 5000;
 
-/// What the console says against a guest that powered off.
-fn complaint(ended: &Ended, is_batch: bool) -> Option<String> {
-    let mut lines = ended.marked.iter();
-    if let Some(panic) = lines.clone().find(|line| line.starts_with(LINUX_PANIC)) {
-        return Some(panic.clone());
-    }
-    let is_done = !is_batch || lines.any(|line| line == WORKLOAD_OK);
-    (!is_done).then(|| "the workload did not end well".into())
+/// Runs guests; the status to end with.
+pub fn run(options: &RunOptions) -> Result<u8> {
+    let is_terminal = stdin().is_terminal();
+    let (request, run) = match &options.config {
+        Some(path) => plan::from_file(path, options, is_terminal)?,
+        None => plan::one_guest(options, is_terminal)?,
+    };
+    let ended = run.execute(&request, &options.machine)?;
+    finish(&ended, &options.machine)
 }
 
 /// The request for `guest` on the machine that `options` describe, with 512 MiB and no initial ramdisk.
 pub fn request(guest: GuestSource, bootargs: String, options: &MachineOptions) -> Request {
-    let mut guest = GuestRequest::new(guest, bootargs, usize::from(options.vcpus));
+    let vcpus = options.vcpus.unwrap_or(DEFAULT_VCPUS);
+    let mut guest = GuestRequest::new(guest, bootargs, usize::from(vcpus));
     if let Some(lists) = &options.affinity {
         guest.affinity = lists.split(':').map(str::to_owned).collect();
     }
+    machine(vec![guest], options)
+}
+
+/// The request for `guests` on the machine that `options` describe.
+pub fn machine(guests: Vec<GuestRequest>, options: &MachineOptions) -> Request {
+    let text = |option: &Option<String>, default: &str| option.as_deref().unwrap_or(default).into();
     Request {
-        guests: vec![guest],
-        pcpus: usize::from(options.pcpus),
-        cpu: options.cpu.clone(),
-        policy: options.policy.clone(),
-        slice_us: options.slice,
+        guests,
+        pcpus: usize::from(options.pcpus.unwrap_or(DEFAULT_PCPUS)),
+        cpu: text(&options.cpu, DEFAULT_CPU),
+        policy: text(&options.policy, DEFAULT_POLICY),
+        slice_us: options.slice.unwrap_or(DEFAULT_SLICE_US),
         is_counting: options.icount,
         is_bare: options.bare,
         hypervisor: options.hypervisor.clone(),
@@ -93,50 +69,157 @@ pub fn request(guest: GuestSource, bootargs: String, options: &MachineOptions) -
     }
 }
 
-/// How one command runs its guest.
+/// How one command runs its guests.
+#[derive(Default)]
 pub struct Run<'a> {
-    /// stdin goes to the guest.
-    pub has_input: bool,
-    /// The console goes to stdout.
+    /// The guest that stdin goes to.
+    pub input: Option<usize>,
+    /// The consoles that are not elsewhere go to stdout.
     pub shows_console: bool,
     /// If the user gives none.
     pub default_timeout: Option<Duration>,
-    /// Console lines to keep.
+    /// What is expected of each guest; of those that are not listed, nothing.
+    pub judges: Vec<Judge>,
+    /// For each guest that has its console elsewhere, where.
+    pub consoles: Vec<(usize, Target)>,
+    /// Other console lines to keep.
     pub markers: &'a [&'a str],
+    /// A file that the request was read from.
+    pub config: Option<PathBuf>,
 }
 
 impl Run<'_> {
-    /// Prepares `request` and runs it to its end.
+    /// Prepares `request`, runs it to its end, and judges its guests.
     pub fn execute(&self, request: &Request, options: &MachineOptions) -> Result<Ended> {
         // Files that cannot be written are refused first. They keep their contents until the run is certain to start.
-        let open = |path: &Path| {
-            let mut options = File::options();
-            options.write(true).create(true).truncate(false);
-            options.open(path).map_err(at(path.display()))
-        };
-        let log = options.log.as_deref().map(open).transpose()?;
-        options.stats.as_deref().map(open).transpose()?;
+        let files = Files::open(self, request, options)?;
         let launch = request.prepare()?;
-        if let Some(log) = &log {
-            log.set_len(0).map_err(at("--log"))?;
-        }
+        let (log, sinks) = files.commit(request.guests.len())?;
+        let names = request.guests.iter().map(|guest| guest.name.clone());
         let timeout = options
             .timeout
             .map(|seconds| Duration::from_secs(seconds.into()));
+        let judges = self
+            .judges
+            .iter()
+            .flat_map(|judge| judge.markers())
+            .copied();
+        let markers: Vec<&str> = self.markers.iter().copied().chain(judges).collect();
         let session = Session {
             command: launch.command,
-            has_input: self.has_input,
+            guests: names.zip(sinks).collect(),
+            input: self.input,
             timeout: timeout.or(self.default_timeout),
             is_framed: launch.hypervisor.is_some(),
             shows_console: self.shows_console,
             shows_log: !options.quiet,
             log,
-            markers: self.markers,
+            markers: &markers,
             elf: launch.hypervisor.as_ref().map(|built| built.elf.as_path()),
         };
         let mut ended = session.run()?;
         ended.report.qemu = launch.qemu_version;
+        self.judge(&mut ended);
         Ok(ended)
+    }
+
+    /// What the consoles say against guests that ended well.
+    fn judge(&self, ended: &mut Ended) {
+        let report = &mut ended.report;
+        for ((judge, lines), end) in self
+            .judges
+            .iter()
+            .zip(&ended.marked)
+            .zip(&mut report.guests)
+        {
+            if end.status == 0
+                && let Some(complaint) = judge.complaint(lines)
+            {
+                end.status = GUEST_FAILED;
+                end.reason = complaint;
+                if report.status == 0 {
+                    report.status = GUEST_FAILED;
+                    report.reason = end.reason.clone();
+                }
+            }
+        }
+    }
+}
+
+/// The files that a run writes.
+struct Files {
+    log: Option<OutputFile>,
+    stats: Option<OutputFile>,
+    consoles: Vec<(usize, Elsewhere)>,
+}
+
+/// Where a console goes that does not go to the screen.
+enum Elsewhere {
+    File(OutputFile),
+    Pty(Pty),
+}
+
+impl Files {
+    fn open(run: &Run<'_>, request: &Request, options: &MachineOptions) -> Result<Self> {
+        let mut inputs: Vec<PathBuf> = run.config.iter().cloned().collect();
+        for guest in &request.guests {
+            inputs.extend(guest.initrd.clone());
+            if let GuestSource::File(kernel) = &guest.source {
+                inputs.push(kernel.clone());
+            }
+        }
+        let mut files = Self {
+            log: None,
+            stats: None,
+            consoles: Vec::new(),
+        };
+        let open = |path: &Path, option: String, files: &Self| {
+            OutputFile::open(path, option, &files.opened(), &inputs)
+        };
+        if let Some(path) = &options.log {
+            files.log = Some(open(path, "--log".into(), &files)?);
+        }
+        if let Some(path) = &options.stats {
+            files.stats = Some(open(path, "--stats".into(), &files)?);
+        }
+        for (guest, target) in &run.consoles {
+            let name = &request.guests[*guest].name;
+            let opened = match target {
+                Target::File(path) => {
+                    Elsewhere::File(open(path, format!("the console of {name}"), &files)?)
+                }
+                Target::Pty => Elsewhere::Pty(Pty::open().map_err(at("a pseudo-terminal"))?),
+            };
+            files.consoles.push((*guest, opened));
+        }
+        Ok(files)
+    }
+
+    fn opened(&self) -> Vec<&OutputFile> {
+        let consoles = self
+            .consoles
+            .iter()
+            .filter_map(|(_, console)| match console {
+                Elsewhere::File(file) => Some(file),
+                Elsewhere::Pty(_) => None,
+            });
+        self.log.iter().chain(&self.stats).chain(consoles).collect()
+    }
+
+    /// The log, and each guest's console.
+    fn commit(self, guest_count: usize) -> Result<(Option<File>, Vec<Sink>)> {
+        let log = self.log.map(OutputFile::commit).transpose()?;
+        if let Some(stats) = self.stats {
+            stats.commit()?;
+        }
+        let mut sinks: Vec<Sink> = (0..guest_count).map(|_| Sink::Screen).collect();
+        for (guest, console) in self.consoles {
+            sinks[guest] = match console {
+                Elsewhere::File(file) => Sink::File(file.commit()?),
+                Elsewhere::Pty(pty) => Sink::Pty(pty),
+            };
+        }
+        Ok((log, sinks))
     }
 }
 
@@ -156,16 +239,27 @@ pub fn finish(ended: &Ended, options: &MachineOptions) -> Result<u8> {
             .and_then(|()| writeln!(file))
             .map_err(at(path.display()))?;
     }
+    let reason = reason(report);
     match report.status {
         0 if options.quiet => {}
-        0 => eprintln!(
-            "trapline: {} after {:.1} s",
-            report.reason, report.wall_seconds
-        ),
-        GUEST_FAILED => eprintln!("trapline: error: the guest failed: {}", report.reason),
-        HYPERVISOR_FAILED => eprintln!("trapline: error: the hypervisor failed: {}", report.reason),
-        TIMEOUT => eprintln!("trapline: error: timeout: {}", report.reason),
-        _ => eprintln!("trapline: {}", report.reason),
+        0 => eprintln!("trapline: {reason} after {:.1} s", report.wall_seconds),
+        GUEST_FAILED => eprintln!("trapline: error: the guest failed: {reason}"),
+        HYPERVISOR_FAILED => eprintln!("trapline: error: the hypervisor failed: {reason}"),
+        TIMEOUT => eprintln!("trapline: error: timeout: {reason}"),
+        _ => eprintln!("trapline: {reason}"),
     }
     Ok(report.status)
+}
+
+/// Why the run ended; with several guests, how each of them did.
+fn reason(report: &RunReport) -> String {
+    if report.guests.len() < 2 {
+        return report.reason.clone();
+    }
+    let is_guests_end = report.status <= GUEST_FAILED && report.exit.is_some();
+    let told = report.guests.iter();
+    let told = told.filter(|end| is_guests_end || end.reason != report.reason);
+    let told = told.map(|end| format!("{}: {}", end.name, end.reason));
+    let run = (!is_guests_end).then(|| report.reason.clone());
+    run.into_iter().chain(told).collect::<Vec<_>>().join("; ")
 }

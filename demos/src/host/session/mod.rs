@@ -1,13 +1,14 @@
 //! One run of QEMU from start to end: its streams, its deadline, the user's signals, and what its end means.
 //!
 //! ```text
-//!  stdin --Keys--> QEMU --Splitter--> console: stdout
-//!                               +---> log: stderr or a file
-//!                               +---> report, panic: kept for the end
+//!  stdin, ptys --Keys--> Line --> QEMU --Splitter--> Consoles: stdout, files, ptys
+//!                                              +---> log: stderr or a file
+//!                                              +---> report, panic: kept for the end
 //! ```
 //! Whatever happens, QEMU is gone when [`Session::run`] returns, and only the QEMU that it started is ever killed.
 
 mod input;
+mod line;
 mod output;
 
 use std::{
@@ -15,7 +16,10 @@ use std::{
     io::Read,
     path::Path,
     process::{Child, Command, ExitStatus as ProcessStatus, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -25,10 +29,16 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use self::output::{Output, Streams};
+use self::{
+    input::Input,
+    line::Line,
+    output::{Output, Streams},
+};
 use super::{
+    consoles::{Consoles, Keyboard, Sink},
     failure::{HYPERVISOR_FAILED, Result, TIMEOUT, at},
-    report::RunReport,
+    keys::HELP,
+    report::{GuestEnd, RunReport},
     symbolise,
     terminal::RawTerminal,
 };
@@ -44,13 +54,15 @@ const FAR_AWAY: Duration = Duration::from_secs(24 * 3600 * 365);
 pub struct Session<'a> {
     /// QEMU, with all its arguments.
     pub command: Command,
-    /// stdin goes to the guest's console.
-    pub has_input: bool,
+    /// The guests' names, and where their consoles go.
+    pub guests: Vec<(String, Sink)>,
+    /// The guest that gets stdin. On a terminal it has the focus at first, and the user's keys can move it.
+    pub input: Option<usize>,
     /// The longest that it may take.
     pub timeout: Option<Duration>,
     /// A hypervisor runs there: the line has frames.
     pub is_framed: bool,
-    /// The console goes to stdout.
+    /// The consoles that share the screen go to stdout.
     pub shows_console: bool,
     /// The hypervisor's log goes to stderr if there is no file for it.
     pub shows_log: bool,
@@ -67,8 +79,8 @@ pub struct Session<'a> {
 pub struct Ended {
     /// All that was reported, with the status and the reason.
     pub report: RunReport,
-    /// The console lines that were asked for.
-    pub marked: Vec<String>,
+    /// For each guest, the console lines that were asked for.
+    pub marked: Vec<Vec<String>>,
     /// The hypervisor's panic report, with names for its addresses.
     pub panic: Option<String>,
 }
@@ -110,24 +122,29 @@ impl Session<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let signals = watch_signals(events.clone());
+        let guests = std::mem::take(&mut self.guests);
+        let names: Vec<String> = guests.iter().map(|(name, _)| name.clone()).collect();
+        let keyboards = keyboards(&guests)?;
         let started = Instant::now();
         let mut child = self.command.spawn().map_err(at(&program))?;
-        let terminal = if self.has_input {
-            RawTerminal::enter()
-        } else {
-            None
-        };
+        let terminal = self.input.and_then(|_| RawTerminal::enter());
+        let line_end = if terminal.is_some() { "\r\n" } else { "\n" };
+        let markers = self.markers.iter().map(|marker| (*marker).to_owned());
+        let mut consoles = Consoles::new(guests, markers.collect(), line_end);
+        if let (Some(guest), true) = (self.input, terminal.is_some()) {
+            consoles.set_focus(guest);
+            if self.shows_log {
+                eprint!("trapline: {HELP}{line_end}");
+            }
+        }
+        let consoles = Arc::new(Mutex::new(consoles));
         let streams = Streams {
             is_framed: self.is_framed,
             shows_console: self.shows_console,
             shows_log: self.shows_log,
-            line_end: if terminal.is_some() { "\r\n" } else { "\n" },
+            line_end,
             log: self.log.take(),
-            markers: self
-                .markers
-                .iter()
-                .map(|marker| (*marker).to_owned())
-                .collect(),
+            consoles: consoles.clone(),
         };
         let output = child
             .stdout
@@ -135,11 +152,22 @@ impl Session<'_> {
             .map(|pipe| output::spawn(pipe, streams, events.clone()));
         let complaints = child.stderr.take().map(collect);
         // The pipe stays open even with no input: an end of file there means nothing to QEMU, but keeps it polling.
-        let mut line = child.stdin.take();
-        if self.has_input
-            && let Some(pipe) = line.take()
-        {
-            input::spawn(pipe, terminal.is_some(), self.is_framed, events);
+        let line = child.stdin.take();
+        let line = line.map(|pipe| Arc::new(Line::new(pipe, self.is_framed)));
+        if let Some(line) = &line {
+            for (guest, keyboard) in keyboards {
+                input::spawn_keyboard(keyboard, guest, line.clone());
+            }
+            if let Some(guest) = self.input {
+                input::spawn(Input {
+                    line: line.clone(),
+                    consoles,
+                    guest: terminal.is_none().then_some(guest),
+                    is_terminal: terminal.is_some(),
+                    is_paused: vec![false; names.len()],
+                    events,
+                });
+            }
         }
         let end = wait(&inbox, started, self.timeout);
         let process = stop(&mut child, matches!(end, End::Closed));
@@ -154,7 +182,9 @@ impl Session<'_> {
         let complaints = complaints
             .and_then(|thread| thread.join().ok())
             .unwrap_or_default();
-        Ok(self.conclude(end, process, output, &complaints, started.elapsed()))
+        let mut ended = self.conclude(end, process, output, &complaints, started.elapsed());
+        name_guests(&mut ended, &names);
+        Ok(ended)
     }
 
     fn conclude(
@@ -230,6 +260,36 @@ impl Session<'_> {
     }
 }
 
+/// What is typed on the pseudo-terminals among the consoles.
+fn keyboards(guests: &[(String, Sink)]) -> Result<Vec<(usize, Keyboard)>> {
+    let mut keyboards = Vec::new();
+    for (guest, (name, sink)) in guests.iter().enumerate() {
+        if let Sink::Pty(pty) = sink {
+            eprintln!("trapline: console of {name}: {}", pty.path.display());
+            keyboards.push((guest, pty.keyboard().map_err(at(pty.path.display()))?));
+        }
+    }
+    Ok(keyboards)
+}
+
+/// Each guest has its end and its marked lines, even if the hypervisor did not come to say how it did.
+fn name_guests(ended: &mut Ended, names: &[String]) {
+    ended.marked.resize(names.len(), Vec::new());
+    let report = &mut ended.report;
+    for (guest, name) in names.iter().enumerate() {
+        let guest = guest as u64;
+        if report.guests.iter().all(|end| end.guest != guest) {
+            report.guests.push(GuestEnd {
+                guest,
+                name: name.clone(),
+                status: report.status,
+                reason: report.reason.clone(),
+            });
+        }
+    }
+    report.guests.sort_by_key(|end| end.guest);
+}
+
 fn wait(inbox: &Receiver<Event>, started: Instant, timeout: Option<Duration>) -> End {
     let deadline = started + timeout.unwrap_or(FAR_AWAY);
     let mut switch_off = None;
@@ -290,65 +350,4 @@ fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A session with a shell script in QEMU's place.
-    fn session(script: &str, timeout: Duration) -> Ended {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]);
-        let session = Session {
-            command,
-            has_input: false,
-            timeout: Some(timeout),
-            is_framed: true,
-            shows_console: false,
-            shows_log: false,
-            log: None,
-            markers: &["MARK "],
-            elf: None,
-        };
-        session.run().expect("sh starts")
-    }
-
-    const PATIENT: Duration = Duration::from_secs(60);
-
-    #[test]
-    fn the_hypervisors_report_is_the_status() {
-        let ended = session(
-            r"printf '[  0.1] MARK 1\nno\n\0\002\012\000exit 1 bad'; exit 9",
-            PATIENT,
-        );
-        assert_eq!(
-            (ended.report.status, ended.report.reason.as_str()),
-            (1, "bad")
-        );
-        assert_eq!(ended.marked, ["MARK 1"]);
-    }
-
-    #[test]
-    fn a_machine_that_just_ends_is_a_failure_of_the_hypervisor() {
-        let ended = session("echo no such device >&2; exit 1", PATIENT);
-        assert_eq!(ended.report.status, HYPERVISOR_FAILED);
-        assert!(
-            ended.report.reason.contains("no such device"),
-            "{}",
-            ended.report.reason
-        );
-    }
-
-    #[test]
-    fn a_panic_is_kept() {
-        let ended = session(r"printf '\0\003\005\000panic\0\003\001\000!'", PATIENT);
-        assert_eq!(ended.report.status, HYPERVISOR_FAILED);
-        assert_eq!(ended.panic.as_deref(), Some("panic!"));
-    }
-
-    #[test]
-    fn a_hang_ends_at_the_deadline() {
-        let started = Instant::now();
-        let ended = session("exec sleep 60", Duration::from_millis(200));
-        assert_eq!(ended.report.status, TIMEOUT);
-        assert!(started.elapsed() < Duration::from_secs(30));
-    }
-}
+mod tests;

@@ -2,20 +2,20 @@
 
 use std::{
     fs::File,
-    io::{Read, Write, stderr, stdout},
+    io::{self, Read, Write, stderr, stdout},
     process::ChildStdout,
-    sync::mpsc::Sender,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Sender},
     thread::{self, JoinHandle},
+    time::Instant,
 };
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Event;
 use crate::{
-    host::report::RunReport,
+    host::{consoles::Consoles, report::RunReport},
     wire::{Channel, Piece, Splitter},
 };
-
-/// A console line longer than this is no marker.
-const LONGEST_MARKED: usize = 4096;
 
 /// Where each part of the stream goes.
 pub struct Streams {
@@ -29,8 +29,8 @@ pub struct Streams {
     pub line_end: &'static str,
     /// The log goes here.
     pub log: Option<File>,
-    /// Console lines to keep.
-    pub markers: Vec<String>,
+    /// The guests' consoles.
+    pub consoles: Arc<Mutex<Consoles>>,
 }
 
 /// What was kept.
@@ -40,8 +40,8 @@ pub struct Output {
     pub report: RunReport,
     /// The panic report.
     pub panic: String,
-    /// The lines that were asked for.
-    pub marked: Vec<String>,
+    /// For each guest, the lines that were asked for.
+    pub marked: Vec<Vec<String>>,
 }
 
 /// Reads `pipe` to its end.
@@ -53,7 +53,7 @@ pub fn spawn(pipe: ChildStdout, streams: Streams, events: Sender<Event>) -> Join
             splitter: Splitter::default(),
             frame: Vec::new(),
             console: Vec::new(),
-            line: Vec::new(),
+            selected: 0,
             output: Output::default(),
         };
         reader.read(pipe);
@@ -63,15 +63,14 @@ pub fn spawn(pipe: ChildStdout, streams: Streams, events: Sender<Event>) -> Join
     })
 }
 
-/// Linux starts its lines with `[    1.234567] `.
-fn without_time(line: &str) -> &str {
-    match line
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once("] "))
-    {
-        Some((_, rest)) => rest,
-        None => line,
+/// Shows what the guests wrote.
+pub fn show(consoles: &mut Consoles) -> io::Result<()> {
+    let screen = consoles.take_screen();
+    if screen.is_empty() {
+        return Ok(());
     }
+    stdout().write_all(&screen)?;
+    stdout().flush()
 }
 
 struct Reader {
@@ -79,10 +78,10 @@ struct Reader {
     events: Sender<Event>,
     splitter: Splitter,
     frame: Vec<u8>,
-    /// Console bytes that are not shown yet.
+    /// Console bytes of the selected guest that are not sorted yet.
     console: Vec<u8>,
-    /// The console's current line, as far as it could be a marked one.
-    line: Vec<u8>,
+    /// Whose console the bytes are.
+    selected: usize,
     output: Output,
 }
 
@@ -90,22 +89,45 @@ impl Reader {
     fn read(&mut self, mut pipe: ChildStdout) {
         let mut bytes = vec![0; 64 << 10];
         loop {
+            if !self.has_more(&pipe) {
+                self.sort_console();
+                self.show_console(|consoles| consoles.tick(Instant::now()));
+                continue;
+            }
             match pipe.read(&mut bytes) {
                 Ok(0) | Err(_) => break,
                 Ok(count) => bytes[..count].iter().for_each(|byte| self.take(*byte)),
             }
-            self.show_console();
+            self.sort_console();
+            self.show_console(|_| {});
         }
-        self.end_line();
+        let mut marked = Vec::new();
+        self.show_console(|consoles| marked = consoles.finish());
+        self.output.marked = marked;
+    }
+
+    /// Waits for more to read, or its end, as long as the consoles have nothing to do.
+    fn has_more(&self, pipe: &ChildStdout) -> bool {
+        let due = self.consoles().due(Instant::now());
+        let Some(timeout) = due.and_then(|due| Timespec::try_from(due).ok()) else {
+            return true;
+        };
+        let mut pipes = [PollFd::new(pipe, PollFlags::IN)];
+        !matches!(poll(&mut pipes, Some(&timeout)), Ok(0))
+    }
+
+    fn consoles(&self) -> MutexGuard<'_, Consoles> {
+        let consoles = &self.streams.consoles;
+        consoles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&mut self, byte: u8) {
         if !self.streams.is_framed {
-            return self.console(byte);
+            return self.console.push(byte);
         }
         match self.splitter.push(byte) {
             None => {}
-            Some(Piece::Console(byte)) => self.console(byte),
+            Some(Piece::Console(byte)) => self.console.push(byte),
             Some(Piece::Empty(channel)) => self.frame(channel, &[]),
             Some(Piece::Payload(channel, byte, is_last)) => {
                 self.frame.push(byte);
@@ -117,36 +139,22 @@ impl Reader {
         }
     }
 
-    fn console(&mut self, byte: u8) {
-        self.console.push(byte);
-        if byte == b'\n' {
-            self.end_line();
-        } else if self.line.len() < LONGEST_MARKED {
-            self.line.push(byte);
+    fn sort_console(&mut self) {
+        if !self.console.is_empty() {
+            let bytes = std::mem::take(&mut self.console);
+            self.consoles().write(self.selected, &bytes, Instant::now());
         }
     }
 
-    fn end_line(&mut self) {
-        let line = String::from_utf8_lossy(&self.line);
-        let line = without_time(line.trim());
-        if self
-            .streams
-            .markers
-            .iter()
-            .any(|marker| line.starts_with(marker))
-        {
-            self.output.marked.push(line.to_owned());
+    fn show_console(&mut self, change: impl FnOnce(&mut Consoles)) {
+        let mut consoles = self.consoles();
+        change(&mut consoles);
+        if !self.streams.shows_console {
+            consoles.take_screen();
+            return;
         }
-        self.line.clear();
-    }
-
-    fn show_console(&mut self) {
-        let is_lost = self.streams.shows_console
-            && stdout()
-                .write_all(&self.console)
-                .and_then(|()| stdout().flush())
-                .is_err();
-        self.console.clear();
+        let is_lost = show(&mut consoles).is_err();
+        drop(consoles);
         if is_lost {
             self.streams.shows_console = false;
             // As in `spawn`.
@@ -156,6 +164,10 @@ impl Reader {
 
     fn frame(&mut self, channel: Channel, payload: &[u8]) {
         match channel {
+            Channel::Console(guest) => {
+                self.sort_console();
+                self.selected = usize::from(guest);
+            }
             Channel::Log => self.log(payload),
             Channel::Report => {
                 if !self.output.report.add(payload) {
@@ -171,7 +183,7 @@ impl Reader {
                 .output
                 .panic
                 .push_str(&String::from_utf8_lossy(payload)),
-            Channel::Trace | Channel::Control | Channel::Console(_) | Channel::Unknown(_) => {}
+            Channel::Trace | Channel::Control | Channel::Unknown(_) => {}
         }
     }
 
@@ -181,7 +193,8 @@ impl Reader {
         if let Some(file) = &mut self.streams.log {
             let _ = writeln!(file, "{line}");
         } else if self.streams.shows_log {
-            self.show_console();
+            self.sort_console();
+            self.show_console(|_| {});
             let _ = write!(stderr(), "{line}{}", self.streams.line_end);
         }
     }

@@ -27,7 +27,7 @@ pub fn boot(runs: usize) -> Result<u8> {
                 options,
                 &[WORKLOAD_OK],
             )?;
-            if ended.marked.is_empty() {
+            if ended.marked[0].is_empty() {
                 return Err(Failure::hypervisor(format!("the workload failed: {name}")));
             }
             eprintln!(

@@ -33,7 +33,7 @@ pub fn figures(cpu: &str, record: bool) -> Result<u8> {
             ..machine(vcpus, pcpus, cpu)
         };
         let ended = measure(bench_guest(), parameters, &options, &[MARKER])?;
-        figures.extend(ended.marked.iter().filter_map(|line| parse(line)));
+        figures.extend(ended.marked[0].iter().filter_map(|line| parse(line)));
         qemu = ended.report.qemu;
     }
     if figures.is_empty() {

@@ -32,11 +32,11 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
 /// A machine with nothing special, and nothing on the terminal but the results.
 fn machine(vcpus: u16, pcpus: u16, cpu: &str) -> MachineOptions {
     MachineOptions {
-        vcpus,
-        pcpus,
-        cpu: cpu.to_owned(),
-        policy: "round-robin".into(),
-        slice: 5000,
+        vcpus: Some(vcpus),
+        pcpus: Some(pcpus),
+        cpu: Some(cpu.to_owned()),
+        policy: None,
+        slice: None,
         affinity: None,
         icount: false,
         timeout: None,
@@ -57,10 +57,9 @@ fn measure(
 ) -> Result<Ended> {
     let request: Request = run::request(guest, bootargs.to_owned(), machine);
     let run = Run {
-        has_input: false,
-        shows_console: false,
         default_timeout: Some(LIMIT),
         markers,
+        ..Run::default()
     };
     let ended = run.execute(&request, machine)?;
     if ended.report.status == 0 {

@@ -25,8 +25,7 @@ fn iterations(vcpus: u16) -> Result<u64> {
         ..machine(vcpus, 4, "cortex-a72")
     };
     let ended = measure(bench_guest(), PARAMETERS, &options, &[MARKER])?;
-    let result = ended
-        .marked
+    let result = ended.marked[0]
         .iter()
         .find_map(|line| field(line, "iterations")?.parse().ok());
     result.ok_or_else(|| Failure::hypervisor("the bench guest printed no result"))

@@ -1,0 +1,271 @@
+//! `trapline run --config FILE`: a machine and its guests, described in TOML.
+//!
+//! [`read`] takes the text apart (`text`), and checks each value with the line that it stands in at hand. What concerns
+//! several guests together is checked by [`super::request::Request`], and what concerns files by `launch`.
+
+mod text;
+
+use std::{fs::File, io::Read, ops::RangeInclusive, path::Path};
+
+use trapline_sched::policies;
+
+use self::text::{FileText, ResetText, VmText};
+use super::{
+    Failure,
+    consoles::Target,
+    cross,
+    failure::{Result, at},
+    request::{DEFAULT_MEMORY_MIB, DEFAULT_WEIGHT, GuestRequest, GuestSource, Place},
+};
+use crate::config::{MAX_PCPUS, MAX_VCPUS, OnReset};
+
+/// More than 512 vCPUs can want.
+const LONGEST_FILE: u64 = 1 << 20;
+/// What a slice may be, in microseconds.
+pub const SLICE_US: RangeInclusive<i64> = 50..=10_000_000;
+const WEIGHT: RangeInclusive<i64> = 1..=10_000;
+/// The longest timeout, in seconds.
+const TIMEOUT: RangeInclusive<i64> = 1..=u32::MAX as i64;
+/// The kinds of device that a guest can be given.
+const DEVICE_KINDS: [&str; 0] = [];
+
+/// What the file says.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    /// What it says of the machine.
+    pub machine: MachineKeys,
+    /// The guests, in their order.
+    pub vms: Vec<Vm>,
+}
+
+/// What the file says of the machine; the command line may say otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct MachineKeys {
+    /// How many CPUs it has.
+    pub pcpus: Option<u16>,
+    /// Their model.
+    pub cpu: Option<String>,
+    /// The scheduling policy's name.
+    pub policy: Option<String>,
+    /// How long a vCPU runs while others wait, in microseconds.
+    pub slice_us: Option<u32>,
+    /// Count instructions instead of time.
+    pub icount: bool,
+    /// End after so many seconds.
+    pub timeout: Option<u32>,
+    /// Where all this stands.
+    pub place: Place,
+}
+
+/// One guest of the file.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    /// The guest, with the command line that the file gives it.
+    pub guest: GuestRequest,
+    /// Where its console goes, if not to the terminal.
+    pub console: Option<Target>,
+}
+
+/// Reads the file at `path`.
+///
+/// # Errors
+/// It cannot be read, or something in it is wrong: the first such thing, with its line.
+pub fn read(path: &Path) -> Result<ConfigFile> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(at(path.display()))?;
+    let read = file.take(LONGEST_FILE + 1).read_to_end(&mut bytes);
+    read.map_err(at(path.display()))?;
+    let refuse = |what| {
+        Failure::input(
+            what,
+            path.display(),
+            "give a TOML file, see docs/guide/several-guests.md",
+        )
+    };
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(refuse("the file is longer than 1 MiB"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| refuse("the file is not text"))?;
+    parse(&text, path)
+}
+
+fn parse(text: &str, path: &Path) -> Result<ConfigFile> {
+    let file = path.display().to_string();
+    let (parsed, lines) = text::parse(text, &file)?;
+    let place = Place {
+        file: Some((file.clone(), None)),
+        lines: lines.machine,
+    };
+    let base = path.parent().unwrap_or(Path::new(""));
+    let mut vms = Vec::new();
+    for (vm, (heading, lines)) in parsed.vm.iter().zip(lines.vms) {
+        let name = vm.name.as_deref().or(vm.guest.as_deref());
+        let owner = name.map_or_else(
+            || "this vm".into(),
+            |name| format!("vm `{}`", name.escape_debug()),
+        );
+        let place = Place {
+            file: Some((file.clone(), Some((owner, heading)))),
+            lines,
+        };
+        vms.push(vm_of(vm, base, place)?);
+    }
+    if vms.is_empty() {
+        return Err(Failure::input(
+            "there is no guest",
+            file,
+            "describe at least one in a [[vm]]",
+        ));
+    }
+    Ok(ConfigFile {
+        machine: machine_of(&parsed, place)?,
+        vms,
+    })
+}
+
+fn machine_of(text: &FileText, place: Place) -> Result<MachineKeys> {
+    let within = |value: Option<i64>, range, key| within(value, range, key, &place);
+    let policy = text.policy.as_deref().unwrap_or(policies::RoundRobin::NAME);
+    let known = policies::option_names(policy);
+    let unknown = text
+        .policy_options
+        .keys()
+        .find(|name| !known.contains(&name.as_str()));
+    if let Some(name) = unknown.filter(|_| policies::NAMES.contains(&policy)) {
+        let remedy = match known {
+            [] => "it has none".to_owned(),
+            _ => choose(name, known),
+        };
+        let key = format!("policy_options.{name}");
+        let what = format!("policy `{policy}` has no option `{name}`");
+        return Err(Failure::input(what, place.of(&key), &remedy));
+    }
+    let option = text.policy_options.get("slice_us").copied();
+    if option.is_some() && text.slice_us.is_some() {
+        let what = "the slice is given twice";
+        return Err(Failure::input(
+            what,
+            place.of("slice_us"),
+            "give it once, here or in policy_options",
+        ));
+    }
+    let slice_us = match option {
+        Some(_) => within(option, SLICE_US, "policy_options.slice_us")?,
+        None => within(text.slice_us, SLICE_US, "slice_us")?,
+    };
+    Ok(MachineKeys {
+        pcpus: within(text.pcpus, 1..=MAX_PCPUS as i64, "pcpus")?.map(|count| count as u16),
+        cpu: text.cpu.clone(),
+        policy: text.policy.clone(),
+        slice_us: slice_us.map(|slice| slice as u32),
+        icount: text.icount,
+        timeout: within(text.timeout, TIMEOUT, "timeout")?.map(|seconds| seconds as u32),
+        place,
+    })
+}
+
+fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
+    let within = |value: Option<i64>, range, key, default| {
+        within(value, range, key, &place).map(|value| value.unwrap_or(default))
+    };
+    let path = |path: &String| base.join(path);
+    if let Some(device) = text
+        .device
+        .iter()
+        .find(|device| !DEVICE_KINDS.contains(&device.kind.as_str()))
+    {
+        let what = format!(
+            "there is no kind of device `{}`",
+            device.kind.escape_debug()
+        );
+        let remedy = "leave it out: every guest has its PL011, and no other kind is known";
+        return Err(Failure::input(what, place.of("device"), remedy));
+    }
+    let source = source_of(text, base, &place)?;
+    let vcpus = within(text.vcpus, 1..=MAX_VCPUS as i64, "vcpus", 1)? as usize;
+    let weight = within(text.weight, WEIGHT, "weight", i64::from(DEFAULT_WEIGHT))? as u32;
+    let memory_mib = text
+        .memory
+        .as_ref()
+        .map_or(DEFAULT_MEMORY_MIB, |memory| memory.0);
+    let console = text
+        .console
+        .as_ref()
+        .map(|target| Target::parse(target, base));
+    Ok(Vm {
+        guest: GuestRequest {
+            name: text.name.clone().unwrap_or_else(|| source.name()),
+            source,
+            initrd: text.initrd.as_ref().map(path),
+            bootargs: text.append.clone().unwrap_or_default(),
+            vcpus,
+            memory_mib,
+            affinity: text.affinity.clone().unwrap_or_default().0,
+            weight,
+            starts: text.start.unwrap_or(true),
+            on_reset: match text.on_reset {
+                Some(ResetText::Restart) => OnReset::Restart,
+                Some(ResetText::End) | None => OnReset::End,
+            },
+            place,
+        },
+        console,
+    })
+}
+
+fn source_of(text: &VmText, base: &Path, place: &Place) -> Result<GuestSource> {
+    let refuse = |what: &str, key, remedy: &str| Err(Failure::input(what, place.of(key), remedy));
+    match (&text.kernel, text.guest.as_deref()) {
+        (Some(_), Some(_)) => refuse("it has a kernel and a guest", "guest", "give one of them"),
+        (None, None) => {
+            let remedy = "give kernel = \"FILE\", or guest = \"linux\" for Debian's stock Linux";
+            refuse("it has no kernel", "kernel", remedy)
+        }
+        (Some(kernel), None) => Ok(GuestSource::File(base.join(kernel))),
+        (None, Some("linux")) => Ok(GuestSource::Stock),
+        (None, Some("stress")) => Ok(GuestSource::Own("stress-guest".into())),
+        (None, Some(name)) if cross::GUESTS.contains(&name) => Ok(GuestSource::Own(name.into())),
+        (None, Some(name)) => {
+            let known: Vec<&str> = ["linux", "stress"]
+                .into_iter()
+                .chain(cross::GUESTS)
+                .collect();
+            let what = format!("unknown guest `{}`", name.escape_debug());
+            refuse(&what, "guest", &choose(name, &known))
+        }
+    }
+}
+
+fn within(
+    value: Option<i64>,
+    range: RangeInclusive<i64>,
+    key: &str,
+    place: &Place,
+) -> Result<Option<i64>> {
+    match value {
+        Some(value) if !range.contains(&value) => {
+            let remedy = format!("give {} to {}", range.start(), range.end());
+            Err(Failure::input(
+                format!("{value} is out of range"),
+                place.of(key),
+                &remedy,
+            ))
+        }
+        value => Ok(value),
+    }
+}
+
+/// What to do about `given`, which is none of `known`.
+fn choose(given: &str, known: &[&str]) -> String {
+    let closest = known
+        .iter()
+        .map(|name| (strsim::jaro_winkler(given, name), name))
+        .max_by(|one, other| one.0.total_cmp(&other.0));
+    match closest {
+        Some((likeness, name)) if likeness > 0.8 => format!("did you mean `{name}`?"),
+        _ => format!("choose one of {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;
