@@ -8,6 +8,9 @@ use crate::wire::{PcpuReport, VcpuReport};
 /// A column: its heading, and what a row has there.
 type Column<T> = (&'static str, fn(&T, &Scale) -> String);
 
+/// A column before the others: its heading, and what a row has there.
+type Leader<'a, T> = Option<(&'static str, &'a dyn Fn(&T) -> String)>;
+
 /// Turns ticks into text.
 struct Scale {
     frequency_hz: u64,
@@ -58,37 +61,48 @@ pub fn render(report: &RunReport) -> String {
         frequency_hz: report.clock.frequency_hz,
     };
     let mut text = String::new();
-    section(&mut text, VCPU_COLUMNS, &report.vcpus, &scale);
-    section(&mut text, PCPU_COLUMNS, &report.pcpus, &scale);
+    if report.guests.len() > 1 {
+        let name = |vcpu: &VcpuReport| {
+            let guest = report.guests.iter().find(|end| end.guest == vcpu.guest);
+            guest.map_or_else(|| vcpu.guest.to_string(), |end| end.name.clone())
+        };
+        section(
+            &mut text,
+            Some(("vm", &name)),
+            VCPU_COLUMNS,
+            &report.vcpus,
+            &scale,
+        );
+    } else {
+        section(&mut text, None, VCPU_COLUMNS, &report.vcpus, &scale);
+    }
+    section(&mut text, None, PCPU_COLUMNS, &report.pcpus, &scale);
     text
 }
 
-fn section<T>(text: &mut String, columns: &[Column<T>], rows: &[T], scale: &Scale) {
+fn section<T>(
+    text: &mut String,
+    leader: Leader<'_, T>,
+    columns: &[Column<T>],
+    rows: &[T],
+    scale: &Scale,
+) {
     if rows.is_empty() {
         return;
     }
-    let mut lines = vec![
-        columns
-            .iter()
-            .map(|(heading, _)| (*heading).to_owned())
-            .collect(),
-    ];
+    let leading = leader.map(|(heading, _)| heading.to_owned());
+    let headings = columns.iter().map(|(heading, _)| (*heading).to_owned());
+    let mut lines: Vec<Vec<String>> = vec![leading.into_iter().chain(headings).collect()];
     for row in rows {
-        lines.push(
-            columns
-                .iter()
-                .map(|(_, cell)| cell(row, scale))
-                .collect::<Vec<_>>(),
-        );
+        let leading = leader.map(|(_, cell)| cell(row));
+        let cells = columns.iter().map(|(_, cell)| cell(row, scale));
+        lines.push(leading.into_iter().chain(cells).collect());
     }
     let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].len())
-            .max()
-            .unwrap_or(0)
+        let cells = lines.iter().map(|line| line[column].len());
+        cells.max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     for line in &lines {
         let cells = line
             .iter()
@@ -121,5 +135,23 @@ mod tests {
         assert_eq!(lines[0].len(), lines[1].len());
         assert_eq!(lines[0].len(), lines[2].len());
         assert_eq!(render(&RunReport::default()), "");
+    }
+
+    #[test]
+    fn the_vcpus_of_several_guests_say_whose_they_are() {
+        let mut report = RunReport::default();
+        for frame in [
+            "vcpu guest=0 index=0",
+            "vcpu guest=1 index=0",
+            "guest 1 0 second x",
+            "guest 0 0 first x",
+        ] {
+            assert!(report.add(frame.as_bytes()));
+        }
+        let text = render(&report);
+        let starts: Vec<&str> = text.lines().map(|line| &line[..12]).collect();
+        assert_eq!(starts, ["    vm  vcpu", " first     0", "second     0"]);
+        report.guests.pop();
+        assert!(render(&report).starts_with("vcpu"));
     }
 }
