@@ -9,6 +9,7 @@ const IMAGES: &[(&str, &str)] = &[
     ("stress-guest", "guests.ld"),
     ("bench-guest", "guests.ld"),
     ("test-guest", "guests.ld"),
+    ("rogue-guest", "guests.ld"),
     ("example-guest", "guests.ld"),
     ("example-device", "../platform/link.ld"),
     ("example-loop", "../platform/link.ld"),

@@ -24,7 +24,13 @@ const BUILD_LIMIT: Duration = Duration::from_secs(1200);
 const MUTANT: &str = "TRAPLINE_IMAGE_MUTANT";
 
 /// The guests of this repository.
-pub const GUESTS: [&str; 4] = ["stress-guest", "bench-guest", "test-guest", "example-guest"];
+pub const GUESTS: [&str; 5] = [
+    "stress-guest",
+    "bench-guest",
+    "test-guest",
+    "rogue-guest",
+    "example-guest",
+];
 
 /// The hypervisor of this repository.
 pub const HYPERVISOR: &str = "hypervisor";
