@@ -61,6 +61,14 @@ impl<V: Vcpu> Deadlines<V> {
         }
     }
 
+    /// Forgets the deadlines of vCPUs that have been taken out of the pool. It drops what they were woken by: not for exit
+    /// paths.
+    pub(crate) fn remove_gone(&mut self) {
+        while let Some(gone) = self.heap.iter().find(|entry| entry.handle.is_gone()) {
+            self.remove(gone.handle.id());
+        }
+    }
+
     /// The next vCPU whose deadline is not after `now`.
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<Arc<VcpuHandle<V>>> {
         let first = self.heap.first().filter(|first| first.deadline <= now)?;
@@ -123,6 +131,29 @@ mod tests {
         sim::{Instruction::Compute, Script, Simulation},
     };
     use alloc::collections::BTreeMap;
+
+    #[test]
+    fn those_of_retired_vcpus_are_forgotten() {
+        let scripts = (0..4).map(|_| Script::once([Compute(1)]));
+        let mut sim = Simulation::new(RoundRobin::with_slice(10), scripts);
+        sim.run_until(100);
+        let handles: Vec<_> = (0..4).map(|id| sim.handle(VcpuId::new(id))).collect();
+        let mut deadlines = Deadlines::new(4);
+        for (deadline, handle) in (10..).zip(&handles) {
+            deadlines.set(handle, deadline);
+        }
+        for gone in [0, 2] {
+            drop(handles[gone].retire().expect("it has turned itself off"));
+        }
+        let holders = Arc::strong_count(handles[0]);
+        deadlines.remove_gone();
+        assert_eq!(Arc::strong_count(handles[0]), holders - 1);
+        let mut left =
+            core::iter::from_fn(|| deadlines.pop_due(u64::MAX)).map(|handle| handle.id());
+        assert_eq!(left.next(), Some(VcpuId::new(1)));
+        assert_eq!(left.next(), Some(VcpuId::new(3)));
+        assert_eq!(left.next(), None);
+    }
 
     #[test]
     fn deadlines_come_in_order_whatever_was_set_and_removed_before() {

@@ -291,6 +291,11 @@ impl<V: Vcpu> VcpuHandle<V> {
         matches!(self.place(), Place::Parked(_))
     }
 
+    /// It was retired.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.place() == Place::Gone
+    }
+
     /// The pCPU where it is, or was last.
     pub fn last_pcpu(&self) -> PcpuId {
         self.state.load().pcpu()

@@ -29,6 +29,11 @@ pub trait Host: Send + Sync {
     /// A vCPU that [`VcpuHandle::stop`] was called for is parked now. Called once per stop, on the pCPU that parked it, or
     /// by the caller of `stop` if it was parked already.
     fn stopped(&self, _vcpu: VcpuId) {}
+
+    /// A vCPU that was suspended for [`BlockReason::Paused`](crate::BlockReason::Paused) is parked now, on the pCPU that
+    /// calls. One that was parked already when it was suspended is not announced; one that goes on to be stopped is only
+    /// announced as stopped.
+    fn paused(&self, _vcpu: VcpuId) {}
 }
 
 /// What a pool is made of.
@@ -357,8 +362,9 @@ impl<V: Vcpu> Pool<V> {
         self.idle.fetch_and(!bit, Ordering::SeqCst) & bit != 0 || cfg!(mutant = "claim_idle_twice")
     }
 
-    /// Those that have published that they idle. After `fence(SeqCst)`, if it must see who went idle before.
-    pub(crate) fn idle_pcpus(&self) -> PcpuSet {
+    /// Those that have published that they idle; perhaps no longer when this returns. After `fence(SeqCst)`, if it must see
+    /// who went idle before.
+    pub fn idle_pcpus(&self) -> PcpuSet {
         PcpuSet::from_bits(self.idle.load(Ordering::Relaxed))
     }
 

@@ -213,6 +213,12 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.cell.kicks_received.increment();
     }
 
+    /// Forgets the vCPUs that have been retired: nothing on this pCPU refers to them any more when this returns. Before it,
+    /// their numbers may be in use again, but their handles are kept. Not for exit paths: it drops the last of them.
+    pub fn forget_retired(&mut self) {
+        self.deadlines.remove_gone();
+    }
+
     /// Decides what this pCPU does next and brings the hardware there. Call it when [`Self::needs_attention`] says so, and
     /// again after each interrupt while the answer is not `Run`.
     pub fn schedule(&mut self, machine: &mut impl Machine<V>) -> Decision {

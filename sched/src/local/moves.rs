@@ -114,10 +114,12 @@ impl<V: Vcpu> LocalScheduler<V> {
             "rule: the slot of a vCPU whose box is elsewhere is empty"
         );
         let outcome = handle.state.update(|state| state.park());
-        if let Park::Parked { stopped } = outcome {
+        if let Park::Parked { stopped, paused } = outcome {
             self.trace(now, TraceEvent::Park(handle.id()));
             if stopped {
                 self.pool.host().stopped(handle.id());
+            } else if paused {
+                self.pool.host().paused(handle.id());
             }
             return Ok(());
         }

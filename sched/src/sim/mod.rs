@@ -118,6 +118,14 @@ impl Simulation {
         self.engine.exclusive.borrow()[pcpu.index()]
     }
 
+    /// How often a paused vCPU was announced as parked.
+    pub fn pauses(&self) -> u64 {
+        self.engine
+            .world()
+            .pauses
+            .load(core::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Who ran where, in the order in which they began; what goes on now is included.
     pub fn stretches(&self) -> Vec<Stretch> {
         self.engine.stretches()

@@ -226,6 +226,25 @@ fn a_stopped_vm_stays_stopped_whatever_psci_says() {
 }
 
 #[test]
+fn a_paused_vcpu_is_announced_once_it_has_parked() {
+    let mut sim = machine(1, [busy()]);
+    sim.run_until(5);
+    sim.act(Outside::Pause(VCPU0));
+    assert!(!sim.handle(VCPU0).is_parked());
+    assert_eq!(sim.pauses(), 0);
+    sim.run_until(10);
+    assert!(sim.handle(VCPU0).is_parked());
+    assert_eq!(sim.pauses(), 1);
+    sim.act(Outside::Pause(VCPU0));
+    sim.handle(VCPU0).wake();
+    sim.run_until(15);
+    assert_eq!(sim.pauses(), 1, "it was parked already");
+    sim.act(Outside::Resume(VCPU0));
+    sim.run_until(20);
+    assert!(!sim.handle(VCPU0).is_parked());
+}
+
+#[test]
 fn a_retired_vcpu_gives_its_number_back() {
     let mut sim = machine(1, [busy()]);
     sim.run_until(5);

@@ -43,6 +43,8 @@ pub(super) struct World {
     has_seed: bool,
     /// A bit for each vCPU that was stopped and has parked.
     pub(super) stopped: AtomicU64,
+    /// How often a paused vCPU was announced as parked.
+    pub(super) pauses: AtomicU64,
 }
 
 impl World {
@@ -61,6 +63,7 @@ impl World {
             chance: AtomicU64::new(seed.unwrap_or(0) ^ 0x9e37_79b9_7f4a_7c15),
             has_seed: seed.is_some(),
             stopped: AtomicU64::new(0),
+            pauses: AtomicU64::new(0),
         }
     }
 
@@ -156,5 +159,9 @@ impl Host for World {
             self.stopped.fetch_or(bit, Ordering::Relaxed) & bit == 0,
             "rule: a stop is told once"
         );
+    }
+
+    fn paused(&self, _vcpu: VcpuId) {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
     }
 }

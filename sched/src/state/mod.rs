@@ -137,8 +137,8 @@ pub(crate) enum Load {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Park {
-    /// Whoever clears the last reason owns the box in the slot; `stopped`: its VM is stopping.
-    Parked { stopped: bool },
+    /// Whoever clears the last reason owns the box in the slot; `stopped`: its VM is stopping; `paused`: somebody paused it.
+    Parked { stopped: bool, paused: bool },
     /// Nothing blocks it any more: it is queued on its pCPU, and the caller still owns the box.
     Runnable,
     /// Somebody waits for its interrupt state: the caller still owns the box, nothing changed.
@@ -315,6 +315,7 @@ impl State {
                 self.with_place(PARKED),
                 Park::Parked {
                     stopped: self.is_blocked_by(BlockReason::Stopped),
+                    paused: self.is_blocked_by(BlockReason::Paused),
                 },
             )
         } else {
