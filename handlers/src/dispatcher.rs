@@ -32,12 +32,6 @@ impl Dispatcher {
             hits: LastHits::default(),
         }
     }
-
-    /// Lets go of the registry's table. A pCPU that idles with a vCPU loaded calls it, or handlers removed meanwhile are
-    /// kept until it wakes up.
-    pub fn release(&mut self) {
-        self.table.release();
-    }
 }
 
 impl Dispatch for Dispatcher {
@@ -95,6 +89,12 @@ impl Dispatch for Dispatcher {
     fn is_timer_enabled(&self, vcpu: &VmVcpu, timer: TimerPpi) -> bool {
         let (vm, cpu) = vcpu.interrupts();
         vm.vgic().is_timer_enabled(cpu, timer)
+    }
+
+    /// Lets go of the registry's table. A pCPU that idles with a vCPU loaded calls it, or handlers removed meanwhile are
+    /// kept until it wakes up.
+    fn release(&mut self) {
+        self.table.release();
     }
 
     fn reset(&mut self, vcpu: &mut VmVcpu) {

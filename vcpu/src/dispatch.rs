@@ -44,6 +44,9 @@ pub trait Dispatch {
         timer: crate::interrupts::TimerPpi,
     ) -> bool;
 
+    /// No vCPU is bound, and none may be for long: lets go of whatever was kept of the last one's VM.
+    fn release(&mut self) {}
+
     /// PSCI turned the vCPU on: everything private to it outside its registers goes back to its reset value. It is not bound.
     fn reset(&mut self, extension: &mut Self::Extension);
 }

@@ -29,7 +29,7 @@ pub struct AddressSpace {
     /// The VMID, as the allocator last gave it.
     pub vmid: VmVmid,
     /// CNTVOFF_EL2: the host counter's value when the guest's virtual counter was zero, in ticks.
-    pub counter_offset: u64,
+    counter_offset: AtomicU64,
     /// Tells this VM from all others that run on the same pCPUs.
     pub vm: u16,
 }
@@ -65,9 +65,23 @@ impl AddressSpace {
         Self {
             stage2_root: stage2.vttbr(0),
             vmid: VmVmid::default(),
-            counter_offset,
+            counter_offset: AtomicU64::new(counter_offset),
             vm,
         }
+    }
+
+    /// CNTVOFF_EL2, in ticks of the physical counter.
+    #[inline]
+    pub fn counter_offset(&self) -> u64 {
+        self.counter_offset.load(Relaxed)
+    }
+
+    /// Takes `ticks` out of the guest's virtual time: its counter goes on where it would have been so many ticks ago, and its
+    /// virtual timers expire so much later. All vCPUs of the VM are parked, and the caller lets them run afterwards; those
+    /// with a deadline may be woken as early as before.
+    pub fn take_out_of_virtual_time(&self, ticks: u64) {
+        self.counter_offset
+            .store(self.counter_offset().wrapping_add(ticks), Relaxed);
     }
 }
 

@@ -9,6 +9,8 @@ use trapline_vcpu::{
     exit::{Direction, SystemRegister},
 };
 
+use trapline_vcpu::dispatch::Dispatch as _;
+
 use super::*;
 use crate::{handler::GuestCpu, support::Machine};
 

@@ -264,10 +264,20 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         }
     }
 
+    /// No vCPU is bound here: the stage 2 of the last one is walked no more, that at `root` is. What the TLBs hold of the
+    /// last one is left there.
+    pub(crate) fn leave_stage2(&mut self, root: u64) {
+        if let Some(enabled) = &mut self.enabled {
+            enabled.vttbr = root;
+            write_sysreg!("vttbr_el2", root);
+            synchronize_context();
+        }
+    }
+
     /// When the waiting `vcpu`, whose registers were just stored, wants to be woken by one of its own timers: a value of the
     /// physical counter.
     fn timer_deadline(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) -> Option<u64> {
-        let offset = vcpu.space.counter_offset;
+        let offset = vcpu.space.counter_offset();
         let registers = &vcpu.registers.vm_system_regs;
         let virtual_deadline = registers.cntv_cval_el0.saturating_add(offset);
         let (mut is_any_due, mut next) = (false, None);
@@ -323,7 +333,7 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
         }
         vcpu.handle().shared().count_context_registers(copied);
         write_sysreg!("vmpidr_el2", vcpu.mpidr);
-        write_sysreg!("cntvoff_el2", vcpu.space.counter_offset);
+        write_sysreg!("cntvoff_el2", vcpu.space.counter_offset());
         self.bind_stage2(vcpu, exclusive);
         let (dispatch, enabled) = self.parts();
         dispatch.bind(&mut vcpu.extension, &mut enabled.interface);

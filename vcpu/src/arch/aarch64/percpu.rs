@@ -16,7 +16,7 @@ use crate::decode::{self, ExitClass};
 use crate::dispatch::Dispatch;
 use crate::exit::Exit;
 use crate::host::{Host, PhysicalInterrupt};
-use crate::stage2::Geometry;
+use crate::stage2::{Geometry, PhysicalAddress, Stage2};
 use crate::vcpu::Aarch64VCpu;
 use crate::vmid::VmidAllocator;
 
@@ -119,6 +119,18 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
     /// The scheduler, for its counters and ids.
     pub fn scheduler(&self) -> &LocalScheduler<Aarch64VCpu<D::Extension>> {
         &self.scheduler
+    }
+
+    /// Lets go of whatever this pCPU has of vCPUs that are retired, and of their VM: of their handles, of the VM's stage 2, of
+    /// its handlers. Once every pCPU has done so, nobody walks the VM's tables any more, and dropping its VMID from the
+    /// TLBs is all that is left before they are freed. `nobody` is a stage 2 that maps nothing and lives as long as the
+    /// engine. Not for exit paths.
+    pub fn let_go<P: PhysicalAddress>(&mut self, nobody: &Stage2<P>) {
+        self.scheduler.forget_retired();
+        if self.scheduler.loaded().is_none() {
+            self.hardware.leave_stage2(nobody.vttbr(0));
+            self.hardware.dispatch_mut().release();
+        }
     }
 
     /// Steps for ever; `idle` is called while nobody can run, with interrupts masked, and returns when one is pending.
