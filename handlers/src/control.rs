@@ -1,6 +1,8 @@
 //! How a VM reaches its vCPUs when the scheduler and the engine are Trapline's own.
 
-use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState, VcpuHandle, VcpuId};
+use trapline_sched::{
+    BlockReason, MigrateError, PcpuId, PowerOnError, PowerState, VcpuHandle, VcpuId,
+};
 use trapline_vcpu::Aarch64VCpu;
 
 use crate::vm::VcpuControl;
@@ -36,6 +38,18 @@ impl<E: Send + 'static> VcpuControl for VcpuHandle<Aarch64VCpu<E>> {
 
     fn stop(&self) {
         self.stop();
+    }
+
+    fn pause(&self) {
+        self.suspend(BlockReason::Paused);
+    }
+
+    fn resume(&self) {
+        self.resume(BlockReason::Paused);
+    }
+
+    fn is_parked(&self) -> bool {
+        self.is_parked()
     }
 
     fn migrate(&self, to: PcpuId) -> Result<(), MigrateError> {

@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod affinity;
+pub mod agenda;
 mod control;
 pub mod dispatcher;
 pub mod handler;
@@ -33,6 +34,7 @@ pub mod vgic;
 pub mod vm;
 pub mod wait;
 
+pub use agenda::{Agenda, Request, Requests};
 pub use dispatcher::Dispatcher;
 pub use handler::{ExitHandler, GuestCpu, Interrupts};
 pub use line::Line;

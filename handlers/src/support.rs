@@ -4,7 +4,7 @@ use alloc::{string::ToString, sync::Arc, vec, vec::Vec};
 use core::ops::Range;
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState, VcpuId};
 use trapline_vcpu::{
@@ -192,6 +192,7 @@ pub(crate) struct FakeVcpu {
     power: Mutex<FakePower>,
     pub(crate) wakes: AtomicU64,
     pub(crate) stops: AtomicU64,
+    is_paused: AtomicBool,
 }
 
 #[derive(Default)]
@@ -250,6 +251,18 @@ impl VcpuControl for FakeVcpu {
 
     fn stop(&self) {
         self.stops.fetch_add(1, SeqCst);
+    }
+
+    fn pause(&self) {
+        self.is_paused.store(true, SeqCst);
+    }
+
+    fn resume(&self) {
+        self.is_paused.store(false, SeqCst);
+    }
+
+    fn is_parked(&self) -> bool {
+        self.is_paused.load(SeqCst)
     }
 
     fn migrate(&self, _to: PcpuId) -> Result<(), MigrateError> {

@@ -33,6 +33,12 @@ pub trait VcpuControl: Send + Sync {
     fn power_state(&self) -> PowerState;
     /// Stops the vCPU for good, because its VM has ended: from now on turning it on does not make it run.
     fn stop(&self);
+    /// Keeps the vCPU from running, wherever it is, until [`VcpuControl::resume`]; it may still be on its way when this returns.
+    fn pause(&self);
+    /// The vCPU runs again, unless something else keeps it.
+    fn resume(&self);
+    /// No pCPU touches the vCPU, and none will while it is paused or stopped.
+    fn is_parked(&self) -> bool;
     /// Moves the vCPU to another pCPU, at its next exit if it runs.
     fn migrate(&self, to: PcpuId) -> Result<(), MigrateError>;
     /// The pCPU where the vCPU is, or was last; true when it is asked, and perhaps no longer when it is answered.
@@ -214,6 +220,22 @@ impl Vm {
         if is_first {
             self.parts.observer.ended(self, end);
         }
+    }
+
+    /// Keeps the VM's vCPUs from running until [`Vm::resume`]. They have all left their pCPUs once [`Vm::is_parked`] says so; the
+    /// host's `paused` and `stopped` tell when to ask.
+    pub fn pause(&self) {
+        self.parts.vcpus.all().for_each(VcpuControl::pause);
+    }
+
+    /// The vCPUs that ran when the VM was paused run again.
+    pub fn resume(&self) {
+        self.parts.vcpus.all().for_each(VcpuControl::resume);
+    }
+
+    /// No pCPU touches any vCPU of the VM. Of a VM that is paused or stopped this stays so.
+    pub fn is_parked(&self) -> bool {
+        self.parts.vcpus.all().all(VcpuControl::is_parked)
     }
 
     /// How the VM ended; `None` while it lives.
