@@ -214,6 +214,11 @@ macro_rules! record {
                 }
                 Some(record)
             }
+
+            /// Adds what `other` counted, field by field.
+            pub fn add(&mut self, other: &Self) {
+                $( self.$field = self.$field.saturating_add(other.$field); )+
+            }
         }
 
         impl fmt::Display for $name {

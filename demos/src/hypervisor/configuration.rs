@@ -9,7 +9,7 @@ use trapline_demos::config::{
 };
 use trapline_platform::{BootInfo, mmu::Access, ram::Ram};
 
-use super::{Refusal, guest::whole_pages};
+use super::{Refusal, memory::whole_pages};
 
 /// The configuration that the bootargs name.
 pub(super) fn read(boot: &BootInfo) -> Result<BootConfig, Refusal> {

@@ -41,6 +41,13 @@ impl Console {
         *self.port.lock() = Some(port);
     }
 
+    /// The guest has ended: what is typed from now on is dropped, and so is what it has not read.
+    pub(super) fn disconnect(&self) {
+        *self.port.lock() = None;
+        while self.typed.pop().is_some() {}
+        uart::console_ready();
+    }
+
     fn room(&self) -> usize {
         self.typed.capacity() - self.typed.len()
     }
@@ -85,9 +92,9 @@ impl ConsoleInput for Line {
 fn with<T>(console: u8, visit: impl FnOnce(&Console) -> T) -> Option<T> {
     let machine = MACHINE.get()?;
     machine
-        .consoles
+        .slots
         .get(usize::from(console))
-        .map(|console| visit(console))
+        .map(|slot| visit(&slot.console))
 }
 
 /// Starts to take what is typed.

@@ -1,37 +1,33 @@
 //! How a guest's machine is made: RAM, vCPUs, interrupt controller, handlers, console.
 
-use alloc::{format, sync::Arc, vec::Vec};
-use core::ops::Range;
+use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
 
 use trapline_demos::config::{GuestConfig, guest_machine};
 use trapline_handlers::{
     IdRegisters, Registry, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu,
-    memory::{GuestMemory, NotRam},
     pl011::Pl011,
     standard,
     vgic::{InterruptLine, Vgic, VgicConfig},
 };
-use trapline_platform::{BootInfo, mmu::Access, ram::Ram, timer};
-use trapline_sched::{PcpuSet, Pool, VcpuHandle};
+use trapline_platform::timer;
+use trapline_sched::{PcpuSet, VcpuHandle};
 use trapline_vcpu::{
     Aarch64VCpu,
     arch::aarch64::{GuestTlb, read_id_register},
-    stage2::{Attributes, Geometry, PhysicalAddress, Stage2},
+    stage2::{Attributes, PhysicalAddress, Stage2, TlbMaintenance},
     vcpu::{AddressSpace, VcpuShared},
     vmid::VmVmid,
 };
 
-use super::{Refusal, console::Console};
+use super::{Machine, Refusal, console::Console, memory::GuestRam};
 
 /// A vCPU of a guest.
 pub type GuestVcpu = Aarch64VCpu<VmVcpu>;
 
 /// How many shared interrupts the guest's interrupt controller has.
 const SPI_COUNT: u32 = 256;
-/// Stage 2 maps whole pages.
-const PAGE: u64 = 0x1000;
 
-/// A guest, and what its end is measured by.
+/// A guest, from its first vCPU to its last.
 pub struct Guest {
     /// Its number on the wire: its place in the configuration.
     pub index: usize,
@@ -39,21 +35,19 @@ pub struct Guest {
     pub vm: Arc<Vm>,
     /// Its vCPUs by index, as the scheduler knows them.
     pub handles: Vec<Arc<VcpuHandle<GuestVcpu>>>,
+    space: Arc<AddressSpace>,
     /// Walked by the hardware while the guest lives.
-    _stage2: Stage2<Identity>,
+    stage2: Stage2<Identity>,
+    ram: Arc<GuestRam>,
     entry: u64,
     device_tree: u64,
 }
 
-/// What all guests' machines are made with.
-pub(super) struct Workshop<'a> {
-    pub(super) pool: &'a Arc<Pool<GuestVcpu>>,
-    pub(super) geometry: Geometry,
-    pub(super) pcpu_count: usize,
-}
+/// The vCPUs of a guest that has ended, which no pCPU gets again.
+pub(super) struct RetiredVcpus(Vec<Box<GuestVcpu>>);
 
 /// EL2 maps its memory to itself.
-struct Identity;
+pub(super) struct Identity;
 
 impl PhysicalAddress for Identity {
     fn physical_address(&self, address: usize) -> u64 {
@@ -62,20 +56,15 @@ impl PhysicalAddress for Identity {
 }
 
 impl Guest {
-    /// Guest `index`, that of `config`, loaded, with all its vCPUs off.
+    /// Guest `index`, that of `config`, with its images in `ram` and all its vCPUs off.
     pub(super) fn new(
-        boot: &BootInfo,
+        machine: &Machine,
         index: usize,
         config: &GuestConfig,
         console: &Arc<Console>,
-        workshop: &Workshop<'_>,
+        ram: Arc<GuestRam>,
     ) -> Result<Self, Refusal> {
-        let &Workshop {
-            pool,
-            geometry,
-            pcpu_count,
-        } = workshop;
-        let ram = load(boot, config)?;
+        let (geometry, pcpu_count) = (machine.geometry, machine.pcpu_count);
         let mut stage2 = Stage2::new(geometry, Identity);
         stage2
             .map(
@@ -110,15 +99,14 @@ impl Guest {
             console.clone(),
             Arc::new(line),
         ));
-        console.connect(uart.clone());
 
         let vm = Vm::new(VmParts {
             name: config.name.clone(),
             vcpus: vcpus.clone(),
             vgic,
-            memory: Arc::new(ram),
+            memory: ram.clone(),
             registry: Registry::new(pcpu_count),
-            observer: Arc::new(NoObserver),
+            observer: Arc::new(Observer(index)),
         });
         let id_registers =
             IdRegisters::from_hardware(read_id_register, geometry.guest_size().ilog2() as u8);
@@ -134,17 +122,22 @@ impl Guest {
             let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
             let space = space.clone();
             let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
-            let handle = pool
+            let handle = machine
+                .pool
                 .create_vcpu(pcpus, make, VcpuShared::default())
                 .map_err(|error| ("vCPU", error))?;
+            machine.own(handle.id(), index);
             vcpus.attach(vcpu, handle.clone());
             handles.push(handle);
         }
+        console.connect(uart);
         Ok(Self {
             index,
             vm,
             handles,
-            _stage2: stage2,
+            space,
+            stage2,
+            ram,
             entry: config.entry,
             device_tree: config.device_tree,
         })
@@ -156,87 +149,38 @@ impl Guest {
         assert_eq!(result, Some(Ok(())), "the boot vCPU of a new VM is off");
     }
 
-    /// The guest has ended and all its vCPUs are parked.
-    pub fn has_stopped(&self) -> bool {
-        self.vm.end().is_some() && self.handles.iter().all(|handle| handle.is_parked())
+    /// The vCPUs run again after a pause of `ticks`, which the guest's virtual time leaves out.
+    pub(super) fn resume_after(&self, ticks: u64) {
+        self.space.take_out_of_virtual_time(ticks);
+        self.vm.resume();
     }
-}
 
-/// The whole pages that hold `length` bytes from `address` on.
-pub(super) fn whole_pages(address: u64, length: u64) -> Range<u64> {
-    let end = address.saturating_add(length).saturating_add(PAGE - 1);
-    address & !(PAGE - 1)..end & !(PAGE - 1)
-}
-
-/// Claims the guest's RAM and copies its images there.
-fn load(boot: &BootInfo, config: &GuestConfig) -> Result<GuestRam, Refusal> {
-    let place = config.ram.address..config.ram.address.saturating_add(config.ram.length);
-    if !boot.is_free(&place) {
-        return Err(Refusal(format!(
-            "the RAM of guest {} at {:#x} is not free RAM of the machine",
-            config.name, place.start
-        )));
-    }
-    let ram = Ram::map(place, Access::ReadWrite)
-        .map_err(|error| Refusal(format!("guest RAM: {error:?}")))?;
-    for image in &config.images {
-        let pages = whole_pages(image.source.address, image.source.length);
-        let refuse = |why: &dyn core::fmt::Debug| {
-            Refusal(format!(
-                "the image for guest address {:#x}: {why:?}",
-                image.destination
-            ))
+    /// Takes the vCPUs, which are stopped and parked, out of the pool.
+    pub(super) fn retire(&self) -> RetiredVcpus {
+        let retire = |handle: &Arc<VcpuHandle<GuestVcpu>>| {
+            let vcpu = handle.retire();
+            vcpu.expect("the vCPU of a guest that has ended is stopped and parked")
         };
-        let source = Ram::map(pages.clone(), Access::ReadOnly).map_err(|error| refuse(&error))?;
-        let offset = image.destination.wrapping_sub(guest_machine::RAM_BASE);
-        ram.copy_from(
-            offset,
-            &source,
-            image.source.address - pages.start,
-            image.source.length,
-        )
-        .map_err(|error| refuse(&error))?;
-    }
-    let start = guest_machine::RAM_BASE;
-    Ok(GuestRam {
-        range: start..start + config.ram.length,
-        ram,
-    })
-}
-
-/// The guest's RAM, one range of it.
-struct GuestRam {
-    range: Range<u64>,
-    ram: Ram,
-}
-
-impl GuestMemory for GuestRam {
-    fn ranges(&self) -> &[Range<u64>] {
-        core::slice::from_ref(&self.range)
+        RetiredVcpus(self.handles.iter().map(retire).collect())
     }
 
-    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), NotRam> {
+    /// Frees all that the guest was made of but its RAM, which is left as the guest left it. Every pCPU has let go of it.
+    pub(super) fn dismantle(self, vcpus: RetiredVcpus) -> Arc<GuestRam> {
+        drop(vcpus);
+        let tlb = GuestTlb {
+            vmid: &self.space.vmid,
+        };
+        // No TLB of any pCPU leads into the tables or the RAM any more when this returns.
+        tlb.invalidate(0..self.stage2.geometry().guest_size());
         self.ram
-            .read(address.wrapping_sub(self.range.start), bytes)
-            .map_err(|_| NotRam)
-    }
-
-    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), NotRam> {
-        self.ram
-            .write(address.wrapping_sub(self.range.start), bytes)
-            .map_err(|_| NotRam)
-    }
-
-    fn clean_and_invalidate(&self, range: Range<u64>) {
-        let base = self.range.start;
-        self.ram
-            .clean_and_invalidate(range.start.saturating_sub(base)..range.end.saturating_sub(base));
     }
 }
 
-/// The VM's end is read from the VM once its vCPUs have stopped.
-struct NoObserver;
+/// Tells that a VM has ended.
+struct Observer(usize);
 
-impl VmObserver for NoObserver {
-    fn ended(&self, _vm: &Vm, _end: &VmEnd) {}
+impl VmObserver for Observer {
+    fn ended(&self, _vm: &Vm, _end: &VmEnd) {
+        super::notice(self.0);
+    }
 }

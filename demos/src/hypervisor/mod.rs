@@ -11,14 +11,19 @@
 mod configuration;
 mod console;
 mod guest;
+mod life;
+mod memory;
 mod report;
 
-use alloc::{format, string::String, sync::Arc, vec::Vec};
-use core::fmt;
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
+use core::{
+    fmt,
+    sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed},
+};
 
 use spin::Once;
 use trapline_demos::wire::ExitStatus;
-use trapline_handlers::Dispatcher;
+use trapline_handlers::{Dispatcher, Request};
 use trapline_platform::{
     BootInfo,
     engine::{self, PoolHost},
@@ -26,29 +31,48 @@ use trapline_platform::{
 };
 use trapline_sched::{PcpuId, PcpuSet, PolicyOptions, Pool, PoolConfig, VcpuId, policy_by_name};
 use trapline_vcpu::{
-    arch::aarch64::read_id_register, exit::SystemRegister, stage2::Geometry, vmid::VmidAllocator,
+    Aarch64PerCpu,
+    arch::aarch64::read_id_register,
+    dispatch::Dispatch,
+    exit::SystemRegister,
+    host::Host,
+    stage2::{Geometry, Stage2},
+    vmid::VmidAllocator,
 };
 
-use console::Console;
-use guest::Workshop;
+use guest::Identity;
+use life::Slot;
+use memory::Staging;
+
+/// Of the time of a pCPU that runs guests, work on other guests' lives takes one part in so many.
+const WORK_SHARE: u64 = 4;
 pub use guest::{Guest, GuestVcpu};
 
 /// What all pCPUs share.
 pub struct Machine {
     /// The vCPUs and the pCPUs that run them.
     pub pool: Arc<Pool<GuestVcpu>>,
-    /// The guests, by their numbers.
-    pub guests: Vec<Guest>,
     /// Which VM has which VMID.
     pub vmids: Arc<VmidAllocator>,
     /// What stage 2 looks like here.
     pub geometry: Geometry,
     /// How many pCPUs run vCPUs, from pCPU 0.
     pub pcpu_count: usize,
-    /// The guests' ends of the line, by the same numbers.
-    consoles: Vec<Arc<Console>>,
+    /// The guests' places, by their numbers.
+    slots: Vec<Slot>,
+    /// By vCPU number, whose it is.
+    owners: Box<[AtomicU16]>,
+    staging: Staging,
+    /// What pCPUs walk that have let go of a guest and run no other: it maps nothing.
+    nobody: Stage2<Identity>,
+    customize: Customize,
+    /// The slot that was worked on last.
+    last_served: AtomicUsize,
     started_at: u64,
 }
+
+/// Registers an image's own devices with each guest that is built.
+type Customize = Box<dyn Fn(&Guest) + Send + Sync>;
 
 static MACHINE: Once<Machine> = Once::new();
 
@@ -62,25 +86,29 @@ impl<E: fmt::Display> From<(&str, E)> for Refusal {
 }
 
 /// Runs the guests that the configuration describes, and ends with the machine off. `customize` registers devices of its own
-/// with each guest before its first instruction.
-pub fn launch(boot: BootInfo, customize: impl Fn(&Guest)) -> ! {
+/// with each guest before its first instruction; a guest that starts again is another guest.
+pub fn launch(boot: BootInfo, customize: impl Fn(&Guest) + Send + Sync + 'static) -> ! {
     start(boot, customize);
     run_this_pcpu()
 }
 
 /// As `launch`, for an image with a loop of its own: the guests are on when this returns, and the other pCPUs run.
-pub fn start(boot: BootInfo, customize: impl Fn(&Guest)) {
-    match prepare(&boot) {
-        Ok(machine) => {
-            machine.guests.iter().for_each(customize);
-            let machine = MACHINE.call_once(|| machine);
-            panic::set_panic_hook(report::describe_pcpus);
-            console::listen();
-            boot.start_secondaries();
-            machine.guests.iter().for_each(Guest::start);
-        }
-        Err(Refusal(why)) => report::end(ExitStatus::BadInput, &why),
+pub fn start(boot: BootInfo, customize: impl Fn(&Guest) + Send + Sync + 'static) {
+    if let Err(Refusal(why)) = try_start(boot, Box::new(customize)) {
+        report::end(ExitStatus::BadInput, &why);
     }
+}
+
+fn try_start(boot: BootInfo, customize: Customize) -> Result<(), Refusal> {
+    let machine = prepare(&boot, customize)?;
+    let machine = MACHINE.call_once(|| machine);
+    let first = || machine.slots.iter().filter(|slot| slot.config.starts);
+    first().try_for_each(|slot| slot.build(machine))?;
+    panic::set_panic_hook(report::describe_pcpus);
+    console::listen();
+    boot.start_secondaries();
+    first().for_each(Slot::start);
+    Ok(())
 }
 
 /// Runs vCPUs on this pCPU until all guests have ended. A pCPU that the configuration does not use stays idle.
@@ -93,14 +121,30 @@ pub fn run_this_pcpu() -> ! {
         machine.geometry,
         machine.vmids.clone(),
     );
+    let mut is_at_work = false;
     engine::run(engine, |engine, now| {
         if now.is_idle {
             engine.dispatch_mut().release();
         }
-        if now.is_asked && machine.has_ended() {
+        is_at_work |= now.is_asked;
+        if !is_at_work {
+            return None;
+        }
+        let begin = timer::now();
+        is_at_work = machine.attend(engine);
+        if machine.has_ended() {
             machine.finish();
         }
-        None
+        if !is_at_work || now.is_idle {
+            return is_at_work.then_some(begin);
+        }
+        if let Some(idle) = machine.pool.idle_pcpus().first() {
+            engine::call_attention(idle.index() as u16);
+            is_at_work = false;
+            return None;
+        }
+        let end = timer::now();
+        Some(end + (end - begin) * (WORK_SHARE - 1))
     })
 }
 
@@ -127,23 +171,95 @@ fn wait_for_machine() -> &'static Machine {
 }
 
 impl Machine {
-    /// All guests have ended, and all vCPUs are parked.
+    /// Asks for a change in the life of guest `index`, on any pCPU and in any context. It is made soon, and the log says so.
+    /// False if there is no such guest.
+    pub fn request(&self, index: usize, request: Request) -> bool {
+        let slot = self.slots.get(index);
+        if slot.is_some_and(|slot| slot.agenda.ask(request)) {
+            self.call();
+        }
+        slot.is_some()
+    }
+
+    /// All guests have ended, and their vCPUs are parked.
     pub fn has_ended(&self) -> bool {
-        self.guests.iter().all(Guest::has_stopped)
+        self.slots.iter().all(Slot::is_over)
     }
 
     /// Reports on the guests, which have ended, and ends the run.
     pub fn finish(&self) -> ! {
         report::finish(self)
     }
+
+    /// Does a piece of what there is to do that is no vCPU's, on the pCPU of `engine` and between two of its steps; true if
+    /// there may be more. A pCPU calls it when it is asked for its attention, and until it returns false.
+    pub fn attend<H: Host>(&self, engine: &mut Aarch64PerCpu<Dispatcher, H>) -> bool {
+        self.let_go(engine);
+        let count = self.slots.len();
+        let first = self.last_served.load(Relaxed) + 1;
+        let in_turn = (0..count).map(|offset| (first + offset) % count);
+        let claimed = in_turn
+            .map(|index| &self.slots[index])
+            .find_map(|slot| slot.agenda.claim().map(|asked| (slot, asked)));
+        let Some((slot, asked)) = claimed else {
+            return false;
+        };
+        self.last_served.store(slot.index, Relaxed);
+        let has_more = slot.work(self, asked);
+        // Other slots may have more even if this one has not.
+        let _ = slot.agenda.release(has_more);
+        true
+    }
+
+    /// Lets this pCPU forget what has ended, if somebody waits for that.
+    fn let_go<H: Host>(&self, engine: &mut Aarch64PerCpu<Dispatcher, H>) {
+        let id = engine.scheduler().id();
+        if !self.slots.iter().any(|slot| slot.is_held_by(id)) {
+            return;
+        }
+        let waiting: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|slot| slot.is_held_by(id))
+            .collect();
+        engine.let_go(&self.nobody);
+        for slot in waiting {
+            if slot.let_go(id) && slot.agenda.notice() {
+                self.call();
+            }
+        }
+    }
+
+    /// Calls a pCPU that has the time, or else the caller's own.
+    fn call(&self) {
+        let here = PcpuId::new(pcpu::this_pcpu()).filter(|&here| self.pool.pcpus().contains(here));
+        let to = self.pool.idle_pcpus().first().or(here);
+        engine::call_attention(to.map_or(0, |pcpu| pcpu.index() as u16));
+    }
+
+    /// vCPU `vcpu` is guest `index`'s from now on.
+    fn own(&self, vcpu: VcpuId, index: usize) {
+        self.owners[vcpu.index()].store(index as u16, Relaxed);
+    }
 }
 
-/// Each vCPU that stopped makes the boot pCPU look whether it was the last one.
-fn on_stopped(_vcpu: VcpuId) {
-    engine::call_attention(0);
+/// Something about guest `index` has changed. On any pCPU, perhaps in the middle of an exit.
+fn notice(index: usize) {
+    if let Some(machine) = MACHINE.get()
+        && machine.slots[index].agenda.notice()
+    {
+        machine.call();
+    }
 }
 
-fn prepare(boot: &BootInfo) -> Result<Machine, Refusal> {
+/// A vCPU that was stopped or paused is parked.
+fn on_parked(vcpu: VcpuId) {
+    if let Some(machine) = MACHINE.get() {
+        notice(machine.owners[vcpu.index()].load(Relaxed).into());
+    }
+}
+
+fn prepare(boot: &BootInfo, customize: Customize) -> Result<Machine, Refusal> {
     let config = configuration::read(boot)?;
     let mmfr0 = read_id_register(SystemRegister::new(3, 0, 0, 7, 0));
     let mmfr1 = read_id_register(SystemRegister::new(3, 0, 0, 7, 1));
@@ -152,31 +268,30 @@ fn prepare(boot: &BootInfo) -> Result<Machine, Refusal> {
     let slice_ticks = u64::from(config.slice_us) * timer::frequency() / 1_000_000;
     let policy = policy_by_name(&config.policy, PolicyOptions { slice_ticks })
         .map_err(|error| ("policy", error))?;
+    let max_vcpus = config.guests.iter().map(|guest| guest.vcpu_count).sum();
     let pool = Pool::new(PoolConfig {
         pcpus: PcpuSet::all(config.pcpu_count),
-        max_vcpus: config.guests.iter().map(|guest| guest.vcpu_count).sum(),
+        max_vcpus,
         policy,
-        host: Arc::new(PoolHost { on_stopped }),
+        host: Arc::new(PoolHost { on_parked }),
     })
     .map_err(|error| ("pool", error))?;
     let pcpu_count = usize::from(config.pcpu_count);
-    let consoles: Vec<_> = (0..config.guests.len() as u8).map(Console::new).collect();
-    let workshop = Workshop {
-        pool: &pool,
-        geometry,
-        pcpu_count,
-    };
-    let mut guests = Vec::with_capacity(config.guests.len());
-    for (index, guest) in config.guests.iter().enumerate() {
-        guests.push(Guest::new(boot, index, guest, &consoles[index], &workshop)?);
-    }
+    let staging = Staging::map(&config)?;
+    let slots = config.guests.into_iter().enumerate();
     Ok(Machine {
-        vmids: Arc::new(VmidAllocator::new(geometry.vmid_bits(), pcpu_count)),
         pool,
-        guests,
+        vmids: Arc::new(VmidAllocator::new(geometry.vmid_bits(), pcpu_count)),
         geometry,
         pcpu_count,
-        consoles,
+        slots: slots
+            .map(|(index, guest)| Slot::new(index, guest))
+            .collect(),
+        owners: (0..max_vcpus).map(|_| AtomicU16::new(0)).collect(),
+        staging,
+        nobody: Stage2::new(geometry, Identity),
+        customize,
+        last_served: AtomicUsize::new(0),
         started_at: timer::now(),
     })
 }

@@ -1,15 +1,21 @@
 //! What the runner is told: how the run ended and what each CPU did, and in a panic where each of them was.
 
-use alloc::{collections::BTreeMap, format, string::String};
-use core::fmt::Write;
+use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
+use core::{
+    fmt::Write,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use trapline_demos::wire::{ClockReport, ExitStatus, PcpuReport, Report, VcpuReport};
 use trapline_handlers::vm::VmEnd;
-use trapline_platform::{channel, heap, power, timer};
+use trapline_platform::{channel, heap, power, relax, timer};
 use trapline_sched::PcpuId;
 use trapline_vcpu::decode::ExitClass;
 
-use super::{Guest, GuestVcpu, MACHINE, Machine};
+use super::{
+    Guest, GuestVcpu, MACHINE, Machine,
+    life::{Outcome, Slot},
+};
 
 /// How many events of each pCPU a panic shows.
 const EVENTS_IN_PANIC: usize = 16;
@@ -20,18 +26,26 @@ pub(super) fn end(status: ExitStatus, why: &str) -> ! {
     power::off()
 }
 
-/// Reports on the guests, which have all ended, and ends the run.
+/// Reports on the guests, which have all ended, and ends the run. If several pCPUs come here, the first one does it.
 pub(super) fn finish(machine: &Machine) -> ! {
+    static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+    if IS_TAKEN.swap(true, Relaxed) {
+        loop {
+            relax::relax();
+        }
+    }
     let now = timer::now();
     send(&Report::Clock(ClockReport {
         frequency_hz: timer::frequency(),
         elapsed_ticks: now - machine.started_at,
     }));
+    let are_several = machine.slots.len() > 1;
     let mut calls = BTreeMap::new();
-    for guest in &machine.guests {
-        report_vcpus(guest, machine.guests.len() > 1, now);
-        for of_handler in guest.vm.registry().calls() {
-            *calls.entry(of_handler.name).or_insert(0) += of_handler.calls;
+    for slot in &machine.slots {
+        let totals = totals(slot, now);
+        totals.report(slot.index, are_several);
+        for (handler, count) in totals.calls {
+            *calls.entry(handler).or_insert(0) += count;
         }
     }
     for id in (0..machine.pcpu_count as u16).filter_map(PcpuId::new) {
@@ -44,22 +58,30 @@ pub(super) fn finish(machine: &Machine) -> ! {
     end(status, &why)
 }
 
+/// All lives of a guest together.
+fn totals(slot: &Slot, now: u64) -> Totals {
+    let sum = slot.look(true, |life, guest| {
+        let mut totals = life.totals.clone();
+        if let Some(guest) = guest {
+            totals.add(guest, now);
+        }
+        totals
+    });
+    sum.unwrap_or_default()
+}
+
 /// Says how each guest ended; returns how the run did.
 fn report_ends(machine: &Machine) -> (ExitStatus, String) {
     let mut worst = (
         ExitStatus::PoweredOff,
         String::from("all guests powered off"),
     );
-    for guest in &machine.guests {
-        let (status, why) = outcome(
-            guest
-                .vm
-                .end()
-                .expect("finish is called when all have ended"),
-        );
-        let name = guest.vm.name();
-        send(&Report::Guest(guest.index as u64, status, name, &why));
-        if let [_] = machine.guests.as_slice() {
+    for slot in &machine.slots {
+        let outcome = slot.look(true, |life, _| outcome(&life.outcome));
+        let (status, why): (_, String) = outcome.expect("the lock was waited for");
+        let name = &slot.config.name;
+        send(&Report::Guest(slot.index as u64, status, name, &why));
+        if let [_] = machine.slots.as_slice() {
             worst = (status, format!("the guest {why}"));
         } else if status.code() > worst.0.code() {
             worst = (status, format!("guest {name} {why}"));
@@ -69,37 +91,68 @@ fn report_ends(machine: &Machine) -> (ExitStatus, String) {
 }
 
 /// The status and the words for how a guest ended.
-fn outcome(end: &VmEnd) -> (ExitStatus, String) {
-    match end {
-        VmEnd::PowerOff => (ExitStatus::PoweredOff, "powered off".into()),
-        VmEnd::Reset => (
-            ExitStatus::PoweredOff,
-            "asked for a reset, which ends it".into(),
-        ),
-        VmEnd::Crash(why) => (ExitStatus::GuestFailed, format!("crashed: {why}")),
-        VmEnd::Stopped(why) => (ExitStatus::GuestFailed, format!("was stopped: {why}")),
+fn outcome(outcome: &Outcome) -> (ExitStatus, String) {
+    use ExitStatus::{GuestFailed, PoweredOff};
+    match outcome {
+        Outcome::NeverStarted => (PoweredOff, "was never started".into()),
+        Outcome::Stopped => (PoweredOff, "was stopped from outside".into()),
+        Outcome::Refused(why) => (GuestFailed, format!("did not start: {why}")),
+        Outcome::Ended(VmEnd::PowerOff) => (PoweredOff, "powered off".into()),
+        Outcome::Ended(VmEnd::Reset) => (PoweredOff, "asked for a reset, which ends it".into()),
+        Outcome::Ended(VmEnd::Crash(why)) => (GuestFailed, format!("crashed: {why}")),
+        Outcome::Ended(VmEnd::Stopped(why)) => (GuestFailed, format!("was stopped: {why}")),
     }
 }
 
-fn report_vcpus(guest: &Guest, are_several: bool, now: u64) {
-    let prefix = if are_several {
-        format!("vm{}_", guest.index)
-    } else {
-        String::new()
-    };
-    for (index, handle) in guest.handles.iter().enumerate() {
-        send(&Report::Vcpu(VcpuReport {
-            guest: guest.index as u64,
-            index: index as u64,
-            ..vcpu_report(handle, now)
-        }));
-        let shared = handle.shared();
-        for (what, count) in [
-            ("fp_saves", shared.fp_saves()),
-            ("context_registers", shared.context_registers()),
-        ] {
-            let name = format!("{what}_{prefix}vcpu{index}");
-            send(&Report::Counter(&name, count));
+/// What was counted of a guest that is no more.
+#[derive(Clone, Default)]
+pub(super) struct Totals {
+    vcpus: Vec<VcpuTotals>,
+    /// By handler.
+    calls: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct VcpuTotals {
+    report: VcpuReport,
+    fp_saves: u64,
+    context_registers: u64,
+}
+
+impl Totals {
+    /// Adds what was counted of `guest` until `now`. Not on an exit path: it allocates.
+    pub(super) fn add(&mut self, guest: &Guest, now: u64) {
+        self.vcpus
+            .resize(guest.handles.len(), VcpuTotals::default());
+        for (sum, handle) in self.vcpus.iter_mut().zip(&guest.handles) {
+            sum.report.add(&vcpu_report(handle, now));
+            sum.fp_saves += handle.shared().fp_saves();
+            sum.context_registers += handle.shared().context_registers();
+        }
+        for of_handler in guest.vm.registry().calls() {
+            *self.calls.entry(of_handler.name).or_insert(0) += of_handler.calls;
+        }
+    }
+
+    fn report(&self, guest: usize, are_several: bool) {
+        let prefix = if are_several {
+            format!("vm{guest}_")
+        } else {
+            String::new()
+        };
+        for (index, vcpu) in self.vcpus.iter().enumerate() {
+            send(&Report::Vcpu(VcpuReport {
+                guest: guest as u64,
+                index: index as u64,
+                ..vcpu.report
+            }));
+            for (what, count) in [
+                ("fp_saves", vcpu.fp_saves),
+                ("context_registers", vcpu.context_registers),
+            ] {
+                let name = format!("{what}_{prefix}vcpu{index}");
+                send(&Report::Counter(&name, count));
+            }
         }
     }
 }
@@ -154,10 +207,15 @@ fn pcpu_report(machine: &Machine, id: PcpuId, now: u64) -> PcpuReport {
 pub(super) fn describe_pcpus(out: &mut dyn Write) {
     let Some(machine) = MACHINE.get() else { return };
     let now = timer::now();
-    for guest in &machine.guests {
-        let _ = writeln!(out, "guest {}", guest.vm.name());
-        for handle in &guest.handles {
-            let _ = writeln!(out, "{:?}", handle.snapshot(now));
+    for slot in &machine.slots {
+        let said = slot.look(false, |life, guest| {
+            let _ = writeln!(out, "guest {}: {}", slot.config.name, life.word());
+            for handle in guest.iter().flat_map(|guest| &guest.handles) {
+                let _ = writeln!(out, "{:?}", handle.snapshot(now));
+            }
+        });
+        if said.is_none() {
+            let _ = writeln!(out, "guest {}: being worked on", slot.config.name);
         }
     }
     for id in (0..machine.pcpu_count as u16).filter_map(PcpuId::new) {

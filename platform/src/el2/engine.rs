@@ -83,8 +83,8 @@ impl EngineHost {
 /// The counter and the kicks, for a pool of this machine's pCPUs.
 #[derive(Debug)]
 pub struct PoolHost {
-    /// Called for each vCPU that was stopped once it is parked, on any pCPU; it may neither wait nor allocate.
-    pub on_stopped: fn(VcpuId),
+    /// Called for each vCPU that was stopped or paused once it is parked, on any pCPU; it may neither wait nor allocate.
+    pub on_parked: fn(VcpuId),
 }
 
 impl trapline_sched::Host for PoolHost {
@@ -101,7 +101,11 @@ impl trapline_sched::Host for PoolHost {
     }
 
     fn stopped(&self, vcpu: VcpuId) {
-        (self.on_stopped)(vcpu);
+        (self.on_parked)(vcpu);
+    }
+
+    fn paused(&self, vcpu: VcpuId) {
+        (self.on_parked)(vcpu);
     }
 }
 

@@ -4,6 +4,7 @@
 //! paths, and the counters prove it.
 
 use super::{boot::symbols, pcpu, relax::Lock};
+use crate::dt::MAX_PCPUS;
 use core::{
     alloc::{GlobalAlloc, Layout},
     marker::PhantomData,
@@ -20,9 +21,10 @@ static HEAP: CountingHeap = CountingHeap(TalcLock::new(Manual));
 unsafe impl GlobalAlloc for CountingHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let heap = &pcpu::current().heap;
-        count(&heap.allocations);
+        count(&heap.allocations, 1);
+        count(&heap.bytes_taken, layout.size() as u64);
         if heap.is_on_exit_path.load(Relaxed) {
-            count(&heap.allocations_on_exit_path);
+            count(&heap.allocations_on_exit_path, 1);
         }
         // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
         unsafe { self.0.alloc(layout) }
@@ -30,9 +32,10 @@ unsafe impl GlobalAlloc for CountingHeap {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         let heap = &pcpu::current().heap;
-        count(&heap.frees);
+        count(&heap.frees, 1);
+        count(&heap.bytes_given_back, layout.size() as u64);
         if heap.is_on_exit_path.load(Relaxed) {
-            count(&heap.frees_on_exit_path);
+            count(&heap.frees_on_exit_path, 1);
         }
         // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
         unsafe { self.0.dealloc(pointer, layout) }
@@ -40,8 +43,8 @@ unsafe impl GlobalAlloc for CountingHeap {
 }
 
 /// Only the pCPU itself counts, so a load and a store do.
-fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Relaxed) + 1, Relaxed);
+fn count(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
 /// Gives the linker script's heap region to the allocator. Called once, before the first allocation.
@@ -80,6 +83,17 @@ pub fn counts(id: u16) -> HeapCounts {
         allocations_on_exit_path: pcpu.heap.allocations_on_exit_path.load(Relaxed),
         frees_on_exit_path: pcpu.heap.frees_on_exit_path.load(Relaxed),
     }
+}
+
+/// How many bytes of the heap are in use, as they were asked for: what the allocator adds to each is not in it. Exact while no
+/// other pCPU uses the heap.
+pub fn bytes_in_use() -> u64 {
+    let pcpus = (0..MAX_PCPUS as u16).filter_map(pcpu::get);
+    pcpus.fold(0, |sum, pcpu| {
+        let (taken, given_back) = (&pcpu.heap.bytes_taken, &pcpu.heap.bytes_given_back);
+        sum.wrapping_add(taken.load(Relaxed))
+            .wrapping_sub(given_back.load(Relaxed))
+    })
 }
 
 /// While it lives, allocations and frees of the pCPU that made it count as made on an exit path. Guards may

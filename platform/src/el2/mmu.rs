@@ -127,6 +127,8 @@ struct Tables {
     memory: Range<u64>,
     image: Range<u64>,
     device_tree: Range<u64>,
+    /// How much RAM is mapped that is not mapped for good, in bytes.
+    lent: u64,
 }
 
 static TABLES: Lock<Option<Tables>> = Lock::new(None);
@@ -156,6 +158,7 @@ pub(super) fn initialize(machine: &Machine<'_>, device_tree: &Range<u64>) {
         memory: machine.memory.clone(),
         image: symbols::image(),
         device_tree: device_tree.clone(),
+        lent: 0,
     });
     barrier::dsb(barrier::SY);
     // SAFETY: the tables map everything that this pCPU uses from here on: the whole image, the heap (with the tables
@@ -187,14 +190,16 @@ pub(super) fn map_ram(range: &Range<u64>, access: Access) -> Result<(), MapRamEr
         Access::ReadOnly => READ_ONLY,
         Access::ReadWrite => READ_WRITE,
     };
-    change(range, |map| {
+    change(range, |Tables { map, lent, .. }| {
         let mut refuse_mapped = |_: &MemoryRegion, entry: &Descriptor<Attributes>, _: usize| {
             if entry.is_valid() { Err(()) } else { Ok(()) }
         };
         map.walk_range(&region(range), &mut refuse_mapped)
             .map_err(|_| MapRamError::Taken)?;
         map.map_range(&region(range), attributes)
-            .map_err(|_| MapRamError::Range)
+            .map_err(|_| MapRamError::Range)?;
+        *lent += range.end - range.start;
+        Ok(())
     })?;
     // A pCPU that has not seen the write yet would fault, so it is complete everywhere before this returns.
     barrier::dsb(barrier::ISHST);
@@ -202,11 +207,18 @@ pub(super) fn map_ram(range: &Range<u64>, access: Access) -> Result<(), MapRamEr
     Ok(())
 }
 
+/// How much RAM is mapped beside the hypervisor's own, in bytes.
+pub fn mapped_ram() -> u64 {
+    TABLES.lock().as_ref().map_or(0, |tables| tables.lent)
+}
+
 /// Takes back what [`map_ram`] gave: no pCPU reaches the range when this returns.
 pub(super) fn unmap_ram(range: &Range<u64>) -> Result<(), MapRamError> {
-    change(range, |map| {
+    change(range, |Tables { map, lent, .. }| {
         map.map_range(&region(range), Attributes::empty())
-            .map_err(|_| MapRamError::Range)
+            .map_err(|_| MapRamError::Range)?;
+        *lent -= range.end - range.start;
+        Ok(())
     })?;
     // SAFETY: dropping cached translations changes no memory, and no Rust value lives in the range, because
     // `change` refuses whatever is the hypervisor's own.
@@ -225,7 +237,7 @@ pub(super) fn unmap_ram(range: &Range<u64>) -> Result<(), MapRamError> {
 /// Applies `change` to the tables, unless `range` is not whole pages of RAM or touches what is mapped for good.
 fn change(
     range: &Range<u64>,
-    change: impl FnOnce(&mut IdMap<El2>) -> Result<(), MapRamError>,
+    change: impl FnOnce(&mut Tables) -> Result<(), MapRamError>,
 ) -> Result<(), MapRamError> {
     let is_whole = range.start.is_multiple_of(PAGE_SIZE) && range.end.is_multiple_of(PAGE_SIZE);
     let mut tables = TABLES.lock();
@@ -238,7 +250,7 @@ fn change(
     if overlaps(&tables.image) || overlaps(&tables.device_tree) {
         return Err(MapRamError::Taken);
     }
-    change(&mut tables.map)
+    change(tables)
 }
 
 fn region(range: &Range<u64>) -> MemoryRegion {

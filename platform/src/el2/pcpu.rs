@@ -33,6 +33,8 @@ pub struct Pcpu {
 pub(super) struct HeapUse {
     pub(super) allocations: AtomicU64,
     pub(super) frees: AtomicU64,
+    pub(super) bytes_taken: AtomicU64,
+    pub(super) bytes_given_back: AtomicU64,
     /// A `NoAllocGuard` lives on this pCPU.
     pub(super) is_on_exit_path: AtomicBool,
     pub(super) allocations_on_exit_path: AtomicU64,
@@ -49,6 +51,8 @@ impl Pcpu {
             heap: HeapUse {
                 allocations: AtomicU64::new(0),
                 frees: AtomicU64::new(0),
+                bytes_taken: AtomicU64::new(0),
+                bytes_given_back: AtomicU64::new(0),
                 is_on_exit_path: AtomicBool::new(false),
                 allocations_on_exit_path: AtomicU64::new(0),
                 frees_on_exit_path: AtomicU64::new(0),

@@ -79,6 +79,31 @@ impl Ram {
         Ok(())
     }
 
+    /// Makes these bytes zero, in memory too, where a guest with its caches off reads them; what lies outside the RAM is left
+    /// out. What is zero already is only read, so RAM that no guest has used costs the machine's host nothing. The RAM was
+    /// mapped [`Access::ReadWrite`].
+    pub fn scrub(&self, offsets: Range<u64>) {
+        const WORD: usize = size_of::<u64>();
+        let size = self.range.end - self.range.start;
+        let start = (self.range.start + offsets.start.min(size)) as usize;
+        let end = (self.range.start + offsets.end.min(size)) as usize;
+        let mut is_dirty = false;
+        for address in (start & !(WORD - 1)..end).step_by(WORD) {
+            let word = address as *mut u64;
+            // SAFETY: the range is mapped RAM, of whole pages, so aligned words at its ends lie inside; nobody holds a
+            // reference into it, so writing it breaks no Rust value.
+            unsafe {
+                if word.read_volatile() != 0 {
+                    word.write_volatile(0);
+                    is_dirty = true;
+                }
+            }
+        }
+        if is_dirty {
+            self.clean_and_invalidate(offsets);
+        }
+    }
+
     /// Writes what caches hold of these offsets back to memory and drops it from them, on all pCPUs; what lies outside the
     /// RAM is left out. [DDI0487: DC CIVAC, to the point of coherency]
     pub fn clean_and_invalidate(&self, offsets: Range<u64>) {

@@ -29,7 +29,7 @@ use trapline_demos::{config::MAX_PCPUS, wire::Report};
 use trapline_handlers::Dispatcher;
 use trapline_platform::{BootInfo, channel, gic, power, timer};
 use trapline_sched::PcpuId;
-use trapline_vcpu::{Aarch64PerCpu, Step};
+use trapline_vcpu::{Aarch64PerCpu, Step, dispatch::Dispatch as _};
 
 use control::HostControl;
 use hypervisor::Machine;
@@ -65,6 +65,7 @@ fn run_host() -> ! {
         if host.turns.is_multiple_of(TURNS_PER_ROUND_TRIP) {
             host.round_trip();
         }
+        while machine.attend(&mut host.engine) {}
         if id.index() == 0 && machine.has_ended() {
             report(machine);
         }
