@@ -39,6 +39,22 @@ impl Request {
         Self::Resume,
     ];
 
+    /// The request that a command calls so: `start`, `stop`, `reset`, `pause` or `resume`.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|request| request.name() == name)
+    }
+
+    /// What commands and messages call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Reset => "reset",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+        }
+    }
+
     const fn bit(self) -> u32 {
         1 << self as u32
     }
@@ -203,6 +219,16 @@ mod tests {
                     "{requests:?}: {request:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_request_is_found_by_its_name() {
+        for request in Request::ALL {
+            assert_eq!(Request::by_name(request.name()), Some(request));
+        }
+        for name in ["", "Start", "stop ", "kill"] {
+            assert_eq!(Request::by_name(name), None);
         }
     }
 

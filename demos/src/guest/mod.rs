@@ -36,6 +36,8 @@ pub mod random;
 pub mod sgi;
 #[cfg(target_os = "none")]
 pub mod timer;
+#[cfg(target_os = "none")]
+pub mod wipe;
 
 /// How many CPUs a guest can have; the linker script reserves a stack for each.
 pub const MAX_CPUS: usize = 64;

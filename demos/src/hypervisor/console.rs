@@ -12,7 +12,7 @@ use trapline_platform::{
     uart::{self, ConsoleInput},
 };
 
-use super::MACHINE;
+use super::{MACHINE, control};
 
 /// How many typed bytes wait for a guest. A guest that does not read keeps what is typed for others and the commands waiting
 /// once its ring is full, so it is not small.
@@ -86,7 +86,11 @@ impl ConsoleInput for Line {
         with(console, |console| console.push(byte));
     }
 
-    fn command(&self, _byte: u8, _is_last: bool) {}
+    fn command(&self, byte: u8, is_last: bool) {
+        if let Some(machine) = MACHINE.get() {
+            control::take(machine, byte, is_last);
+        }
+    }
 }
 
 fn with<T>(console: u8, visit: impl FnOnce(&Console) -> T) -> Option<T> {

@@ -152,6 +152,11 @@ impl Slot {
         Some(visit(&life, guest))
     }
 
+    /// What the guest does now, in a word.
+    pub(super) fn word(&self) -> &'static str {
+        self.look(false, |life, _| life.word()).unwrap_or("busy")
+    }
+
     /// pCPU `id` has let go of everything that has ended, if this guest waits for it.
     pub(super) fn is_held_by(&self, id: PcpuId) -> bool {
         PcpuSet::from_bits(self.holders.load(Acquire)).contains(id)
@@ -374,7 +379,7 @@ impl Slot {
     fn refuse_others(&self, life: &mut Life, why: &str) {
         for request in Request::ALL {
             if life.take(request) {
-                log::info!("guest {}: no {request:?}: {why}", self.config.name);
+                log::info!("guest {}: no {}: {why}", self.config.name, request.name());
             }
         }
     }

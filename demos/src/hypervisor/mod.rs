@@ -10,6 +10,7 @@
 
 mod configuration;
 mod console;
+mod control;
 mod guest;
 mod life;
 mod memory;
@@ -148,6 +149,12 @@ pub fn run_this_pcpu() -> ! {
     })
 }
 
+/// What all pCPUs share, once the boot pCPU has made it.
+#[allow(dead_code, reason = "only some images look at it")]
+pub fn machine() -> Option<&'static Machine> {
+    MACHINE.get()
+}
+
 /// What this pCPU is and works with, as soon as the boot pCPU has made it. A pCPU that the configuration does not use stays
 /// here, idle.
 pub fn enlist() -> (PcpuId, &'static Machine) {
@@ -179,6 +186,12 @@ impl Machine {
             self.call();
         }
         slot.is_some()
+    }
+
+    /// What guest `index` does now, in a word; `None` if there is no such guest.
+    #[allow(dead_code, reason = "only some images ask")]
+    pub fn state(&self, index: usize) -> Option<&'static str> {
+        self.slots.get(index).map(Slot::word)
     }
 
     /// All guests have ended, and their vCPUs are parked.

@@ -14,6 +14,7 @@ mod gic_due;
 mod gic_levels;
 mod gic_priority;
 mod gic_remote;
+mod lives;
 mod migrate;
 mod power_states;
 mod support;
@@ -59,6 +60,11 @@ const TESTS: &[Test] = &[
     ("migrate-live",        1, migrate::live),
     ("handler-churn",       1, churn::reads),
     ("reset",               1, reset),
+    ("reset-wiped",         1, lives::wipe_and_reset),
+    ("stop-start",          1, lives::stop_and_start),
+    ("pause-others",        1, lives::pause_others),
+    ("paused",              1, lives::is_paused),
+    ("all-off",             1, lives::all_off),
     ("spin",                1, spin),
     ("fail-hypervisor",     2, fail_hypervisor),
 ];

@@ -4,7 +4,7 @@
 //! all of them are dropped. It begins when the guest first asks by [`IS_OVER`] whether it is over; when the answer is yes, the
 //! counters have been reported.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -35,7 +35,8 @@ const YIELDS_PER_PAUSE: u64 = 8;
 const IS_OVER: u32 = 0xc600_0004;
 
 struct Churn {
-    vm: Arc<Vm>,
+    /// The guest may end and start again.
+    vm: Weak<Vm>,
     /// The pCPUs that run vCPUs.
     used: PcpuSet,
     is_asked_for: AtomicBool,
@@ -91,12 +92,12 @@ impl ExitHandler for Question {
 
 /// Prepares the churn of `guest`, if it is the first one.
 pub fn register(guest: &Guest) {
-    if guest.index != 0 {
+    if guest.index != 0 || CHURN.is_completed() {
         return;
     }
     let affinities = guest.handles.iter().map(|handle| handle.affinity().bits());
     let churn = CHURN.call_once(|| Churn {
-        vm: guest.vm.clone(),
+        vm: Arc::downgrade(&guest.vm),
         used: PcpuSet::from_bits(affinities.fold(0, |used, set| used | set)),
         is_asked_for: AtomicBool::new(false),
         is_over: AtomicBool::new(false),
@@ -125,7 +126,7 @@ pub fn run_if_spare(id: u16) {
     }
     (0..ROUNDS).for_each(|round| churn.come_and_go(round));
     while churn.dropped.load(Relaxed) < ROUNDS {
-        churn.vm.registry().reap();
+        churn.vm().registry().reap();
         relax();
     }
     churn.report();
@@ -133,19 +134,23 @@ pub fn run_if_spare(id: u16) {
 }
 
 impl Churn {
+    fn vm(&self) -> Arc<Vm> {
+        self.vm
+            .upgrade()
+            .expect("the guest that asked waits for the answer")
+    }
+
     fn come_and_go(&'static self, round: u64) {
         let device = Arc::new(Device {
             churn: self,
             answer: AtomicU64::new(ANSWER),
         });
-        let registered = self
-            .vm
-            .registry()
-            .register(&[Claim::mmio(BASE, SIZE)], device);
+        let vm = self.vm();
+        let registered = vm.registry().register(&[Claim::mmio(BASE, SIZE)], device);
         let registration = registered.expect("the one before was removed");
         // At times long enough for each vCPU to find it, at times gone before anybody can.
         pause(round % PAUSES);
-        assert!(self.vm.registry().remove(registration), "it was registered");
+        assert!(vm.registry().remove(registration), "it was registered");
         pause(round / PAUSES % PAUSES);
     }
 

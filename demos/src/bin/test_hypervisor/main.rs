@@ -15,6 +15,7 @@ mod churn;
 mod failure;
 #[path = "../../hypervisor/mod.rs"]
 mod hypervisor;
+mod lives;
 mod moves;
 
 use trapline_platform::BootInfo;
@@ -26,6 +27,7 @@ fn trapline_main(boot: BootInfo) -> ! {
         moves::register(&guest.vm);
         failure::register(&guest.vm);
         churn::register(guest);
+        lives::register(guest);
     })
 }
 
