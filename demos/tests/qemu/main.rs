@@ -11,6 +11,7 @@ mod failure;
 mod guests;
 mod harness;
 mod linux;
+mod lives;
 mod models;
 mod moves;
 mod stress;

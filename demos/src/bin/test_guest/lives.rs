@@ -57,8 +57,8 @@ pub fn wipe_and_reset() {
     support::say(format_args!("lives={lives}"));
 }
 
-/// Stops and starts guest 1 `rounds` times: in the end the hypervisor uses as much memory as after the first time, when it has
-/// what it keeps of a guest that is off.
+/// Stops and starts guest 1 `rounds` times while guest `beside` runs: in the end the hypervisor uses as much memory as after the
+/// first time, when it has what it keeps of a guest that is off; and no exit of anybody has used its heap.
 pub fn stop_and_start() {
     let rounds = number("rounds", 10);
     bring(1, STOP, OFF);
@@ -72,6 +72,12 @@ pub fn stop_and_start() {
         before == after,
         "the hypervisor's memory was {before:?} and is {after:?}"
     );
+    let beside = number("beside", 0);
+    check!(
+        power::call(STATE, [beside, 0, 0]) == ON,
+        "guest {beside} ended before this test"
+    );
+    check!(after[2] == 0, "exits used the heap {} times", after[2]);
     let lives = power::call(LIVES, [1, 0, 0]);
     support::say(format_args!(
         "lives={lives} heap={} mapped={}",
@@ -79,8 +85,8 @@ pub fn stop_and_start() {
     ));
 }
 
-fn memory() -> [i64; 2] {
-    [0, 1].map(|what| power::call(MEMORY, [what, 0, 0]))
+fn memory() -> [i64; 3] {
+    [0, 1, 2].map(|what| power::call(MEMORY, [what, 0, 0]))
 }
 
 /// Pauses guest 1 for `ms` thousandths of a second, again and again, until it has ended.

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use trapline_demos::config::MAX_GUESTS;
+use trapline_demos::config::{MAX_GUESTS, MAX_PCPUS};
 use trapline_handlers::{Claim, ExitHandler, GuestCpu, Request};
 use trapline_platform::{heap, mmu};
 use trapline_vcpu::{Action, Exit};
@@ -16,7 +16,8 @@ const REQUEST: u32 = 0xc600_0006;
 const STATE: u32 = 0xc600_0007;
 /// How often the guest numbered x1 has been built.
 const LIVES: u32 = 0xc600_0008;
-/// How much memory of the hypervisor is in use, in bytes: 0 in x1 means its heap, 1 the RAM that it has mapped.
+/// How much memory of the hypervisor is in use, in bytes: 0 in x1 means its heap, 1 the RAM that it has mapped; 2: how often an exit has
+/// used the heap.
 const MEMORY: u32 = 0xc600_0009;
 
 const SUCCESS: u64 = 0;
@@ -58,6 +59,12 @@ fn answer(function: u32, first: u64, second: u64) -> Option<u64> {
         LIVES => BUILT.get(index)?.load(Relaxed),
         MEMORY if first == 0 => heap::bytes_in_use(),
         MEMORY if first == 1 => mmu::mapped_ram(),
+        MEMORY if first == 2 => {
+            let counts = (0..MAX_PCPUS as u16).map(heap::counts);
+            counts
+                .map(|counts| counts.allocations_on_exit_path + counts.frees_on_exit_path)
+                .sum()
+        }
         _ => return None,
     })
 }
