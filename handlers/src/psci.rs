@@ -66,7 +66,11 @@ impl ExitHandler for Psci {
                 };
             }
             psci::PSCI_CPU_OFF if guest.vm().count_off() => return Action::Stop,
-            psci::PSCI_CPU_OFF => return Action::PowerOff,
+            psci::PSCI_CPU_OFF => {
+                let interrupts = guest.interrupts();
+                interrupts.vgic.turned_off(interrupts.cpu);
+                return Action::PowerOff;
+            }
             psci::PSCI_SYSTEM_OFF => return end(guest.vm(), VmEnd::PowerOff),
             psci::PSCI_SYSTEM_RESET => return end(guest.vm(), VmEnd::Reset),
             _ => return Action::Decline,

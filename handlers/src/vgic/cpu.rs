@@ -11,6 +11,7 @@ use super::{
     due::IntidSet,
     flush::write_control,
     list_register::{priority_mask, takes_group},
+    one_of_n::group_watch,
     remote::Ticket,
 };
 use crate::sync::atomic::Ordering;
@@ -36,7 +37,7 @@ pub struct VgicCpu {
     pub(super) is_timer_active: [bool; 2],
     /// The access of this vCPU that waits for others to fold.
     pub(super) ticket: Option<Ticket>,
-    machine_control: u64,
+    pub(super) machine_control: u64,
     active_priorities: ActivePriorities,
 }
 
@@ -86,6 +87,7 @@ impl Vgic {
         let fold = self.begin_fold(cpu);
         self.sample_timers(cpu, interface);
         self.fold(cpu, interface);
+        self.hand_over(cpu);
         for value in cpu.list_registers.iter_mut().take(cpu.used) {
             *value = 0;
         }
@@ -117,7 +119,9 @@ impl Vgic {
         if idle && self.shared_cpu(cpu).due.is_empty() {
             cpu.most_urgent = [None; 2];
             let machine_control = interface.machine_control();
-            write_control(cpu, interface, machine_control, 0);
+            let groups = self.groups_for(cpu, machine_control);
+            let watch = group_watch(groups, machine_control);
+            write_control(cpu, interface, machine_control, watch);
             return;
         }
         let fold = self.begin_fold(cpu);
@@ -181,6 +185,7 @@ impl Vgic {
                 record.clear_pending()
             }
         });
+        self.turned_on(cpu);
         cpu.machine_control = 0;
         cpu.active_priorities = ActivePriorities::default();
         cpu.most_urgent = [None; 2];

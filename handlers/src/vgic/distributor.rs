@@ -4,7 +4,7 @@ use trapline_vcpu::{Action, Exit, exit::MmioAccess, interrupts::VirtualCpuInterf
 
 use super::{
     PRIVATE_COUNT, Vgic, VgicCpu,
-    record::Record,
+    record::{ANYBODY, Record},
     registers::{
         Bank, CLEAR_ACTIVE, CLEAR_ENABLE, CLEAR_PENDING, CONFIGURATION, Cells, GROUP, Masked,
         PRIORITY, Place, Row, SET_ACTIVE, SET_ENABLE, SET_PENDING, ascending, identification, row,
@@ -23,6 +23,8 @@ pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
 /// GICD_IIDR and GICR_IIDR: product `T`, revision 0, and Arm as the implementer, whose register map it is.
 pub(super) const IMPLEMENTER: u32 = 0x5400_043b;
 
+/// GICD_IROUTER.Interrupt_Routing_Mode.
+const TO_ANYBODY: u64 = 1 << 31;
 const GROUPS: u32 = 0b11;
 /// GICD_CTLR.ARE and DS, which a guest cannot change.
 const FIXED_CONTROL: u32 = 1 << 4 | 1 << 6;
@@ -33,6 +35,8 @@ const ROWS: &[Row] = &[
     row("GICD_CTLR",               0x0000..0x0004, Cells::Words(read_control, write_control)).folding(),
     row("GICD_TYPER",              0x0004..0x0008, Cells::Words(read_type, write_ignored)),
     row("GICD_IIDR",               0x0008..0x000c, Cells::Words(|_, _| IMPLEMENTER, write_ignored)),
+    row("GICD_SETSPI_NSR",         0x0040..0x0044, Cells::Halves(read_nothing, |bank, _, value| send_message(bank, value, Record::set_message))).folding(),
+    row("GICD_CLRSPI_NSR",         0x0048..0x004c, Cells::Halves(read_nothing, |bank, _, value| send_message(bank, value, Record::clear_message))).folding(),
     row("GICD_IGROUPR",            0x0080..0x0100, GROUP),
     row("GICD_ISENABLER",          0x0100..0x0180, SET_ENABLE),
     row("GICD_ICENABLER",          0x0180..0x0200, CLEAR_ENABLE).folding(),
@@ -51,7 +55,7 @@ const _: () = assert!(
 );
 
 fn read_control(bank: &mut Bank<'_>, _: u32) -> u32 {
-    bank.vgic.groups() | FIXED_CONTROL
+    bank.vgic.groups() & GROUPS | FIXED_CONTROL
 }
 
 /// Writes take effect before the guest goes on, so GICD_CTLR.RWP is never seen.
@@ -71,14 +75,26 @@ fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
     }
 }
 
+fn read_nothing(_: &mut Bank<'_>, _: u32) -> u32 {
+    0
+}
+
+/// A message for the SPI that `value` names. [GICD_SETSPI_NSR.INTID]
+fn send_message(bank: &mut Bank<'_>, value: u32, transition: fn(Record) -> Record) {
+    let intid = value & 0x1fff;
+    if intid >= PRIVATE_COUNT {
+        bank.change(intid, transition);
+    }
+}
+
 fn read_type(bank: &mut Bank<'_>, _: u32) -> u32 {
     bank.vgic.distributor_type
 }
 
-/// GICD_TYPER: no LPIs, no message-based SPIs, no 1 of N; 10 bits of INTID, Aff3, and whether Aff0 goes beyond 15.
+/// GICD_TYPER: message-based SPIs, 1 of N, no LPIs; 10 bits of INTID, Aff3, and whether Aff0 goes beyond 15.
 pub(super) fn distributor_type(spi_count: u32, affinities: &[u64]) -> u32 {
     let has_range_selector = affinities.iter().any(|affinity| affinity & 0xff > 15);
-    spi_count.div_ceil(32) | 9 << 19 | 1 << 24 | 1 << 25 | u32::from(has_range_selector) << 26
+    spi_count.div_ceil(32) | 1 << 16 | 9 << 19 | 1 << 24 | u32::from(has_range_selector) << 26
 }
 
 fn read_route(bank: &mut Bank<'_>, spi: u32) -> u64 {
@@ -98,9 +114,17 @@ fn write_route(bank: &mut Bank<'_>, spi: u32, value: Masked) {
 impl Vgic {
     /// Turns groups on and off; those that changed, whose interrupts [`Vgic::tell_of_groups`] is to be called for.
     pub(super) fn set_groups(&self, groups: u32) -> u32 {
-        let before = self.groups.swap(groups, Ordering::AcqRel);
+        let mut before = self.groups();
+        while let Err(current) = self.groups.compare_exchange(
+            before,
+            before & !GROUPS | groups,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            before = current;
+        }
         fence(Ordering::SeqCst);
-        before ^ groups
+        before & GROUPS ^ groups
     }
 
     /// Tells whom it concerns that the groups in `changed` were turned on or off, if the interrupt is in one of them; its
@@ -133,14 +157,19 @@ impl Vgic {
         let route = self.routes.get(spi as usize)?;
         let mut old = route.load(Ordering::Acquire);
         let mut affinity = loop {
-            let new = value.over(old) & AFFINITY_MASK;
+            let new = value.over(old) & (AFFINITY_MASK | TO_ANYBODY);
             match route.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break new,
                 Err(current) => old = current,
             }
         };
         loop {
-            let target = self.vcpu_of_affinity(affinity);
+            let target = if affinity & TO_ANYBODY == 0 {
+                self.vcpu_of_affinity(affinity)
+            } else {
+                self.use_anybody();
+                ANYBODY
+            };
             fence(Ordering::SeqCst);
             let record = self.change(None, PRIVATE_COUNT + spi, |record| {
                 record.set_target(target)

@@ -15,9 +15,10 @@ use super::{
     cpu::MAX_LIST_REGISTERS,
     list_register::{
         ENABLE, OnEnd, State, TELL_NO_PENDING, TELL_UNLISTED_END, TRAP_DEACTIVATE, intid_of,
-        list_register, priority_of, splits_end, takes_group, tell_group_change, unlisted_ends,
+        list_register, priority_of, splits_end, takes_group, tell_group_changes, unlisted_ends,
     },
-    record::{Record, Role},
+    one_of_n::{TAKES_PART_ANY, group_watch},
+    record::{ANYBODY, Record, Role},
 };
 
 /// The smallest keys that were offered, in ascending order.
@@ -153,7 +154,10 @@ impl Vgic {
         };
         let (old, new) = record.update(transition);
         match old.attention(new) {
-            Some(concerned) if concerned == cpu.me() => cpu.candidates.insert(intid),
+            // What may go to any vCPU stays here if this one takes part.
+            Some(concerned) if concerned == cpu.me() || concerned == ANYBODY => {
+                cpu.candidates.insert(intid);
+            }
             Some(concerned) => self.tell(usize::from(concerned), intid, new),
             None => {}
         }
@@ -161,12 +165,18 @@ impl Vgic {
 
     /// Chooses among what is due and what was folded, and writes the list registers and their control.
     pub(super) fn flush(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
-        let groups = self.groups();
-        self.shared_cpu(cpu).due.drain_into(&mut cpu.candidates);
         let machine_control = interface.machine_control();
+        let groups = self.groups_for(cpu, machine_control);
+        self.shared_cpu(cpu).due.drain_into(&mut cpu.candidates);
         let count = interface.list_register_count();
         let (mut pending, mut active) = (Shortlist::new(count), Shortlist::new(count));
-        self.choose(cpu, interface, machine_control, &mut pending, &mut active);
+        self.choose(
+            cpu,
+            interface,
+            (groups, machine_control),
+            &mut pending,
+            &mut active,
+        );
         // The interrupt that is being handled keeps a list register if there are several, so that its end is no exit.
         let spare = usize::from(count > 1 && active.len > 0);
         pending.shorten(count - spare);
@@ -175,7 +185,7 @@ impl Vgic {
         let was_used = cpu.used;
         cpu.used = 0;
         for &key in pending.keys().iter().chain(active.keys()) {
-            self.list(cpu, interface, key & 0xffff);
+            self.list(cpu, interface, key & 0xffff, groups);
         }
         for index in cpu.used..was_used {
             cpu.list_registers[index] = 0;
@@ -183,12 +193,10 @@ impl Vgic {
         }
 
         cpu.has_unlisted_active = active.overflows;
-        let mut control = 0;
+        let mut control = group_watch(groups, machine_control);
         if pending.overflows && !cfg!(mutant = "vgic_no_underflow") {
             control |= TELL_NO_PENDING;
-            for group1 in [false, true] {
-                control |= tell_group_change(group1, takes_group(machine_control, group1));
-            }
+            control |= tell_group_changes(machine_control);
         }
         if active.overflows {
             control |= TELL_UNLISTED_END | TRAP_DEACTIVATE;
@@ -200,7 +208,7 @@ impl Vgic {
         // Groups are not part of the records: one that was turned off while its interrupts were being listed takes them out
         // again. Pairs with the fence of whoever writes GICD_CTLR: either it sees them listed, or this sees the group off.
         fence(Ordering::SeqCst);
-        if self.groups() != groups {
+        if (self.groups() ^ groups) & !TAKES_PART_ANY != 0 {
             self.fold(cpu, interface);
             self.flush(cpu, interface);
         }
@@ -211,11 +219,11 @@ impl Vgic {
         &self,
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
-        machine_control: u64,
+        (groups, machine_control): (u32, u64),
         pending: &mut Shortlist,
         active: &mut Shortlist,
     ) {
-        let (me, groups) = (cpu.me(), self.groups());
+        let me = cpu.me();
         let mut most_urgent: [Option<u8>; 2] = [None; 2];
         let VgicCpu {
             index,
@@ -232,7 +240,11 @@ impl Vgic {
                 .is_some_and(|timer| settle_timer(record, timer, is_timer_active, interface));
             match record.role(me, groups) {
                 // Its group may be turned on by somebody who has seen neither the record nor this.
-                Role::None => record.waits_for_group(me) && !cfg!(mutant = "vgic_forget_group_off"),
+                Role::None => {
+                    record.waits_for_group(me)
+                        && !self.pass_on(intid, record, groups)
+                        && !cfg!(mutant = "vgic_forget_group_off")
+                }
                 Role::Active => {
                     active.offer(urgency(record.active_priority(), intid, true));
                     true
@@ -253,10 +265,16 @@ impl Vgic {
     }
 
     /// Moves `intid` to the next free list register, unless somebody else has made an end of it since it was chosen.
-    fn list(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface, intid: u32) {
+    fn list(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+        intid: u32,
+        groups: u32,
+    ) {
         let record = self.record(Some(cpu.index), intid);
         // Whoever changed it since tells whom it concerns.
-        let Some(listing) = record.and_then(|record| record.list(cpu.me(), self.groups())) else {
+        let Some(listing) = record.and_then(|record| record.list(cpu.me(), groups)) else {
             return;
         };
         cpu.candidates.remove(intid);

@@ -70,8 +70,14 @@ pub(super) const TELL_NO_PENDING: u64 = 1 << 3;
 pub(super) const TRAP_DEACTIVATE: u64 = 1 << 14;
 
 /// ICH_HCR_EL2.VGrp`n`EIE or VGrp`n`DIE: tell when the guest turns the group on, if it is off, or off, if it is on.
-pub(super) const fn tell_group_change(group1: bool, is_on: bool) -> u64 {
+const fn tell_group_change(group1: bool, is_on: bool) -> u64 {
     1 << (4 + 2 * group1 as u32 + is_on as u32)
+}
+
+/// Tells when the guest turns either group on or off.
+pub(super) const fn tell_group_changes(machine_control: u64) -> u64 {
+    tell_group_change(false, takes_group(machine_control, false))
+        | tell_group_change(true, takes_group(machine_control, true))
 }
 
 /// ICH_HCR_EL2.EOIcount: how many interrupts that no list register has were ended.

@@ -9,6 +9,7 @@
 //!                                                    |
 //!   VgicCpu (its owner):  fold list registers, drain the due set, choose the most urgent, write list registers
 //! ```
+//! What any vCPU may take goes to one ([`one_of_n`]).
 //! What is in another vCPU's list registers is seen by asking its owner to fold them ([`remote`]). The register front-ends
 //! are tables ([`distributor`], [`redistributor`]). LPIs and the GICv2 view are not there.
 
@@ -18,6 +19,7 @@ mod due;
 mod flush;
 mod lines;
 mod list_register;
+mod one_of_n;
 mod record;
 mod redistributor;
 mod registers;
@@ -98,8 +100,8 @@ struct SharedCpu {
     waiters: AtomicU64,
     /// The list registers have been folded since this value of [`Vgic::epoch`] was drawn.
     folded: AtomicU64,
-    /// GICR_WAKER.
-    waker: AtomicU32,
+    /// Whether it takes part in what may go to any vCPU: the bits of [`one_of_n`].
+    participation: AtomicU32,
 }
 
 /// A VM's interrupt controller, shared by its vCPUs and its devices.
@@ -114,8 +116,10 @@ pub struct Vgic {
     affinities: Box<[u64]>,
     /// The vCPU with each affinity. Guests may ask for any number of absent ones.
     by_affinity: HashMap<u64, u8>,
-    /// GICD_CTLR.EnableGrp0 and EnableGrp1.
+    /// GICD_CTLR.EnableGrp0 and EnableGrp1; and whether some interrupt may go to any vCPU.
     groups: AtomicU32,
+    /// Where the search for a vCPU starts for an interrupt that may go to any.
+    turn: AtomicU32,
     /// Drawn by those that wait for a fold.
     epoch: AtomicU64,
     distributor_base: u64,
@@ -145,6 +149,7 @@ impl Vgic {
             by_affinity: config.affinities.iter().copied().zip(0..).collect(),
             affinities: config.affinities.into_boxed_slice(),
             groups: AtomicU32::new(0),
+            turn: AtomicU32::new(0),
             epoch: AtomicU64::new(0),
             distributor_base: config.distributor_base,
             redistributor_base: config.redistributor_base,
@@ -161,8 +166,7 @@ impl Vgic {
         for vcpu in 0..self.vcpu_count() {
             self.reset_private(vcpu, Record::clear_pending);
             if let Some(cpu) = self.cpus.get(vcpu) {
-                cpu.waker
-                    .store(redistributor::WAKER_RESET, Ordering::Release);
+                cpu.participation.store(one_of_n::ASLEEP, Ordering::Release);
             }
         }
         let target = self.vcpu_of_affinity(0);
@@ -232,7 +236,7 @@ impl Vgic {
     /// `vcpu` has to look at `intid`, whose record has become `record`.
     fn tell(&self, vcpu: usize, intid: u32, record: Record) {
         let Some(cpu) = self.cpus.get(vcpu) else {
-            return;
+            return self.tell_one_of_n(vcpu, intid, record);
         };
         cpu.due.insert(intid);
         // Pairs with the fence of whoever writes GICD_CTLR: either it sees the record, or this sees the group on.
@@ -243,7 +247,7 @@ impl Vgic {
         }
     }
 
-    /// GICD_CTLR.EnableGrp0 and EnableGrp1, in bits 0 and 1.
+    /// GICD_CTLR.EnableGrp0 and EnableGrp1, in bits 0 and 1; and [`one_of_n::IN_USE`].
     fn groups(&self) -> u32 {
         self.groups.load(Ordering::Acquire)
     }
@@ -265,7 +269,7 @@ impl SharedCpu {
             due: Due::new(),
             waiters: AtomicU64::new(1 << vcpu),
             folded: AtomicU64::new(0),
-            waker: AtomicU32::new(0),
+            participation: AtomicU32::new(one_of_n::ASLEEP),
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// No vCPU: the target of an interrupt whose affinity names nobody.
 pub(super) const NOBODY: u8 = 0xff;
 
+/// Any vCPU: the target of an interrupt of which one of them is to take each occurrence. [IHI0069: 1 of N model]
+pub(super) const ANYBODY: u8 = 0xfe;
+
 const ENABLED: u64 = 1 << 0;
 const GROUP1: u64 = 1 << 1;
 const EDGE: u64 = 1 << 2;
@@ -32,12 +35,17 @@ const LISTED_LATCH: u64 = 1 << 7;
 const LISTED_ACTIVE: u64 = 1 << 8;
 /// Somebody cleared the active state since: what that list register says of it is void.
 const ACTIVE_VOID: u64 = 1 << 9;
+/// The level of a level-sensitive interrupt that comes as messages.
+const MESSAGE: u64 = 1 << 10;
 
 const PRIORITY_SHIFT: u32 = 16;
 const TARGET_SHIFT: u32 = 24;
 const OWNER_SHIFT: u32 = 32;
 /// The priority that it was acknowledged with, which the guest's EOI has to find again.
 const ACTIVE_PRIORITY_SHIFT: u32 = 40;
+/// Beside a set of groups: this vCPU takes part in what may go to any vCPU, for group 0; the next bit, for group 1.
+pub(super) const TAKES_PART: u32 = 1 << 8;
+
 /// What decides whether, where and how urgently the interrupt is delivered.
 const ROUTING: u64 = ENABLED | GROUP1 | EDGE | 0xff << PRIORITY_SHIFT | 0xff << TARGET_SHIFT;
 
@@ -125,9 +133,14 @@ impl Record {
         (self.0 >> OWNER_SHIFT) as u8
     }
 
+    /// Its line or its messages hold it high.
+    const fn is_high(self) -> bool {
+        self.has(LINE | MESSAGE)
+    }
+
     /// Pending, as far as the record knows: exact unless listed, then as of the last fold.
     pub(super) const fn is_pending(self) -> bool {
-        self.has(LATCH | LISTED_LATCH) || (self.has(LINE) && !self.has(EDGE))
+        self.has(LATCH | LISTED_LATCH) || self.is_high() && !self.has(EDGE)
     }
 
     /// Pending whatever its line does.
@@ -147,7 +160,7 @@ impl Record {
 
     /// It is vCPU `me`'s to take, as soon as the distributor forwards its group.
     pub(super) const fn waits_for_group(self, me: u8) -> bool {
-        self.is_deliverable() && self.target() == me
+        self.is_deliverable() && (self.target() == me || self.target() == ANYBODY)
     }
 
     /// The input line moved to `level`. [IHI0069: GICD_ICFGR<n>: edge-triggered, level-sensitive]
@@ -182,7 +195,8 @@ impl Record {
     }
 
     pub(super) const fn set_edge(self, on: bool) -> Self {
-        self.with(EDGE, on)
+        // Messages that come to an edge-triggered interrupt are edges.
+        self.with(EDGE, on).with(MESSAGE, self.has(MESSAGE) && !on)
     }
 
     pub(super) const fn set_priority(self, priority: u8) -> Self {
@@ -192,7 +206,7 @@ impl Record {
     pub(super) const fn set_target(self, target: u8) -> Self {
         let next = self.with_field(TARGET_SHIFT, target);
         // An interrupt that was made active while it had no target has an owner as soon as it has one.
-        if self.owner() == NOBODY {
+        if self.owner() == NOBODY && target != ANYBODY {
             next.with_field(OWNER_SHIFT, target)
         } else {
             next
@@ -209,7 +223,17 @@ impl Record {
         self.with(LATCH | LISTED_LATCH, false)
     }
 
-    /// Software makes it active; the vCPU to which it is routed will end it. [IHI0069: GICD_ISACTIVER<n>]
+    /// A message raises it. [IHI0069: GICD_SETSPI_NSR]
+    pub(super) const fn set_message(self) -> Self {
+        self.with(if self.has(EDGE) { LATCH } else { MESSAGE }, true)
+    }
+
+    /// A message takes the pending state away, but not that of a line. [IHI0069: GICD_CLRSPI_NSR]
+    pub(super) const fn clear_message(self) -> Self {
+        self.clear_pending().with(MESSAGE, false)
+    }
+
+    /// Software makes it active; the vCPU to which it is routed will end it, or nobody if it may be any. [IHI0069: GICD_ISACTIVER<n>]
     pub(super) const fn set_active(self) -> Self {
         let next = if self.is_active() {
             self
@@ -219,6 +243,8 @@ impl Record {
         let has_owner = self.is_listed() || self.is_active();
         let owner = if has_owner {
             self.owner()
+        } else if self.target() == ANYBODY {
+            NOBODY
         } else {
             self.target()
         };
@@ -230,6 +256,11 @@ impl Record {
         let void = self.is_listed() && !cfg!(mutant = "vgic_resurrect_cleared_active");
         self.with(ACTIVE | LISTED_ACTIVE, false)
             .with(ACTIVE_VOID, void)
+    }
+
+    /// It may go to any vCPU, and this one takes part in that for the groups in `groups` (from [`TAKES_PART`] on).
+    const fn may_go_to_one(self, groups: u32) -> bool {
+        self.target() == ANYBODY && groups & (TAKES_PART << self.is_group1() as u32) != 0
     }
 
     /// What it is to vCPU `me`, when the distributor forwards the groups in `groups` (bit 0 and bit 1).
@@ -245,7 +276,7 @@ impl Record {
             };
         }
         let forwarded = self.has(ENABLED) && groups & (1 << self.is_group1() as u32) != 0;
-        if self.is_pending() && forwarded && self.target() == me {
+        if self.is_pending() && forwarded && (self.target() == me || self.may_go_to_one(groups)) {
             Role::Pending
         } else {
             Role::None
@@ -321,8 +352,9 @@ impl Record {
         }
         let rerouted = (self.0 ^ next.0) & ROUTING != 0;
         let vcpu = if next.is_listed() {
-            let line_alone = (self.0 ^ next.0) & !LINE == 0;
-            let withdrawn = self.has(LINE) && !next.has(EDGE | LISTED_ACTIVE);
+            let line_alone = (self.0 ^ next.0) & !(LINE | MESSAGE) == 0;
+            let fell = self.is_high() && !next.is_high();
+            let withdrawn = fell && !next.has(EDGE | LISTED_ACTIVE);
             if line_alone && !withdrawn {
                 NOBODY
             } else {

@@ -5,6 +5,7 @@ use trapline_vcpu::{Action, Exit};
 use super::{
     Vgic,
     distributor::IMPLEMENTER,
+    one_of_n as participation,
     registers::{
         Bank, CLEAR_ACTIVE, CLEAR_ENABLE, CLEAR_PENDING, CONFIGURATION, Cells, GROUP, PRIORITY,
         Place, Row, SET_ACTIVE, SET_ENABLE, SET_PENDING, ascending, identification, row,
@@ -16,16 +17,13 @@ use crate::{ExitHandler, GuestCpu, sync::atomic::Ordering};
 /// The bytes of one vCPU's redistributor: two frames of 64 KiB.
 pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 
-/// GICR_WAKER.ProcessorSleep.
-const PROCESSOR_SLEEP: u32 = 1 << 1;
-/// GICR_WAKER.ChildrenAsleep, which follows at once.
+/// GICR_WAKER.ChildrenAsleep, which follows ProcessorSleep at once.
 const CHILDREN_ASLEEP: u32 = 1 << 2;
-/// GICR_WAKER at reset, without ChildrenAsleep.
-pub(super) const WAKER_RESET: u32 = PROCESSOR_SLEEP;
 
 /// No row: reads as zero, ignores writes.
 #[rustfmt::skip] // read by column
 const ROWS: &[Row] = &[
+    row("GICR_CTLR",               0x0_0000..0x0_0004, Cells::Words(read_control, write_control)),
     row("GICR_IIDR",               0x0_0004..0x0_0008, Cells::Words(|_, _| IMPLEMENTER, write_ignored)),
     row("GICR_TYPER",              0x0_0008..0x0_0010, Cells::Doubles(read_type, write_ignored)),
     row("GICR_WAKER",              0x0_0014..0x0_0018, Cells::Words(read_waker, write_waker)),
@@ -45,29 +43,47 @@ const _: () = assert!(
     "rows must be in order and must not overlap"
 );
 
-/// The affinity, the processor number, and whether it is the last one.
+/// The affinity, the processor number, whether it is the last one, and that it can refuse what may go to any.
 fn read_type(bank: &mut Bank<'_>, _: u32) -> u64 {
     let vcpu = bank.vcpu.unwrap_or(0);
     let affinity = bank.vgic.affinities.get(vcpu).copied().unwrap_or(0);
     let packed = affinity >> 32 << 24 | affinity & 0xff_ffff;
     let is_last = vcpu + 1 == bank.vgic.vcpu_count();
-    packed << 32 | (vcpu as u64) << 8 | u64::from(is_last) << 4
+    packed << 32 | (vcpu as u64) << 8 | 1 << 5 | u64::from(is_last) << 4
+}
+
+fn read_control(bank: &mut Bank<'_>, _: u32) -> u32 {
+    bank.participation() & participation::REFUSED
+}
+
+/// Which groups of what may go to any vCPU this one refuses. [GICR_CTLR.DPG0, DPG1NS]
+fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
+    bank.set_participation(participation::REFUSED, value);
 }
 
 fn read_waker(bank: &mut Bank<'_>, _: u32) -> u32 {
-    let shared = bank.vcpu.and_then(|vcpu| bank.vgic.cpus.get(vcpu));
-    let is_asleep =
-        shared.is_some_and(|cpu| cpu.waker.load(Ordering::Acquire) & PROCESSOR_SLEEP != 0);
-    if is_asleep {
-        PROCESSOR_SLEEP | CHILDREN_ASLEEP
+    if bank.participation() & participation::ASLEEP != 0 {
+        participation::ASLEEP | CHILDREN_ASLEEP
     } else {
         0
     }
 }
 
+/// A redistributor that sleeps still delivers: it has no power to save. It takes no part in 1 of N.
 fn write_waker(bank: &mut Bank<'_>, _: u32, value: u32) {
-    if let Some(cpu) = bank.vcpu.and_then(|vcpu| bank.vgic.cpus.get(vcpu)) {
-        cpu.waker.store(value & PROCESSOR_SLEEP, Ordering::Release);
+    bank.set_participation(participation::ASLEEP, value);
+}
+
+impl Bank<'_> {
+    fn participation(&self) -> u32 {
+        let shared = self.vcpu.and_then(|vcpu| self.vgic.cpus.get(vcpu));
+        shared.map_or(0, |cpu| cpu.participation.load(Ordering::Acquire))
+    }
+
+    fn set_participation(&mut self, mask: u32, value: u32) {
+        if let Some(vcpu) = self.vcpu {
+            self.vgic.set_participation(vcpu, mask, value & mask);
+        }
     }
 }
 

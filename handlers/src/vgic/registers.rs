@@ -24,6 +24,8 @@ pub(super) struct Bank<'a> {
 pub(super) enum Cells {
     /// Bytes, also accessible four at a time.
     Bytes(fn(&mut Bank<'_>, u32) -> u8, fn(&mut Bank<'_>, u32, u8)),
+    /// 32-bit registers of which only the lower half is used, also accessible as that half.
+    Halves(fn(&mut Bank<'_>, u32) -> u32, fn(&mut Bank<'_>, u32, u32)),
     /// 32-bit registers.
     Words(fn(&mut Bank<'_>, u32) -> u32, fn(&mut Bank<'_>, u32, u32)),
     /// 64-bit registers, also accessible as two halves: a write says which bits it writes.
@@ -96,10 +98,12 @@ impl Row {
     fn allows(&self, offset: u64, width: u8) -> bool {
         let widths: &[u8] = match self.cells {
             Cells::Bytes(..) => &[1, 4],
+            Cells::Halves(..) => &[2, 4],
             Cells::Words(..) => &[4],
             Cells::Doubles(..) => &[4, 8],
         };
-        widths.contains(&width) && offset.is_multiple_of(u64::from(width))
+        let is_upper_half = matches!(self.cells, Cells::Halves(..)) && offset & 2 != 0;
+        widths.contains(&width) && offset.is_multiple_of(u64::from(width)) && !is_upper_half
     }
 
     /// `at` is the offset within the row.
@@ -108,7 +112,8 @@ impl Row {
             Cells::Bytes(read, _) => (0..u32::from(width)).fold(0, |value, byte| {
                 value | u64::from(read(bank, at + byte)) << (8 * byte)
             }),
-            Cells::Words(read, _) => u64::from(read(bank, at / 4)),
+            // An offset to the upper half is none that `allows` lets through.
+            Cells::Halves(read, _) | Cells::Words(read, _) => u64::from(read(bank, at / 4)),
             Cells::Doubles(read, _) => {
                 let value = read(bank, at / 8);
                 if width == 8 {
@@ -127,7 +132,7 @@ impl Row {
                     write(bank, at + byte, (value >> (8 * byte)) as u8);
                 }
             }
-            Cells::Words(_, write) => write(bank, at / 4, value as u32),
+            Cells::Halves(_, write) | Cells::Words(_, write) => write(bank, at / 4, value as u32),
             Cells::Doubles(_, write) => {
                 let shift = 8 * (at & 4);
                 let mask = u64::MAX >> (64 - 8 * u32::from(width)) << shift;

@@ -17,7 +17,12 @@ use trapline_vcpu::{
 };
 
 use super::interface::{Interface, OPEN};
-use crate::vgic::{VcpuSignals, Vgic, VgicConfig, VgicCpu, record::Record, registers::Masked};
+use crate::vgic::{
+    VcpuSignals, Vgic, VgicConfig, VgicCpu,
+    one_of_n::ASLEEP,
+    record::{ANYBODY, Record},
+    registers::Masked,
+};
 
 const GICD: u64 = 0x0800_0000;
 /// The interrupts in play, in one word of the due sets: edge-triggered, group 1, enabled, routed to vCPU 0.
@@ -314,5 +319,32 @@ fn loom_a_group_is_turned_off_while_its_interrupt_is_listed() {
         vgic.tell_of_groups(None, FIRST, changed);
         owner.refresh_if_woken();
         assert_eq!(owner.listed(FIRST), 1);
+    });
+}
+
+/// One that may go to any vCPU goes to one, whether it begins to take part before, after or while it is raised.
+#[test]
+fn loom_what_any_may_take_goes_to_one() {
+    explore(|[mut owner, mut other]| {
+        let vgic = owner.vgic.clone();
+        vgic.use_anybody();
+        vgic.change(None, FIRST, |record| record.set_target(ANYBODY));
+        for vcpu in 0..2 {
+            vgic.set_participation(vcpu, ASLEEP, 0);
+        }
+        owner.cpu.machine_control = OPEN;
+        other.cpu.machine_control = OPEN;
+        let device = thread::spawn(move || {
+            vgic.change(None, FIRST, Record::pulse);
+        });
+        owner.bind();
+        device.join().unwrap();
+        other.bind();
+        // Either may pass it to the other once.
+        for _ in 0..2 {
+            owner.refresh_if_woken();
+            other.refresh_if_woken();
+        }
+        assert_eq!(owner.listed(FIRST) + other.listed(FIRST), 1);
     });
 }

@@ -2,7 +2,7 @@
 
 use super::{
     interface::{OPEN, SPLIT_ENDS, SPURIOUS},
-    machine::{GICD, Machine, SGI1R},
+    machine::{GICD, GICR, Machine, SGI_FRAME, SGI1R},
 };
 use std::vec::Vec;
 
@@ -429,4 +429,39 @@ fn a_cpu_that_is_turned_on_starts_afresh_but_keeps_sgis() {
     assert_eq!(machine.acknowledge(1), SPURIOUS);
     machine.enable(1, 5);
     assert_eq!(machine.acknowledge(1), 5);
+}
+
+#[test]
+fn messages_are_levels_or_edges() {
+    let mut machine = Machine::new(1, 4);
+    let (set, clear) = (GICD + 0x40, GICD + 0x48);
+    machine.enable(0, 40);
+    machine.write(0, set, 4, 40);
+    for _ in 0..2 {
+        assert_eq!(machine.acknowledge(0), 40);
+        machine.end(0, 40);
+    }
+    machine.set_bit(0, 0x280, 40);
+    assert!(machine.is_pending(0, 40), "the message still holds it high");
+    machine.write(0, clear, 4, 40);
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    machine.set_edge(41);
+    machine.enable(0, 41);
+    machine.write(0, set, 2, 41);
+    assert_eq!(machine.acknowledge(0), 41);
+    machine.end(0, 41);
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    machine.write(0, set, 4, 41);
+    machine.write(0, clear, 4, 41);
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    // A line that is high as well stays, and no message reaches what is not shared or not there.
+    let line = machine.line(42);
+    line.set_level(true);
+    machine.write(0, set, 4, 42);
+    machine.write(0, clear, 4, 42);
+    assert!(machine.is_pending(0, 42));
+    for intid in [0, 27, 128, 1020, 8192] {
+        machine.write(0, set, 4, intid);
+    }
+    assert_eq!(machine.read(0, GICR + SGI_FRAME + 0x200, 4), 0);
 }

@@ -13,6 +13,8 @@ mod machine;
 #[cfg(not(loom))]
 mod model;
 #[cfg(not(loom))]
+mod one_of_n;
+#[cfg(not(loom))]
 mod registers;
 #[cfg(not(loom))]
 mod remote;

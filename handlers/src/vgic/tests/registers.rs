@@ -63,13 +63,15 @@ fn at_reset() -> Machine {
 #[test]
 fn the_distributor_answers_as_its_map_says() {
     let mut machine = at_reset();
-    // 128 INTIDs of 10 bits, Aff3 valid, no 1 of N.
-    let kind = 3 | 9 << 19 | 1 << 24 | 1 << 25;
+    // 128 INTIDs of 10 bits, Aff3 valid, messages, 1 of N.
+    let kind = 3 | 1 << 16 | 9 << 19 | 1 << 24;
     #[rustfmt::skip]
     check(&mut machine, &[
         Expected(GICD, "GICD_CTLR", 0x50, 0x53, 0x50),
         Expected(GICD + 4, "GICD_TYPER", kind, kind, kind),
         Expected(GICD + 8, "GICD_IIDR", 0x5400_043b, 0x5400_043b, 0x5400_043b),
+        Expected(GICD + 0x40, "GICD_SETSPI_NSR", 0, 0, 0),
+        Expected(GICD + 0x48, "GICD_CLRSPI_NSR", 0, 0, 0),
         Expected(GICD + 0x80, "GICD_IGROUPR", 0, 0, 0),
         Expected(GICD + 0x8c, "GICD_IGROUPR", 0, WORD, 0),
         Expected(GICD + 0x90, "GICD_IGROUPR", 0, 0, 0),
@@ -84,7 +86,7 @@ fn the_distributor_answers_as_its_map_says() {
         Expected(GICD + 0x420, "GICD_IPRIORITYR", 0, 0xf8f8_f8f8, 0),
         Expected(GICD + 0xc00, "GICD_ICFGR", 0, 0, 0),
         Expected(GICD + 0xc08, "GICD_ICFGR", 0, 0xaaaa_aaaa, 0),
-        Expected(GICD + 0x6100, "GICD_IROUTER", 0, 0x00ff_ffff, 0),
+        Expected(GICD + 0x6100, "GICD_IROUTER", 0, 0x80ff_ffff, 0),
         Expected(GICD + 0x6104, "GICD_IROUTER", 0, 0xff, 0),
         Expected(GICD + 0xffe8, "GICD_PIDR4 to GICD_CIDR3", 0x3b, 0x3b, 0x3b),
     ]);
@@ -110,7 +112,8 @@ fn a_redistributor_answers_as_its_map_says() {
     #[rustfmt::skip]
     check(&mut machine, &[
         Expected(frame + 4, "GICR_IIDR", 0x5400_043b, 0x5400_043b, 0x5400_043b),
-        Expected(frame + 8, "GICR_TYPER", 0x110, 0x110, 0x110),
+        Expected(frame, "GICR_CTLR", 0, 0x0300_0000, 0),
+        Expected(frame + 8, "GICR_TYPER", 0x130, 0x130, 0x130),
         Expected(frame + 0xc, "GICR_TYPER", 1, 1, 1),
         Expected(frame + 0x14, "GICR_WAKER", 6, 6, 0),
         Expected(frame + 0xffe8, "GICR_PIDR4 to GICR_CIDR3", 0x3b, 0x3b, 0x3b),
@@ -128,10 +131,10 @@ fn a_redistributor_answers_as_its_map_says() {
     ]);
     assert_eq!(
         machine.read(0, GICR + 8, 8),
-        0,
+        1 << 5,
         "vCPU 0 is not the last one"
     );
-    assert_eq!(machine.read(0, frame + 8, 8), 1 << 32 | 0x110);
+    assert_eq!(machine.read(0, frame + 8, 8), 1 << 32 | 0x130);
 }
 
 #[test]
@@ -158,7 +161,7 @@ fn a_far_affinity_is_shown_and_found() {
         is_64bit: true,
     };
     let action = vgic.mmio(&mut cpu, &mut interface, &access);
-    assert_eq!(action, Action::FinishRead(0x7f02_0311 << 32 | 0x110));
+    assert_eq!(action, Action::FinishRead(0x7f02_0311 << 32 | 0x130));
     access = MmioAccess {
         address: GICD + 4,
         width: 4,
@@ -214,10 +217,15 @@ fn only_the_widths_of_a_register_reach_it() {
     machine.write(0, GICD + 0x106, 4, WORD);
     assert_eq!(machine.read(0, GICD + 0x104, 4), 0);
     machine.write(0, GICD + 0x6100, 8, u64::MAX);
-    assert_eq!(machine.read(0, GICD + 0x6100, 8), 0xff_00ff_ffff);
+    assert_eq!(machine.read(0, GICD + 0x6100, 8), 0xff_80ff_ffff);
     machine.write(0, GICD + 0x6100, 4, 0x0102_0304);
     assert_eq!(machine.read(0, GICD + 0x6100, 8), 0xff_0002_0304);
     assert_eq!(machine.read(0, GICD + 0x6104, 8), 0, "not aligned");
+    machine.write(0, GICD + 0x42, 2, 40);
+    machine.write(0, GICD + 0x40, 1, 40);
+    assert!(!machine.is_pending(0, 40), "neither half is a byte");
+    machine.write(0, GICD + 0x40, 2, 40);
+    assert!(machine.is_pending(0, 40));
 }
 
 #[test]
