@@ -1,4 +1,4 @@
-//! The GICv3 as a guest uses it: everything in group 1, non-secure, affinity routing on. [IHI0069]
+//! The GICv3 as a guest uses it: one security state, affinity routing on, everything in group 1 unless it is moved. [IHI0069]
 
 use core::{
     arch::asm,
@@ -26,6 +26,10 @@ pub mod offset {
     pub const CTLR: usize = 0;
     /// GICD_TYPER.
     pub const TYPER: usize = 4;
+    /// GICD_SETSPI_NSR.
+    pub const SETSPI: usize = 0x40;
+    /// GICD_CLRSPI_NSR.
+    pub const CLRSPI: usize = 0x48;
     /// I*_IGROUPR.
     pub const IGROUPR: usize = 0x80;
     /// I*_ISENABLER.
@@ -285,4 +289,66 @@ pub fn running_priority() -> u8 {
 /// The most urgent interrupt that is pending, without acknowledging it.
 pub fn highest_pending() -> u32 {
     read_icc!("icc_hppir1_el1") as u32
+}
+
+/// Turns group 0 on or off, in the distributor and at this CPU, whose FIQ it is; group 1 stays on.
+pub fn set_group0(is_on: bool) {
+    let group0 = u32::from(is_on);
+    mmio::write32(
+        DISTRIBUTOR + offset::CTLR,
+        GICD_CTLR_ARE | GICD_CTLR_GROUP1 | group0,
+    );
+    while mmio::read32(DISTRIBUTOR + offset::CTLR) & GICD_CTLR_RWP != 0 {
+        cpu::relax();
+    }
+    write_icc!("icc_igrpen0_el1", u64::from(is_on));
+    barrier::isb(barrier::SY);
+}
+
+/// Puts `intid` into group 0 or 1.
+pub fn set_group(intid: u32, is_group1: bool) {
+    let (register, mask) = bit(offset::IGROUPR, intid);
+    let others = mmio::read32(register) & !mask;
+    mmio::write32(register, if is_group1 { others | mask } else { others });
+}
+
+/// Acknowledges the most urgent interrupt in group 0; [`SPURIOUS`] if there is none.
+pub fn acknowledge_group0() -> u32 {
+    let intid = read_icc!("icc_iar0_el1") as u32;
+    barrier::dsb(barrier::SY);
+    intid
+}
+
+/// Ends `intid`, which is in group 0.
+pub fn end_group0(intid: u32) {
+    write_icc!("icc_eoir0_el1", u64::from(intid));
+    barrier::isb(barrier::SY);
+}
+
+/// The most urgent interrupt of group 0 that is pending, without acknowledging it.
+pub fn highest_pending_group0() -> u32 {
+    read_icc!("icc_hppir0_el1") as u32
+}
+
+/// Group 0's interrupts preempt by the bits of their priority above bit `point`.
+pub fn set_binary_point0(point: u8) {
+    write_icc!("icc_bpr0_el1", u64::from(point));
+    barrier::isb(barrier::SY);
+}
+
+/// Sends SGI `intid` in group 0 to the CPU at `index`.
+pub fn send_sgi_group0(intid: u32, index: usize) {
+    barrier::dsb(barrier::ISHST);
+    write_icc!("icc_sgi0r_el1", sgi::to_one(intid, machine::mpidr(index)));
+    barrier::isb(barrier::SY);
+}
+
+/// Routes the SPI `intid` to any CPU that takes part. [GICD_IROUTER.Interrupt_Routing_Mode]
+pub fn route_to_any(intid: u32) {
+    mmio::write64(DISTRIBUTOR + offset::IROUTER + intid as usize * 8, 1 << 31);
+}
+
+/// The CPU at `index` refuses, or no more, what may go to any CPU in group 1. [GICR_CTLR.DPG1NS]
+pub fn refuse_any(index: usize, is_refused: bool) {
+    mmio::write32(frame(index) - SGI_FRAME, u32::from(is_refused) << 25);
 }

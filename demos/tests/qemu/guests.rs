@@ -53,6 +53,9 @@ tests! {
     forty_interrupts_are_due_at_once = "vgic-40-due" on 1 over 1;
     the_state_of_another_cpu_is_seen = "vgic-active-read" on 2 over 2;
     a_pending_interrupt_changes_its_target = "vgic-retarget" on 2 over 2;
+    group_0_comes_as_fiqs = "vgic-group0" on 1 over 1;
+    messages_are_levels_or_edges = "vgic-messages" on 1 over 1;
+    what_any_cpu_may_take_is_taken_once = "vgic-any" on 4 over 2;
     sgis_go_from_all_to_all = "sgi-all" on 4 over 2;
     sgis_reach_beyond_one_cluster = "sgi-all" on 20 over 2;
     a_timers_handler_sees_why = "timer-istatus" on 1 over 1;

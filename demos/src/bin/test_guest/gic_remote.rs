@@ -116,10 +116,38 @@ fn private_state() {
         seen == 1 << SGI,
         "CPU 1 handles SGI {SGI}, its ISACTIVER0 is {seen:#x}"
     );
+    // It is made pending again, and taken back, while CPU 1 handles it.
+    let read = |register: usize| mmio::read32(gic::frame(1) + register) & 1 << SGI != 0;
+    let write = |register: usize| mmio::write32(gic::frame(1) + register, 1 << SGI);
+    for _ in 0..ROUNDS {
+        write(gic::offset::ISPENDR);
+        check!(
+            read(gic::offset::ISPENDR),
+            "ISPENDR0 of CPU 1 does not pend"
+        );
+        write(gic::offset::ICPENDR);
+        check!(
+            !read(gic::offset::ICPENDR),
+            "ICPENDR0 of CPU 1 leaves it pending"
+        );
+    }
     release();
     let seen = mmio::read32(active);
     check!(seen == 0, "CPU 1 is idle, its ISACTIVER0 is {seen:#x}");
     expect_log("one SGI", &[SGI]);
+    // Made active from here it is not taken; made inactive again it is.
+    write(gic::offset::ISACTIVER);
+    gic::send_sgi(SGI, 1);
+    support::pause();
+    check!(
+        read(gic::offset::ISACTIVER) && read(gic::offset::ISPENDR),
+        "ISACTIVER0 of CPU 1 does not make it active, or it is not pending"
+    );
+    expect_log("an active SGI is not taken", &[]);
+    write(gic::offset::ICACTIVER);
+    await_held();
+    release();
+    expect_log("it is taken once it is inactive", &[SGI]);
 }
 
 /// Waits, IRQs masked, until told, then takes what is pending.

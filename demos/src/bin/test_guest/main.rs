@@ -10,7 +10,9 @@ mod calls;
 mod churn;
 mod floating_point;
 mod gic_active;
+mod gic_any;
 mod gic_due;
+mod gic_groups;
 mod gic_levels;
 mod gic_priority;
 mod gic_remote;
@@ -46,6 +48,9 @@ const TESTS: &[Test] = &[
     ("vgic-40-due",         1, gic_due::forty_at_once),
     ("vgic-active-read",    2, gic_remote::state_of_another_cpu),
     ("vgic-retarget",       2, gic_remote::retarget_while_pending),
+    ("vgic-group0",         1, gic_groups::both),
+    ("vgic-messages",       1, gic_any::messages),
+    ("vgic-any",            2, gic_any::to_any),
     ("sgi-all",             1, gic_remote::sgis_from_all_to_all),
     ("timer-istatus",       1, timers::handler_sees_istatus),
     ("timer-imask",         1, timers::mask_holds_it_back),
