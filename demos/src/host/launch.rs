@@ -15,7 +15,7 @@ use super::{
     cross::{self, Built},
     device_tree,
     failure::{Result, at},
-    input::{initrd, kernel::Kernel},
+    input::{Contents, initrd, kernel::Kernel},
     layout::{GuestLayout, MOST_GUEST_MIB, MachineLayout, UnstagedGuest},
     machine::Machine,
     memory,
@@ -47,12 +47,12 @@ impl Request {
     /// Checks everything, sets up what is missing, builds the images.
     pub fn prepare(&self) -> Result<Launch> {
         let affinities = self.check_plain_values()?;
+        self.check_memory(memory::available())?;
         // What the user named is checked before anything is set up for it.
         let mut inputs = Inputs::default();
         for guest in &self.guests {
             inputs.read_named(guest)?;
         }
-        self.check_memory(memory::available())?;
         let qemu = Qemu::set_up()?;
         self.check_model(&qemu)?;
         inputs.set_up(&self.guests)?;
@@ -143,13 +143,13 @@ impl GuestRequest {
         is_counting: bool,
     ) -> Result<UnstagedGuest> {
         let files = inputs.files(self);
-        let (kernel, contents) = inputs.kernel(&files.kernel)?;
+        let memory = self.memory_mib * MIB;
+        let kernel = inputs.kernel(&files.kernel, memory)?;
         let ramdisk = match &files.initrd {
-            Some(path) => Some(inputs.ramdisk(path, kernel.is_linux)?),
+            Some(path) => Some(inputs.ramdisk(path, kernel.is_linux, memory)?),
             None => None,
         };
-        let memory = self.memory_mib * MIB;
-        let ramdisk_length = ramdisk.as_ref().map(|bytes| bytes.len() as u64);
+        let ramdisk_length = ramdisk.as_ref().map(Contents::length);
         let layout = GuestLayout::new(&kernel, ramdisk_length, memory, &self.place)?;
         let tree = device_tree::build(&device_tree::Guest {
             vcpu_count: self.vcpus,
@@ -162,12 +162,13 @@ impl GuestRequest {
             let remedy = "give a command line without zero bytes";
             Failure::input(error, self.place.of("append"), remedy)
         })?;
-        let mut images = vec![
-            (layout.kernel, contents),
-            (layout.device_tree, Arc::new(tree)),
-        ];
-        if let (Some(region), Some(bytes)) = (layout.initrd, ramdisk) {
-            images.push((region.address, bytes));
+        let segments = kernel.segments.into_iter();
+        let mut images: Vec<_> = segments
+            .map(|segment| (segment.address, Contents::Bytes(segment.bytes)))
+            .collect();
+        images.push((layout.device_tree, Contents::Bytes(Arc::new(tree))));
+        if let (Some(region), Some(contents)) = (layout.initrd, ramdisk) {
+            images.push((region.address, contents));
         }
         let config = GuestConfig {
             name: self.name.clone(),
@@ -181,7 +182,7 @@ impl GuestRequest {
                 length: memory,
             },
             images: Vec::new(),
-            entry: layout.kernel,
+            entry: layout.entry,
             device_tree: layout.device_tree,
         };
         Ok(UnstagedGuest { config, images })
@@ -205,11 +206,11 @@ struct Files {
     initrd: Option<PathBuf>,
 }
 
-/// What the guests are made of. Each file is read once, however many guests have it.
+/// What the guests are made of. Each file is read once, however many guests of one size have it.
 #[derive(Default)]
 struct Inputs {
-    kernels: BTreeMap<PathBuf, (Kernel, Arc<Vec<u8>>)>,
-    ramdisks: BTreeMap<(PathBuf, bool), Arc<Vec<u8>>>,
+    kernels: BTreeMap<(PathBuf, u64), Kernel>,
+    ramdisks: BTreeMap<(PathBuf, bool, u64), Contents>,
     stock: Option<StockGuest>,
     own: BTreeMap<String, PathBuf>,
 }
@@ -217,12 +218,13 @@ struct Inputs {
 impl Inputs {
     /// Reads the files that the user named for `guest`.
     fn read_named(&mut self, guest: &GuestRequest) -> Result<()> {
+        let memory = guest.memory_mib * MIB;
         let is_linux = match &guest.source {
-            GuestSource::File(path) => self.kernel(path)?.0.is_linux,
+            GuestSource::File(path) => self.kernel(path, memory)?.is_linux,
             GuestSource::Stock | GuestSource::Own(_) => true,
         };
         if let Some(path) = &guest.initrd {
-            self.ramdisk(path, is_linux)?;
+            self.ramdisk(path, is_linux, memory)?;
         }
         Ok(())
     }
@@ -263,23 +265,21 @@ impl Inputs {
         Files { kernel, initrd }
     }
 
-    /// The kernel at `path`, without and with its contents.
-    fn kernel(&mut self, path: &Path) -> Result<(Kernel, Arc<Vec<u8>>)> {
-        if let Some(known) = self.kernels.get(path) {
+    fn kernel(&mut self, path: &Path, memory: u64) -> Result<Kernel> {
+        let key = (path.to_path_buf(), memory);
+        if let Some(known) = self.kernels.get(&key) {
             return Ok(known.clone());
         }
-        let mut kernel = Kernel::read(path)?;
-        let contents = Arc::new(std::mem::take(&mut kernel.bytes));
-        let known = self.kernels.entry(path.to_path_buf());
-        Ok(known.or_insert((kernel, contents)).clone())
+        let kernel = Kernel::read(path, memory)?;
+        Ok(self.kernels.entry(key).or_insert(kernel).clone())
     }
 
-    fn ramdisk(&mut self, path: &Path, is_linux: bool) -> Result<Arc<Vec<u8>>> {
-        let key = (path.to_path_buf(), is_linux);
+    fn ramdisk(&mut self, path: &Path, is_linux: bool, memory: u64) -> Result<Contents> {
+        let key = (path.to_path_buf(), is_linux, memory);
         if let Some(known) = self.ramdisks.get(&key) {
             return Ok(known.clone());
         }
-        let contents = Arc::new(initrd::read(path, is_linux)?);
+        let contents = initrd::check(path, is_linux, memory)?;
         Ok(self.ramdisks.entry(key).or_insert(contents).clone())
     }
 }

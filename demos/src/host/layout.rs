@@ -14,7 +14,12 @@ use std::sync::Arc;
 
 use crate::{
     config::{BootConfig, GuestConfig, Region, StagedImage, guest_machine::RAM_BASE},
-    host::{Failure, failure::Result, input::kernel::Kernel, request::Place},
+    host::{
+        Failure,
+        failure::Result,
+        input::{Contents, kernel::Kernel},
+        request::Place,
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -35,8 +40,8 @@ pub const MOST_GUEST_MIB: u64 = MOST_MACHINE_MIB - 2048;
 /// Where the guest's images go, as intermediate physical addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GuestLayout {
-    /// The kernel's first byte, where it also starts.
-    pub kernel: u64,
+    /// Where the kernel starts.
+    pub entry: u64,
     /// The initial ramdisk.
     pub initrd: Option<Region>,
     /// The device tree.
@@ -61,33 +66,36 @@ impl GuestLayout {
             let remedy = format!("give the guest at least {} MiB", bytes.div_ceil(MIB));
             Failure::input(what, place.of("memory"), &remedy)
         };
-        let kernel_end = kernel.offset.saturating_add(kernel.footprint);
+        let kernel_start = kernel.footprint.start - RAM_BASE;
+        let kernel_end = kernel.footprint.end - RAM_BASE;
         if kernel_end > memory {
             return Err(too_large(
                 "the kernel does not fit into the guest's memory",
                 kernel_end,
             ));
         }
-        let kernel_end = kernel_end.next_multiple_of(BLOCK);
-        let offset = INITRD_OFFSET
+        let length = initrd_length.unwrap_or(0);
+        let end = |offset: u64| (offset + length).next_multiple_of(BLOCK) + DEVICE_TREE_ROOM;
+        let mut offset = INITRD_OFFSET
             .min((memory / 2).next_multiple_of(BLOCK))
-            .max(kernel_end);
-        let initrd = initrd_length.map(|length| Region {
-            address: RAM_BASE + offset,
-            length,
-        });
-        let device_tree = (offset + initrd_length.unwrap_or(0)).next_multiple_of(BLOCK);
-        let end = device_tree + DEVICE_TREE_ROOM;
-        if end > memory {
-            return Err(too_large(
-                "the guest's images do not fit into its memory",
-                end,
-            ));
+            .max(kernel_end.next_multiple_of(BLOCK));
+        if end(offset) > memory {
+            // A kernel that is linked high has room below it.
+            if end(0) > kernel_start {
+                return Err(too_large(
+                    "the guest's images do not fit into its memory",
+                    end(offset),
+                ));
+            }
+            offset = 0;
         }
         Ok(Self {
-            kernel: RAM_BASE + kernel.offset,
-            initrd,
-            device_tree: RAM_BASE + device_tree,
+            entry: kernel.entry,
+            initrd: initrd_length.map(|length| Region {
+                address: RAM_BASE + offset,
+                length,
+            }),
+            device_tree: RAM_BASE + end(offset) - DEVICE_TREE_ROOM,
         })
     }
 }
@@ -98,7 +106,7 @@ pub struct Load {
     /// The physical address.
     pub address: u64,
     /// The contents.
-    pub bytes: Arc<Vec<u8>>,
+    pub contents: Contents,
 }
 
 /// A guest whose images are not in the machine's RAM yet.
@@ -107,7 +115,7 @@ pub struct UnstagedGuest {
     /// All that is known of it: its RAM has a length and no address, and no image is staged.
     pub config: GuestConfig,
     /// Where its images go, as intermediate physical addresses, and what they are.
-    pub images: Vec<(u64, Arc<Vec<u8>>)>,
+    pub images: Vec<(u64, Contents)>,
 }
 
 /// The machine's memory, ready for QEMU.
@@ -134,13 +142,13 @@ impl MachineLayout {
             images,
         } in guests
         {
-            for (destination, bytes) in images {
-                let length = bytes.len() as u64;
-                let equal = loads.iter().find(|load| load.bytes == bytes);
+            for (destination, contents) in images {
+                let length = contents.length();
+                let equal = loads.iter().find(|load| load.contents == contents);
                 let address = equal.map_or(next, |load| load.address);
                 if address == next {
                     next = (next + length).next_multiple_of(BLOCK);
-                    loads.push(Load { address, bytes });
+                    loads.push(Load { address, contents });
                 }
                 guest.images.push(StagedImage {
                     source: Region { address, length },
@@ -176,7 +184,7 @@ impl MachineLayout {
             0,
             Load {
                 address: STAGING,
-                bytes: Arc::new(blob),
+                contents: Contents::Bytes(Arc::new(blob)),
             },
         );
         Ok(Self {
@@ -193,10 +201,11 @@ mod tests {
     use crate::config::OnReset;
 
     fn kernel(offset: u64, footprint: u64) -> Kernel {
+        let start = RAM_BASE.saturating_add(offset);
         Kernel {
-            bytes: vec![0; 16],
-            offset,
-            footprint,
+            segments: Vec::new(),
+            footprint: start..start.saturating_add(footprint),
+            entry: start,
             is_linux: true,
         }
     }
@@ -207,14 +216,20 @@ mod tests {
 
     #[test]
     fn nothing_overlaps_in_the_guest() {
-        for (footprint, initrd, memory) in [
-            (30 * MIB, 2 * MIB, 512 * MIB),
-            (200 * MIB, 1, 512 * MIB),
-            (5 * MIB, 20 * MIB + 1, 64 * MIB),
+        for (start, footprint, initrd, memory) in [
+            (0, 30 * MIB, 2 * MIB, 512 * MIB),
+            (0, 200 * MIB, 1, 512 * MIB),
+            (0, 5 * MIB, 20 * MIB + 1, 64 * MIB),
+            (480 * MIB, 32 * MIB, 200 * MIB, 512 * MIB),
         ] {
-            let layout = place(footprint, Some(initrd), memory).expect("it fits");
+            let kernel = kernel(start, footprint);
+            let layout = GuestLayout::new(&kernel, Some(initrd), memory, &Place::default());
+            let layout = layout.expect("it fits");
             let region = layout.initrd.expect("there is one");
-            assert!(layout.kernel + footprint <= region.address);
+            assert!(
+                kernel.footprint.end <= region.address
+                    || layout.device_tree + DEVICE_TREE_ROOM <= kernel.footprint.start
+            );
             assert!(region.address + initrd <= layout.device_tree);
             assert!(layout.device_tree + DEVICE_TREE_ROOM <= RAM_BASE + memory);
             assert_eq!(layout.device_tree % BLOCK, 0);
@@ -249,7 +264,12 @@ mod tests {
                 device_tree: RAM_BASE,
             },
             images: images
-                .map(|(index, bytes)| (RAM_BASE + index as u64 * GIB, Arc::new(bytes.clone())))
+                .map(|(index, bytes)| {
+                    (
+                        RAM_BASE + index as u64 * GIB,
+                        Contents::Bytes(Arc::new(bytes.clone())),
+                    )
+                })
                 .collect(),
         }
     }
@@ -262,7 +282,10 @@ mod tests {
             guests: Vec::new(),
         };
         let layout = MachineLayout::new(config, guests)?;
-        let decoded = BootConfig::decode(&layout.loads[0].bytes).expect("what was encoded");
+        let Contents::Bytes(blob) = &layout.loads[0].contents else {
+            panic!("the configuration is made here");
+        };
+        let decoded = BootConfig::decode(blob).expect("what was encoded");
         Ok((layout, decoded))
     }
 
@@ -275,7 +298,7 @@ mod tests {
         let ends: Vec<u64> = layout
             .loads
             .iter()
-            .map(|load| load.address + load.bytes.len() as u64)
+            .map(|load| load.address + load.contents.length())
             .collect();
         assert!(layout.loads[1].address >= ends[0] && layout.loads[2].address >= ends[1]);
         assert!(ends[2] <= decoded.guests[0].ram.address);

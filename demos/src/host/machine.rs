@@ -2,13 +2,18 @@
 
 use std::{
     ffi::OsString,
+    fs::{self, File},
+    io::{self, Read},
+    iter,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use super::{
     failure::{Result, at},
-    layout::MachineLayout,
+    input::Contents,
+    layout::{Load, MachineLayout},
     places,
     setup::qemu::Qemu,
 };
@@ -16,6 +21,9 @@ use crate::config;
 
 /// QEMU's counter and its instructions have the same rate: one instruction is one tick of one nanosecond.
 const ICOUNT_FREQUENCY_HZ: u64 = 1_000_000_000;
+
+/// QEMU reads a file with one system call, which Linux ends before 2 GiB.
+const LARGEST_FILE: u64 = 1 << 30;
 
 /// What every machine has.
 #[derive(Clone, Debug)]
@@ -52,12 +60,12 @@ impl Machine<'_> {
         command.arg("-kernel").arg(hypervisor);
         command.args(["-append", &config::bootargs(layout.config)]);
         for (index, load) in layout.loads.iter().enumerate() {
-            let file = directory.join(format!("{index}.bin"));
-            std::fs::write(&file, &*load.bytes).map_err(at(file.display()))?;
-            let mut device = OsString::from("loader,force-raw=on,file=");
-            device.push(&file);
-            device.push(format!(",addr={:#x}", load.address));
-            command.arg("-device").arg(device);
+            for (address, file) in place(load, directory, index)? {
+                let mut device = OsString::from("loader,force-raw=on,file=");
+                device.push(doubled_commas(&file));
+                device.push(format!(",addr={address:#x}"));
+                command.arg("-device").arg(device);
+            }
         }
         Ok(command)
     }
@@ -117,6 +125,38 @@ impl Machine<'_> {
         }
         command
     }
+}
+
+/// The files that QEMU loads for `load`, the `index`th, and their addresses; what is no file yet becomes one in `directory`.
+fn place(load: &Load, directory: &Path, index: usize) -> Result<Vec<(u64, PathBuf)>> {
+    let path = match &load.contents {
+        Contents::Bytes(bytes) => {
+            let file = directory.join(format!("{index}.bin"));
+            fs::write(&file, &**bytes).map_err(at(file.display()))?;
+            file
+        }
+        Contents::File { path, length } if *length > LARGEST_FILE => {
+            let mut whole = File::open(path).map_err(at(path.display()))?;
+            let mut parts = Vec::new();
+            for start in (0..*length).step_by(LARGEST_FILE as usize) {
+                let file = directory.join(format!("{index}.{}.bin", parts.len()));
+                let mut part = File::create(&file).map_err(at(file.display()))?;
+                io::copy(&mut (&mut whole).take(LARGEST_FILE), &mut part)
+                    .map_err(at(file.display()))?;
+                parts.push((load.address + start, file));
+            }
+            return Ok(parts);
+        }
+        Contents::File { path, .. } => path.clone(),
+    };
+    Ok(vec![(load.address, path)])
+}
+
+/// As a value in one of QEMU's lists of options.
+fn doubled_commas(path: &Path) -> OsString {
+    let bytes = path.as_os_str().as_bytes().iter();
+    let doubled = bytes.flat_map(|byte| iter::repeat_n(*byte, 1 + usize::from(*byte == b',')));
+    OsString::from_vec(doubled.collect())
 }
 
 /// A command whose process ends when this one is killed, where the system can do that.

@@ -85,10 +85,18 @@ fn bad_kernels_are_refused() {
     let missing = place.path("missing").to_string_lossy().into_owned();
     place.refuse(&["run", "--kernel", &missing], &["missing"]);
     place.refuse(&["run", "--kernel", "/"], &["not a file"]);
+    place.refuse(&["run", "--kernel", "/dev/zero"], &["not a file"]);
+    let endless = place.file("endless", b"MZ");
+    let file = fs::File::options().write(true).open(&endless);
+    file.expect("our file")
+        .set_len(1 << 40)
+        .expect("a file with a hole");
+    place.refuse(&["run", "--kernel", &endless], &["larger", "--memory"]);
     for (name, contents, said) in [
         ("empty", &b""[..], "empty"),
         ("cut", &image(1 << 20)[..60], "cut off"),
-        ("packed", b"\x1f\x8b\x08", "gunzip"),
+        ("packed", b"\x1f\x8b\x08", "a gzip file that is cut off"),
+        ("zeros", &[0; 4096], "zeros"),
         ("x86", &x86, "x86"),
     ] {
         let file = place.file(name, contents);

@@ -10,6 +10,7 @@ mod examples;
 mod failure;
 mod guests;
 mod harness;
+mod images;
 mod linux;
 mod lives;
 mod models;

@@ -1,26 +1,47 @@
 //! Which kind of kernel a file is, and whether it can boot.
 //!
-//! A Linux `Image` starts with a header [Linux: Documentation/arch/arm64/booting]; a file with no header that we know is a
-//! flat binary. What is certain to fail is refused here, with what to do about it.
+//! ```text
+//!  ELF ------------------------------> segments at their physical addresses (`elf`)
+//!  gzip, zstd, xz ... -- unpacked --.
+//!  EFI zboot ----------- unpacked --+-> Image: where its header says     [Linux: Documentation/arch/arm64/booting]
+//!                                   '-> no header: a flat binary at RAM + 0x80000
+//! ```
+//! What is certain to fail is refused here, with what to do about it. Nothing is read or unpacked that the guest's memory does not
+//! hold.
 
-use std::{fs, path::Path};
+use std::{io::Read, ops::Range, path::Path, sync::Arc};
 
+use object::read::ReadCache;
+
+use super::{
+    Refusal, TRUNCATED, double, efi, elf, open, packed::Packing, read_at_most, too_large, unpack,
+    word,
+};
 use crate::{
-    config::guest_machine,
+    config::guest_machine::{FLAT_OFFSET, RAM_BASE},
     host::{Failure, failure::Result, failure::at},
 };
 
-/// A kernel that can boot.
+/// A kernel that can boot. Addresses are intermediate physical ones.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Kernel {
-    /// The file's contents.
-    pub bytes: Vec<u8>,
-    /// Where its first byte goes, relative to the start of RAM.
-    pub offset: u64,
-    /// How much RAM it takes from there, its zeroed memory included.
-    pub footprint: u64,
+    /// What is loaded, in ascending order and without overlaps.
+    pub segments: Vec<Segment>,
+    /// The RAM that it takes, its zeroed memory included.
+    pub footprint: Range<u64>,
+    /// Its first instruction.
+    pub entry: u64,
     /// It is a Linux `Image`.
     pub is_linux: bool,
+}
+
+/// A part of a kernel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Segment {
+    /// Where it goes.
+    pub address: u64,
+    /// The contents.
+    pub bytes: Arc<Vec<u8>>,
 }
 
 /// Header fields: offsets in bytes.
@@ -29,208 +50,280 @@ mod header {
     pub const TEXT_OFFSET: usize = 8;
     pub const IMAGE_SIZE: usize = 16;
     pub const FLAGS: usize = 24;
-    pub const MAGIC: usize = 56;
-    pub const PE: usize = 60;
     pub const FLAG_BIG_ENDIAN: u64 = 1;
 }
 
+/// Where the header of a Linux `Image` has its magic number, and which, for arm64.
+pub(super) const IMAGE_MAGIC_OFFSET: usize = 56;
+pub(super) const IMAGE_MAGIC: [u8; 4] = *b"ARM\x64";
+/// What a RISC-V one has there.
+const RISCV_MAGIC: [u8; 4] = *b"RSC\x05";
+/// What a 32-bit Arm `zImage` has at offset 36.
+const ZIMAGE_MAGIC: u32 = 0x016f_2818;
+/// What a Linux kernel for x86 has at offset 0x202.
+const X86_MAGIC: [u8; 4] = *b"HdrS";
+
 /// What a kernel must not start with, what that is, and what to do.
-const REFUSED: [(&[u8], &str, &str); 5] = [
-    (b"\x1f\x8b", "a gzip file", "unpack it with `gunzip`"),
+const REFUSED: [(&[u8], &str, &str); 6] = [
+    (b"#!", "is a script", NEEDS_IMAGE),
+    (b"07070", "is a cpio archive", "give it by --initrd"),
     (
-        b"\x28\xb5\x2f\xfd",
-        "a zstd file",
-        "unpack it with `unzstd`",
+        b"\x27\x05\x19\x56",
+        "is a U-Boot image (uImage)",
+        "give the Image inside it",
     ),
-    (b"\xfd7zXZ", "an xz file", "unpack it with `unxz`"),
-    (b"BZh", "a bzip2 file", "unpack it with `bunzip2`"),
     (
-        b"#!",
-        "a script",
-        "give a Linux Image for arm64 or a flat binary",
+        b"\xd0\x0d\xfe\xed",
+        "is a device tree or a FIT image",
+        "give the Image inside it",
+    ),
+    (b"!<arch>\n", "is a library or a package", NEEDS_IMAGE),
+    (
+        &[0; 4],
+        "starts with zeros, which are no instruction",
+        NEEDS_IMAGE,
     ),
 ];
 
-const NEEDS_IMAGE: &str = "give a Linux Image for arm64 or a flat binary";
-const TRUNCATED: &str = "get the file again";
+pub(super) const NEEDS_IMAGE: &str = "give a Linux Image for arm64, an ELF file or a flat binary";
 
 impl Kernel {
-    /// Reads and checks the kernel at `path`.
-    pub fn read(path: &Path) -> Result<Self> {
-        let metadata = fs::metadata(path).map_err(at(path.display()))?;
-        if !metadata.is_file() {
-            return Err(Failure::input("not a file", path.display(), NEEDS_IMAGE));
+    /// Reads and checks the kernel at `path`, for a guest with `memory` bytes.
+    pub fn read(path: &Path, memory: u64) -> Result<Self> {
+        let (mut file, length) = open(path, NEEDS_IMAGE)?;
+        let refuse = |(what, remedy): Refusal| {
+            Failure::input(format!("the kernel {what}"), path.display(), remedy)
+        };
+        let mut magic = Vec::new();
+        let mut start = (&mut file).take(elf::MAGIC.len() as u64);
+        start.read_to_end(&mut magic).map_err(at(path.display()))?;
+        if magic == elf::MAGIC {
+            // What is for debuggers may be larger than any guest: only what is loaded is read.
+            return elf::load(&ReadCache::new(file), memory).map_err(refuse);
         }
-        let bytes = fs::read(path).map_err(at(path.display()))?;
-        Self::check(bytes).map_err(|(what, remedy)| {
-            Failure::input(format!("the kernel is {what}"), path.display(), remedy)
-        })
+        if length > memory {
+            return Err(refuse(too_large()));
+        }
+        let bytes = read_at_most(magic.as_slice().chain(file), memory)
+            .map_err(at(path.display()))?
+            .ok_or_else(|| refuse(too_large()))?;
+        Self::check(bytes, memory).map_err(refuse)
     }
 
-    /// What is wrong, and what to do about it.
-    fn check(bytes: Vec<u8>) -> std::result::Result<Self, (String, &'static str)> {
+    fn check(bytes: Vec<u8>, memory: u64) -> std::result::Result<Self, Refusal> {
+        match Packing::of(&bytes) {
+            Some(packing) => Self::plain(unpack(&bytes, packing, memory)?, memory),
+            None => Self::plain(bytes, memory),
+        }
+    }
+
+    fn plain(bytes: Vec<u8>, memory: u64) -> std::result::Result<Self, Refusal> {
         if bytes.is_empty() {
-            return Err(("empty".into(), NEEDS_IMAGE));
+            return Err(("is empty".into(), NEEDS_IMAGE));
         }
-        if let Some((_, what, remedy)) = REFUSED.iter().find(|(magic, ..)| bytes.starts_with(magic))
-        {
-            return Err(((*what).into(), remedy));
+        if bytes.starts_with(elf::MAGIC) {
+            return elf::load(&bytes[..], memory);
         }
-        if bytes.starts_with(b"\x7fELF") {
-            return Err(match half(&bytes, 18) {
-                Some(183) => (
-                    "an ELF file".into(),
-                    "make a flat binary of it with `objcopy -O binary`",
-                ),
-                Some(62 | 3) => ("an ELF file for x86".into(), NEEDS_IMAGE),
-                _ => ("an ELF file for another processor".into(), NEEDS_IMAGE),
-            });
+        if let Some(packing) = Packing::of(&bytes) {
+            let what = format!(
+                "is a compressed file ({}) in a compressed file",
+                packing.name()
+            );
+            return Err((what, "unpack it"));
         }
-        if bytes.get(header::MAGIC..header::MAGIC + 4) == Some(b"ARM\x64") {
+        let magic = bytes.get(IMAGE_MAGIC_OFFSET..IMAGE_MAGIC_OFFSET + 4);
+        if magic == Some(&IMAGE_MAGIC) {
             return Self::linux(bytes);
         }
-        if bytes.starts_with(b"MZ") {
-            let is_x86 = bytes.get(0x202..0x206) == Some(b"HdrS");
-            let is_packed = bytes.get(4..8) == Some(b"zimg");
-            return Err(match (is_x86, is_packed) {
-                (true, _) => ("a Linux kernel for x86".into(), NEEDS_IMAGE),
-                (_, true) => (
-                    "a compressed EFI program (zboot)".into(),
-                    "give the Image inside it",
-                ),
-                _ => ("an EFI program, or cut off".into(), NEEDS_IMAGE),
-            });
+        let refused = REFUSED.iter().find(|(magic, ..)| bytes.starts_with(magic));
+        let other = if bytes.get(0x202..0x206) == Some(&X86_MAGIC) {
+            Some("is a Linux kernel for x86")
+        } else if magic == Some(&RISCV_MAGIC) {
+            Some("is a Linux kernel for RISC-V")
+        } else if word(&bytes, 36) == Some(ZIMAGE_MAGIC) {
+            Some("is a kernel for 32-bit Arm (zImage)")
+        } else {
+            None
+        };
+        match (other, refused) {
+            (Some(what), _) => Err((what.into(), NEEDS_IMAGE)),
+            (_, Some((_, what, remedy))) => Err(((*what).into(), remedy)),
+            _ if bytes.starts_with(b"MZ") => Self::linux(efi::unpack_image(&bytes, memory)?),
+            _ => Ok(Self::at(RAM_BASE + FLAT_OFFSET, 0, bytes)),
         }
-        Ok(Self {
-            offset: guest_machine::FLAT_OFFSET,
-            footprint: bytes.len() as u64,
-            is_linux: false,
-            bytes,
-        })
     }
 
-    fn linux(bytes: Vec<u8>) -> std::result::Result<Self, (String, &'static str)> {
-        let field = |offset| double(&bytes, offset).ok_or(("cut off".to_owned(), TRUNCATED));
+    /// A kernel in one piece that takes at least `size` bytes from `address` on.
+    fn at(address: u64, size: u64, bytes: Vec<u8>) -> Self {
+        let size = size.max(bytes.len() as u64);
+        Self {
+            entry: address,
+            footprint: address..address.saturating_add(size),
+            segments: vec![Segment {
+                address,
+                bytes: Arc::new(bytes),
+            }],
+            is_linux: false,
+        }
+    }
+
+    /// The Linux `Image` in `bytes`, whose magic number was found.
+    pub(super) fn linux(bytes: Vec<u8>) -> std::result::Result<Self, Refusal> {
+        let field = |offset| double(&bytes, offset).ok_or(("is cut off".to_owned(), TRUNCATED));
         if bytes.len() < header::LENGTH {
-            return Err(("cut off".into(), TRUNCATED));
+            return Err(("is cut off".into(), TRUNCATED));
         }
         if field(header::FLAGS)? & header::FLAG_BIG_ENDIAN != 0 {
             return Err((
-                "big-endian".into(),
+                "is big-endian".into(),
                 "build it without CONFIG_CPU_BIG_ENDIAN",
             ));
         }
-        if let Some(expected) = pe_length(&bytes).filter(|expected| *expected > bytes.len() as u64)
+        if let Some(expected) =
+            efi::length(&bytes).filter(|expected| *expected > bytes.len() as u64)
         {
-            let what = format!("cut off: {} of {expected} bytes", bytes.len());
+            let what = format!("is cut off: {} of {expected} bytes", bytes.len());
             return Err((what, TRUNCATED));
         }
-        let length = bytes.len() as u64;
         // Before Linux 3.17 the size was 0 and the offset not to be relied on.
-        let (offset, footprint) = match field(header::IMAGE_SIZE)? {
-            0 => (guest_machine::FLAT_OFFSET, length),
-            size => (field(header::TEXT_OFFSET)?, size.max(length)),
+        let (offset, size) = match field(header::IMAGE_SIZE)? {
+            0 => (FLAT_OFFSET, 0),
+            size => (field(header::TEXT_OFFSET)?, size),
         };
         Ok(Self {
-            offset,
-            footprint,
             is_linux: true,
-            bytes,
+            ..Self::at(RAM_BASE.saturating_add(offset), size, bytes)
         })
     }
-}
-
-/// How long a kernel that is also an EFI program must be: its last section ends there. [PE format: Section Table]
-fn pe_length(bytes: &[u8]) -> Option<u64> {
-    let pe = word(bytes, header::PE)? as usize;
-    if pe == 0 || bytes.get(pe..pe.checked_add(4)?)? != b"PE\0\0" {
-        return None;
-    }
-    let sections = usize::from(half(bytes, pe + 6)?);
-    let table = pe + 24 + usize::from(half(bytes, pe + 20)?);
-    let end = |section: usize| {
-        let row = table + section * 40;
-        Some(u64::from(word(bytes, row + 16)?) + u64::from(word(bytes, row + 20)?))
-    };
-    (0..sections).filter_map(end).max()
-}
-
-fn half(bytes: &[u8], offset: usize) -> Option<u16> {
-    let field = bytes.get(offset..offset.checked_add(2)?)?;
-    Some(u16::from_le_bytes(field.try_into().ok()?))
-}
-
-fn word(bytes: &[u8], offset: usize) -> Option<u32> {
-    let field = bytes.get(offset..offset.checked_add(4)?)?;
-    Some(u32::from_le_bytes(field.try_into().ok()?))
-}
-
-fn double(bytes: &[u8], offset: usize) -> Option<u64> {
-    let field = bytes.get(offset..offset.checked_add(8)?)?;
-    Some(u64::from_le_bytes(field.try_into().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::input::{
+        efi::tests::zboot,
+        packed::tests::{UNPACKED, pack},
+    };
+
+    const MIB: u64 = 1 << 20;
 
     fn image(text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
         let mut bytes = vec![0; 128];
         bytes[8..16].copy_from_slice(&text_offset.to_le_bytes());
         bytes[16..24].copy_from_slice(&image_size.to_le_bytes());
         bytes[24..32].copy_from_slice(&flags.to_le_bytes());
-        bytes[56..60].copy_from_slice(b"ARM\x64");
-        bytes
-    }
-
-    fn elf(machine: u8) -> Vec<u8> {
-        let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
-        bytes.resize(64, 0);
-        bytes[18] = machine;
+        bytes[56..60].copy_from_slice(&IMAGE_MAGIC);
         bytes
     }
 
     #[test]
     fn an_image_says_where_it_goes() {
-        let kernel = Kernel::check(image(0x20_0000, 0x100_0000, 0b1010)).expect("a good image");
-        assert_eq!((kernel.offset, kernel.footprint), (0x20_0000, 0x100_0000));
-        assert!(kernel.is_linux);
-        let old = Kernel::check(image(0x1234, 0, 0)).expect("an old image");
-        assert_eq!((old.offset, old.footprint), (0x8_0000, 128));
+        let kernel =
+            Kernel::check(image(0x20_0000, 0x100_0000, 0b1010), MIB).expect("a good image");
+        assert_eq!(kernel.footprint, 0x4020_0000..0x4120_0000);
+        assert_eq!((kernel.entry, kernel.is_linux), (0x4020_0000, true));
+        let old = Kernel::check(image(0x1234, 0, 0), MIB).expect("an old image");
+        assert_eq!(old.footprint, 0x4008_0000..0x4008_0080);
+        let far = Kernel::check(image(u64::MAX, u64::MAX, 0), MIB).expect("too large, but whole");
+        assert_eq!(far.footprint.end, u64::MAX);
     }
 
     #[test]
     fn no_header_means_flat() {
-        let kernel = Kernel::check(vec![0x14; 100]).expect("a flat binary");
-        assert_eq!((kernel.offset, kernel.footprint), (0x8_0000, 100));
+        let kernel = Kernel::check(vec![0x14; 100], MIB).expect("a flat binary");
+        assert_eq!(kernel.footprint, 0x4008_0000..0x4008_0064);
         assert!(!kernel.is_linux);
+    }
+
+    #[test]
+    fn compressed_kernels_are_unpacked() {
+        let plain = image(0, 0x10_0000, 0);
+        let expected = Kernel::check(plain.clone(), MIB);
+        for packing in UNPACKED {
+            let packed = pack(packing, &plain);
+            assert_eq!(Kernel::check(packed.clone(), MIB), expected, "{packing:?}");
+            let program = zboot(0xaa64, packing.name(), &packed);
+            assert_eq!(Kernel::check(program.clone(), MIB), expected, "{packing:?}");
+            for cut in [&packed[..packed.len() - 2], &program[..program.len() - 2]] {
+                let (what, _) = Kernel::check(cut.to_vec(), MIB).expect_err("cut off");
+                assert!(what.contains("cut off"), "{what}");
+            }
+        }
+        let bomb = pack(Packing::Gzip, &vec![0; 3 << 20]);
+        let (what, _) = Kernel::check(bomb, MIB).expect_err("a bomb");
+        assert!(what.contains("more than the guest's memory"));
     }
 
     #[test]
     fn what_cannot_boot_is_refused() {
         let mut bzimage = b"MZ".to_vec();
         bzimage.resize(0x206, 0);
-        bzimage[0x202..].copy_from_slice(b"HdrS");
+        bzimage[0x202..].copy_from_slice(&X86_MAGIC);
         let mut cut = image(0, 0x100_0000, 0);
         cut[60] = 64;
         cut[64..68].copy_from_slice(b"PE\0\0");
         cut[70] = 1;
         cut.resize(192, 0);
         cut[64 + 24 + 16..64 + 24 + 20].copy_from_slice(&4096_u32.to_le_bytes());
+        let mut riscv = b"MZ".to_vec();
+        riscv.resize(64, 0);
+        riscv[56..60].copy_from_slice(&RISCV_MAGIC);
+        let mut zimage = vec![1; 64];
+        zimage[36..40].copy_from_slice(&ZIMAGE_MAGIC.to_le_bytes());
         for (bytes, expected) in [
             (vec![], "empty"),
-            (b"\x1f\x8b\x08".to_vec(), "gzip"),
-            (elf(62), "x86"),
-            (elf(183), "an ELF file"),
-            (elf(243), "another processor"),
+            (b"\x1f\x8b\x08".to_vec(), "a gzip file that is cut off"),
+            (b"\x7fELF".to_vec(), "cut off"),
             (bzimage, "x86"),
-            (b"MZ\0\0zimg".to_vec(), "zboot"),
+            (riscv, "RISC-V"),
+            (zimage, "32-bit Arm"),
+            (b"MZ\0\0zimg".to_vec(), "an EFI program, cut off"),
+            (
+                pack(Packing::Gzip, &pack(Packing::Xz, b"text")),
+                "(xz) in a compressed",
+            ),
             (image(0, 0, 1), "big-endian"),
             (image(0, 0, 0)[..60].to_vec(), "cut off"),
             (cut, "cut off: 192 of 4096"),
+            (b"070701".to_vec(), "cpio archive"),
+            (b"\x27\x05\x19\x56".to_vec(), "uImage"),
+            (b"\xd0\x0d\xfe\xed".to_vec(), "device tree"),
+            (b"#!/bin/sh\n".to_vec(), "script"),
+            (vec![0; 512], "zeros"),
         ] {
-            let (what, _) = Kernel::check(bytes).expect_err(expected);
+            let (what, _) = Kernel::check(bytes, MIB).expect_err(expected);
             assert!(what.contains(expected), "{what}: {expected}");
         }
+    }
+
+    #[test]
+    fn files_without_an_end_are_refused() {
+        let directory = tempfile::tempdir().expect("a directory for temporary files");
+        let path = directory.path().join("sparse");
+        let file = std::fs::File::create(&path).expect("room for a file");
+        file.set_len(1 << 40).expect("a file with a hole");
+        for (path, expected) in [
+            (path.as_path(), "larger than the guest's memory"),
+            (Path::new("/dev/zero"), "not a file"),
+            (directory.path(), "not a file"),
+        ] {
+            let failure = Kernel::read(path, MIB).expect_err(expected);
+            assert!(failure.to_string().contains(expected), "{failure}");
+        }
+    }
+
+    #[test]
+    fn an_elf_file_may_be_larger_than_the_guest() {
+        let directory = tempfile::tempdir().expect("a directory for temporary files");
+        let path = directory.path().join("kernel");
+        let bytes = elf::tests::elf(RAM_BASE, &[(RAM_BASE, RAM_BASE, b"code", 4)]);
+        std::fs::write(&path, &bytes).expect("room for a file");
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .expect("our file");
+        file.set_len(1 << 40).expect("a file with a hole");
+        let kernel = Kernel::read(&path, MIB).expect("a good file");
+        assert_eq!(kernel.footprint, RAM_BASE..RAM_BASE + 4);
     }
 }
