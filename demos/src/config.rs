@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const BOOTARGS_KEY: &str = "trapline.config";
 
 /// The first bytes of an encoded [`BootConfig`]; the last one is its version.
-const MAGIC: [u8; 8] = *b"TRAPCFG\x02";
+const MAGIC: [u8; 8] = *b"TRAPCFG\x03";
 
 /// The most guests of one run.
 pub const MAX_GUESTS: usize = 32;
@@ -37,6 +37,10 @@ pub mod guest_machine {
     pub const UART: Range<u64> = 0x0900_0000..0x0900_1000;
     /// The PL011's interrupt, as an INTID (it is SPI 1).
     pub const UART_INTID: u32 = 33;
+    /// The flash that firmware starts in.
+    pub const FIRMWARE: Range<u64> = 0..0x0400_0000;
+    /// The flash that firmware keeps its variables in.
+    pub const VARIABLES: Range<u64> = 0x0400_0000..0x0800_0000;
     /// Where RAM starts.
     pub const RAM_BASE: u64 = 0x4000_0000;
     /// Where a flat binary is loaded, relative to the start of RAM.
@@ -81,6 +85,8 @@ pub struct GuestConfig {
     pub ram: Region,
     /// What to copy into the guest's RAM before its first instruction.
     pub images: Vec<StagedImage>,
+    /// What the guest reads and executes but cannot write, where it lies: whole pages, outside the guest's RAM.
+    pub roms: Vec<StagedImage>,
     /// Where the first vCPU starts, as an intermediate physical address.
     pub entry: u64,
     /// Where the device tree is: the first vCPU's x0.
@@ -105,12 +111,12 @@ pub struct Region {
     pub length: u64,
 }
 
-/// An image that QEMU put into RAM and that the hypervisor copies into the guest's RAM.
+/// An image that QEMU put into RAM, for the hypervisor to copy into the guest's RAM or to map.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct StagedImage {
     /// Where the image is, outside every guest's RAM.
     pub source: Region,
-    /// Where it goes, as an intermediate physical address inside the guest's RAM.
+    /// Where it goes, as an intermediate physical address.
     pub destination: u64,
 }
 
@@ -185,6 +191,7 @@ mod tests {
                     },
                     destination: guest_machine::RAM_BASE,
                 }],
+                roms: alloc::vec![],
                 entry: guest_machine::RAM_BASE,
                 device_tree: 0x4800_0000,
             }],

@@ -17,7 +17,7 @@ use super::{
     failure::{Result, at},
     input::{Contents, initrd, kernel::Kernel},
     layout::{GuestLayout, MOST_GUEST_MIB, MachineLayout, UnstagedGuest},
-    machine::Machine,
+    machine::{self, Machine},
     memory,
     request::{GuestRequest, GuestSource, Request},
     setup::{guest::StockGuest, qemu::Qemu},
@@ -74,8 +74,13 @@ impl Request {
             let guest = &self.guests[0];
             let files = inputs.files(guest);
             let initrd = files.initrd.as_ref();
-            let command =
-                machine.boot_bare(&files.kernel, initrd, &guest.bootargs, guest.memory_mib);
+            let kernel = inputs.kernel(&files.kernel, guest.memory_mib * MIB)?;
+            let mut command = machine.bare(guest.memory_mib);
+            if kernel.is_firmware() {
+                command.arg("-bios").arg(&files.kernel);
+            } else {
+                machine::boot(&mut command, &files.kernel, initrd, &guest.bootargs);
+            }
             (command, None)
         } else {
             let layout = self.lay_out(&mut inputs, affinities)?;
@@ -182,6 +187,7 @@ impl GuestRequest {
                 length: memory,
             },
             images: Vec::new(),
+            roms: Vec::new(),
             entry: layout.entry,
             device_tree: layout.device_tree,
         };

@@ -74,6 +74,12 @@ impl GuestLayout {
                 kernel_end,
             ));
         }
+        if kernel.is_firmware() {
+            return Self::for_firmware(kernel, initrd_length, memory).ok_or_else(|| {
+                let end = INITRD_OFFSET + initrd_length.unwrap_or(0);
+                too_large("the guest's images do not fit into its memory", end)
+            });
+        }
         let length = initrd_length.unwrap_or(0);
         let end = |offset: u64| (offset + length).next_multiple_of(BLOCK) + DEVICE_TREE_ROOM;
         let mut offset = INITRD_OFFSET
@@ -96,6 +102,21 @@ impl GuestLayout {
                 length,
             }),
             device_tree: RAM_BASE + end(offset) - DEVICE_TREE_ROOM,
+        })
+    }
+
+    /// Firmware looks for the device tree at the start of RAM, as QEMU has it there.
+    /// [QEMU: docs/system/arm/virt, Hardware configuration information for bare-metal programming]
+    fn for_firmware(kernel: &Kernel, initrd_length: Option<u64>, memory: u64) -> Option<Self> {
+        let initrd = initrd_length.map(|length| Region {
+            address: RAM_BASE + INITRD_OFFSET,
+            length,
+        });
+        let end = initrd.map_or(DEVICE_TREE_ROOM, |region| INITRD_OFFSET + region.length);
+        (end <= memory).then_some(Self {
+            entry: kernel.entry,
+            initrd,
+            device_tree: RAM_BASE,
         })
     }
 }
@@ -150,7 +171,12 @@ impl MachineLayout {
                     next = (next + length).next_multiple_of(BLOCK);
                     loads.push(Load { address, contents });
                 }
-                guest.images.push(StagedImage {
+                let list = if destination < RAM_BASE {
+                    &mut guest.roms
+                } else {
+                    &mut guest.images
+                };
+                list.push(StagedImage {
                     source: Region { address, length },
                     destination,
                 });
@@ -260,6 +286,7 @@ mod tests {
                     length: memory,
                 },
                 images: Vec::new(),
+                roms: Vec::new(),
                 entry: RAM_BASE,
                 device_tree: RAM_BASE,
             },
@@ -303,6 +330,30 @@ mod tests {
         assert!(layout.loads[1].address >= ends[0] && layout.loads[2].address >= ends[1]);
         assert!(ends[2] <= decoded.guests[0].ram.address);
         assert_eq!(decoded.guests[0].images[1].destination, RAM_BASE + GIB);
+    }
+
+    #[test]
+    fn firmware_stays_where_it_is_staged() {
+        let mut firmware = kernel(0, 0);
+        firmware.entry = 0;
+        let layout = GuestLayout::new(&firmware, Some(MIB), 512 * MIB, &Place::default());
+        let layout = layout.expect("it fits");
+        assert_eq!(layout.device_tree, RAM_BASE);
+        let region = layout.initrd.expect("there is one");
+        assert_eq!(region.address, RAM_BASE + INITRD_OFFSET);
+        assert!(GuestLayout::new(&firmware, Some(1), 128 * MIB, &Place::default()).is_err());
+        let mut guest = guest(MIB, &[vec![1; 100], vec![2; 5]]);
+        guest.images[0].0 = 0;
+        let (_, decoded) = machine(vec![guest]).expect("it fits");
+        let guest = &decoded.guests[0];
+        assert_eq!((guest.roms.len(), guest.images.len()), (1, 1));
+        assert_eq!(
+            (
+                guest.roms[0].destination,
+                guest.roms[0].source.address % BLOCK
+            ),
+            (0, 0)
+        );
     }
 
     #[test]

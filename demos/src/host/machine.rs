@@ -70,23 +70,9 @@ impl Machine<'_> {
         Ok(command)
     }
 
-    /// A machine that boots a guest's kernel with no hypervisor under it, to compare with.
-    pub fn boot_bare(
-        &self,
-        kernel: &Path,
-        initrd: Option<&PathBuf>,
-        bootargs: &str,
-        memory_mib: u64,
-    ) -> Command {
-        let mut command = self.command("virt,gic-version=3", memory_mib);
-        command
-            .arg("-kernel")
-            .arg(kernel)
-            .args(["-append", bootargs]);
-        if let Some(initrd) = initrd {
-            command.arg("-initrd").arg(initrd);
-        }
-        command
+    /// A machine with no hypervisor, to compare with.
+    pub fn bare(&self, memory_mib: u64) -> Command {
+        self.command("virt,gic-version=3", memory_mib)
     }
 
     fn command(&self, machine: &str, memory_mib: u64) -> Command {
@@ -124,6 +110,17 @@ impl Machine<'_> {
             command.args(["-cpu", self.cpu, "-accel", "tcg,thread=multi"]);
         }
         command
+    }
+}
+
+/// Has QEMU boot `kernel` by itself.
+pub fn boot(command: &mut Command, kernel: &Path, initrd: Option<&PathBuf>, bootargs: &str) {
+    command
+        .arg("-kernel")
+        .arg(kernel)
+        .args(["-append", bootargs]);
+    if let Some(initrd) = initrd {
+        command.arg("-initrd").arg(initrd);
     }
 }
 

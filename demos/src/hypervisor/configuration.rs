@@ -94,7 +94,7 @@ fn check(boot: &BootInfo, config: &BootConfig) -> Result<(), Refusal> {
         .try_for_each(|guest| check_images(boot, guest, &taken))
 }
 
-/// The images lie where no guest writes, and are copied into the guest's RAM.
+/// The images lie where no guest writes. They are copied into the guest's RAM, or shown to it where they are.
 fn check_images(boot: &BootInfo, guest: &GuestConfig, rams: &[Range<u64>]) -> Result<(), Refusal> {
     for image in &guest.images {
         let source = whole_pages(image.source.address, image.source.length);
@@ -108,6 +108,16 @@ fn check_images(boot: &BootInfo, guest: &GuestConfig, rams: &[Range<u64>]) -> Re
             return Err(Refusal(format!(
                 "guest {}: the image for {:#x} lies in RAM that is not free, or goes beyond the guest's",
                 guest.name, image.destination
+            )));
+        }
+    }
+    for rom in &guest.roms {
+        let source = whole_pages(rom.source.address, rom.source.length);
+        let is_paged = source.start == rom.source.address && !source.is_empty();
+        if !is_paged || !boot.is_free(&source) || rams.iter().any(|ram| overlaps(ram, &source)) {
+            return Err(Refusal(format!(
+                "guest {}: the ROM at {:#x} is no whole pages of RAM that is free",
+                guest.name, rom.destination
             )));
         }
     }

@@ -2,7 +2,7 @@
 
 use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
 
-use trapline_demos::config::{GuestConfig, guest_machine};
+use trapline_demos::config::{GuestConfig, StagedImage, guest_machine};
 use trapline_handlers::{
     IdRegisters, Registry, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu,
     pl011::Pl011,
@@ -19,7 +19,11 @@ use trapline_vcpu::{
     vmid::VmVmid,
 };
 
-use super::{Machine, Refusal, console::Console, memory::GuestRam};
+use super::{
+    Machine, Refusal,
+    console::Console,
+    memory::{GuestRam, whole_pages},
+};
 
 /// A vCPU of a guest.
 pub type GuestVcpu = Aarch64VCpu<VmVcpu>;
@@ -77,6 +81,9 @@ impl Guest {
                 },
             )
             .map_err(|error| Refusal(format!("guest RAM: {error:?}")))?;
+        for rom in &config.roms {
+            map_rom(&mut stage2, rom)?;
+        }
 
         let vcpu_count = usize::from(config.vcpu_count);
         let vcpus = Vcpus::new(vcpu_count);
@@ -174,6 +181,18 @@ impl Guest {
         tlb.invalidate(0..self.stage2.geometry().guest_size());
         self.ram
     }
+}
+
+/// Shows the guest `rom` where it is staged: nobody writes it, so it is the same after a restart.
+fn map_rom(stage2: &mut Stage2<Identity>, rom: &StagedImage) -> Result<(), Refusal> {
+    let pages = whole_pages(rom.source.address, rom.source.length);
+    let tlb = GuestTlb {
+        vmid: &VmVmid::default(),
+    };
+    let length = pages.end - pages.start;
+    stage2
+        .map(rom.destination, pages.start, length, Attributes::ROM, &tlb)
+        .map_err(|error| Refusal(format!("the ROM at {:#x}: {error:?}", rom.destination)))
 }
 
 /// Tells that a VM has ended.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use trapline_demos::host::cross;
+use trapline_demos::host::{cross, setup::u_boot};
 
 use crate::harness::{Run, is_full_tier, stock_guest};
 
@@ -114,4 +114,49 @@ fn an_elf_file_runs() {
     let output = run.vcpus(4).pcpus(2).deadline(300).start();
     output.expect_exit(0);
     output.expect_in_order(["STRESS PASS vcpus=4"]);
+}
+
+/// What U-Boot says when it waits for a command.
+const PROMPT: &str = "=> ";
+
+#[test]
+fn u_boot_answers_at_its_prompt() {
+    let kernel = u_boot::set_up().expect("U-Boot is needed");
+    let run = Run::kernel(&kernel)
+        .vcpus(2)
+        .pcpus(1)
+        .type_after("stop autoboot", "\n")
+        .type_after(PROMPT, "version\n")
+        .type_after(PROMPT, "bdinfo\n")
+        .type_after(PROMPT, "dm tree\n")
+        .type_after(PROMPT, "help\n")
+        .type_after("virtio block devices", "mw.l 0 1\n");
+    let output = run.type_after("Resetting CPU", "").deadline(240).start();
+    output.expect_exit(0);
+    output.expect_in_order([
+        "U-Boot",
+        "DRAM:  512 MiB",
+        "=> version",
+        "=> bdinfo",
+        "-> start    = 0x0000000040000000",
+        "=> dm tree",
+        "psci-sysreset",
+        "pl011@9000000",
+        "=> help",
+        "poweroff  - Perform POWEROFF",
+        // Nobody writes to flash as to RAM.
+        "=> mw.l 0 1",
+        "\"Synchronous Abort\" handler",
+    ]);
+}
+
+#[test]
+fn u_boot_turns_the_machine_off() {
+    let kernel = u_boot::set_up().expect("U-Boot is needed");
+    for run in [Run::kernel(&kernel), Run::kernel(&kernel).bare()] {
+        let run = run.vcpus(1).type_after("stop autoboot", "\n");
+        let output = run.type_after(PROMPT, "poweroff\n").deadline(240).start();
+        output.expect_exit(0);
+        output.expect_in_order(["U-Boot", "=> poweroff"]);
+    }
 }

@@ -4,6 +4,7 @@
 //!  ELF ------------------------------> segments at their physical addresses (`elf`)
 //!  gzip, zstd, xz ... -- unpacked --.
 //!  EFI zboot ----------- unpacked --+-> Image: where its header says     [Linux: Documentation/arch/arm64/booting]
+//!                                   +-> U-Boot linked at 0: in flash, with the device tree at the start of RAM
 //!                                   '-> no header: a flat binary at RAM + 0x80000
 //! ```
 //! What is certain to fail is refused here, with what to do about it. Nothing is read or unpacked that the guest's memory does not
@@ -18,7 +19,7 @@ use super::{
     word,
 };
 use crate::{
-    config::guest_machine::{FLAT_OFFSET, RAM_BASE},
+    config::guest_machine::{FIRMWARE, FLAT_OFFSET, RAM_BASE, VARIABLES},
     host::{Failure, failure::Result, failure::at},
 };
 
@@ -62,6 +63,16 @@ const RISCV_MAGIC: [u8; 4] = *b"RSC\x05";
 const ZIMAGE_MAGIC: u32 = 0x016f_2818;
 /// What a Linux kernel for x86 has at offset 0x202.
 const X86_MAGIC: [u8; 4] = *b"HdrS";
+
+/// How much firmware reads of its variables: U-Boot's environment. [U-Boot: CONFIG_ENV_SIZE of qemu_arm64]
+const VARIABLES_LENGTH: usize = 0x4_0000;
+/// A branch and a NOP, then the address at which U-Boot is linked and the length of its file.
+/// [U-Boot: arch/arm/cpu/armv8/start.S]
+mod u_boot {
+    pub const NOP: usize = 4;
+    pub const LINK_ADDRESS: usize = 8;
+    pub const LENGTH: usize = 16;
+}
 
 /// What a kernel must not start with, what that is, and what to do.
 const REFUSED: [(&[u8], &str, &str); 6] = [
@@ -149,6 +160,7 @@ impl Kernel {
             (Some(what), _) => Err((what.into(), NEEDS_IMAGE)),
             (_, Some((_, what, remedy))) => Err(((*what).into(), remedy)),
             _ if bytes.starts_with(b"MZ") => Self::linux(efi::unpack_image(&bytes, memory)?),
+            _ if is_u_boot(&bytes) => Ok(Self::firmware(bytes)),
             _ => Ok(Self::at(RAM_BASE + FLAT_OFFSET, 0, bytes)),
         }
     }
@@ -165,6 +177,28 @@ impl Kernel {
             }],
             is_linux: false,
         }
+    }
+
+    /// A program that runs from flash and finds the device tree at the start of RAM. Its variables are erased.
+    fn firmware(bytes: Vec<u8>) -> Self {
+        let segment = |flash: Range<u64>, bytes| Segment {
+            address: flash.start,
+            bytes: Arc::new(bytes),
+        };
+        Self {
+            segments: vec![
+                segment(FIRMWARE, bytes),
+                segment(VARIABLES, vec![0xff; VARIABLES_LENGTH]),
+            ],
+            footprint: RAM_BASE..RAM_BASE,
+            entry: FIRMWARE.start,
+            is_linux: false,
+        }
+    }
+
+    /// It is started in flash, as a machine starts that has no boot loader under it.
+    pub fn is_firmware(&self) -> bool {
+        FIRMWARE.contains(&self.entry)
     }
 
     /// The Linux `Image` in `bytes`, whose magic number was found.
@@ -195,6 +229,17 @@ impl Kernel {
             ..Self::at(RAM_BASE.saturating_add(offset), size, bytes)
         })
     }
+}
+
+/// It is a U-Boot that is linked to run from the start of flash. A device tree may follow it.
+fn is_u_boot(bytes: &[u8]) -> bool {
+    let is_branch = word(bytes, 0).is_some_and(|instruction| instruction >> 26 == 0b00_0101);
+    let length = double(bytes, u_boot::LENGTH).unwrap_or(0);
+    is_branch
+        && word(bytes, u_boot::NOP) == Some(0xd503_201f)
+        && double(bytes, u_boot::LINK_ADDRESS) == Some(FIRMWARE.start)
+        && (0x1000..=bytes.len() as u64).contains(&length)
+        && bytes.len() as u64 <= FIRMWARE.end
 }
 
 #[cfg(test)]
@@ -233,6 +278,24 @@ mod tests {
         let kernel = Kernel::check(vec![0x14; 100], MIB).expect("a flat binary");
         assert_eq!(kernel.footprint, 0x4008_0000..0x4008_0064);
         assert!(!kernel.is_linux);
+    }
+
+    #[test]
+    fn u_boot_starts_in_flash() {
+        let mut bytes = vec![0; 0x2000];
+        bytes[..8].copy_from_slice(&[0x0a, 0, 0, 0x14, 0x1f, 0x20, 0x03, 0xd5]);
+        bytes[17] = 0x20;
+        let kernel = Kernel::check(bytes.clone(), MIB).expect("a U-Boot");
+        assert_eq!((kernel.entry, kernel.is_firmware()), (0, true));
+        assert_eq!(kernel.segments[0].address, 0);
+        assert_eq!(kernel.segments[1].address, 0x0400_0000);
+        // Linked elsewhere, or with another length: any flat binary.
+        for (offset, value) in [(11, 0x40), (17, 0x40)] {
+            let mut other = bytes.clone();
+            other[offset] = value;
+            let kernel = Kernel::check(other, MIB).expect("a flat binary");
+            assert_eq!(kernel.entry, RAM_BASE + FLAT_OFFSET);
+        }
     }
 
     #[test]

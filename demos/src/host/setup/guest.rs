@@ -88,7 +88,7 @@ fn fetch(directory: &Path, kernel: &Path, busybox: &Path) -> std::result::Result
 }
 
 /// A reader sees the old file or the new one, never a part of it.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let part = path.with_extension("part");
     fs::write(&part, bytes)?;
     fs::rename(&part, path)

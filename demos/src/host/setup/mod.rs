@@ -9,6 +9,7 @@ pub mod guest;
 pub mod progress;
 pub mod qemu;
 pub mod toolchain;
+pub mod u_boot;
 
 use std::fs::{self, File};
 
