@@ -1,5 +1,10 @@
 //! The device tree of the guest's machine: what QEMU's `virt` would say, as far as Trapline emulates it.
 
+use dtoolkit::{
+    error::FdtParseError,
+    fdt::Fdt,
+    model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty},
+};
 use vm_fdt::{Error, FdtWriter};
 
 use crate::config::{Region, guest_machine as machine};
@@ -50,6 +55,43 @@ pub fn build(guest: &Guest<'_>) -> Result<Vec<u8>, Error> {
     uart(&mut fdt)?;
     fdt.end_node(root)?;
     fdt.finish()
+}
+
+/// The user's `tree`, which was checked, completed as QEMU does: command line, initial ramdisk and random bytes go to /chosen.
+/// A command line in it stays unless there is another. [QEMU: hw/arm/boot.c, arm_load_dtb]
+///
+/// # Errors
+/// It is no device tree.
+pub fn complete(tree: &[u8], guest: &Guest<'_>) -> Result<Vec<u8>, FdtParseError> {
+    let mut tree = DeviceTree::from_fdt(&Fdt::new(tree)?);
+    if tree.root.child_mut("chosen").is_none() {
+        tree.root.add_child(DeviceTreeNode::new_unchecked("chosen"));
+    }
+    let chosen = tree.root.child_mut("chosen").expect("it was added");
+    let mut set = |name: &str, value: Vec<u8>| {
+        chosen.remove_property(name);
+        chosen.add_property(DeviceTreeProperty::new_unchecked(name, value));
+    };
+    if !guest.bootargs.is_empty() {
+        set("bootargs", [guest.bootargs.as_bytes(), b"\0"].concat());
+    }
+    let (address_seed, random_seed) = guest.seed.split_at(8);
+    set("kaslr-seed", address_seed.to_vec());
+    set("rng-seed", random_seed.to_vec());
+    for name in ["linux,initrd-start", "linux,initrd-end"] {
+        chosen.remove_property(name);
+    }
+    if let Some(initrd) = guest.initrd {
+        let ends = [initrd.address, initrd.address + initrd.length];
+        for (name, address) in ["linux,initrd-start", "linux,initrd-end"]
+            .into_iter()
+            .zip(ends)
+        {
+            let property = DeviceTreeProperty::new_unchecked(name, address.to_be_bytes().to_vec());
+            chosen.add_property(property);
+        }
+    }
+    Ok(tree.to_dtb())
 }
 
 fn chosen(fdt: &mut FdtWriter, guest: &Guest<'_>) -> Result<(), Error> {
@@ -183,6 +225,39 @@ mod tests {
             .map(|region| region.size)
             .collect();
         assert_eq!(sizes, [Some(0x1_0000), Some(20 * 0x2_0000)]);
+    }
+
+    #[test]
+    fn a_tree_of_the_users_is_completed() {
+        let own = example(2);
+        let mut guest = Guest {
+            vcpu_count: 2,
+            memory: 512 << 20,
+            bootargs: "quiet",
+            initrd: None,
+            seed: [9; 40],
+        };
+        let completed = complete(&own, &guest).expect("a well-formed tree");
+        let tree = fdt::Fdt::new(&completed).expect("a well-formed tree");
+        assert_eq!(tree.chosen().bootargs(), Some("quiet"));
+        let chosen = tree.find_node("/chosen").expect("it has one");
+        assert!(chosen.property("linux,initrd-start").is_none());
+        let seed = chosen.property("kaslr-seed").map(|seed| seed.value);
+        assert_eq!(seed, Some(&[9; 8][..]));
+        assert_eq!(tree.cpus().count(), 2);
+        guest.bootargs = "";
+        guest.initrd = Some(Region {
+            address: 0x4900_0000,
+            length: 16,
+        });
+        let completed = complete(&own, &guest).expect("a well-formed tree");
+        let tree = fdt::Fdt::new(&completed).expect("a well-formed tree");
+        assert_eq!(tree.chosen().bootargs(), Some("console=ttyAMA0"));
+        let end = tree
+            .find_node("/chosen")
+            .and_then(|chosen| chosen.property("linux,initrd-end"));
+        assert_eq!(end.and_then(|end| end.as_usize()), Some(0x4900_0010));
+        assert!(complete(&own[..60], &guest).is_err());
     }
 
     #[test]

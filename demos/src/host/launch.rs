@@ -15,7 +15,7 @@ use super::{
     cross::{self, Built},
     device_tree,
     failure::{Result, at},
-    input::{Contents, initrd, kernel::Kernel},
+    input::{Contents, dtb, initrd, kernel::Kernel},
     layout::{GuestLayout, MOST_GUEST_MIB, MachineLayout, UnstagedGuest},
     machine::{self, Machine},
     memory,
@@ -76,6 +76,9 @@ impl Request {
             let initrd = files.initrd.as_ref();
             let kernel = inputs.kernel(&files.kernel, guest.memory_mib * MIB)?;
             let mut command = machine.bare(guest.memory_mib);
+            if let Some(path) = &guest.dtb {
+                command.arg("-dtb").arg(path);
+            }
             if kernel.is_firmware() {
                 command.arg("-bios").arg(&files.kernel);
             } else {
@@ -156,17 +159,26 @@ impl GuestRequest {
         };
         let ramdisk_length = ramdisk.as_ref().map(Contents::length);
         let layout = GuestLayout::new(&kernel, ramdisk_length, memory, &self.place)?;
-        let tree = device_tree::build(&device_tree::Guest {
+        let machine = device_tree::Guest {
             vcpu_count: self.vcpus,
             memory,
             bootargs: &self.bootargs,
             initrd: layout.initrd,
             seed: seed(is_counting)?,
-        })
-        .map_err(|error| {
-            let remedy = "give a command line without zero bytes";
-            Failure::input(error, self.place.of("append"), remedy)
-        })?;
+        };
+        let tree = match &self.dtb {
+            Some(path) => {
+                let own = dtb::read(path, self.vcpus, memory)?;
+                dtb::check_images(path, &own, &layout.ranges(&kernel))?;
+                device_tree::complete(&own, &machine).map_err(|error| {
+                    Failure::input(error, path.display(), "give a flattened device tree")
+                })?
+            }
+            None => device_tree::build(&machine).map_err(|error| {
+                let remedy = "give a command line without zero bytes";
+                Failure::input(error, self.place.of("append"), remedy)
+            })?,
+        };
         let segments = kernel.segments.into_iter();
         let mut images: Vec<_> = segments
             .map(|segment| (segment.address, Contents::Bytes(segment.bytes)))
@@ -231,6 +243,9 @@ impl Inputs {
         };
         if let Some(path) = &guest.initrd {
             self.ramdisk(path, is_linux, memory)?;
+        }
+        if let Some(path) = &guest.dtb {
+            dtb::read(path, guest.vcpus, memory)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@
 //!               +--------------------------+
 //! ```
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use crate::{
     config::{BootConfig, GuestConfig, Region, StagedImage, guest_machine::RAM_BASE},
@@ -103,6 +103,16 @@ impl GuestLayout {
             }),
             device_tree: RAM_BASE + end(offset) - DEVICE_TREE_ROOM,
         })
+    }
+
+    /// The RAM that `kernel` and what comes with it take.
+    pub fn ranges(&self, kernel: &Kernel) -> Vec<Range<u64>> {
+        let initrd = self
+            .initrd
+            .map(|region| region.address..region.address + region.length);
+        let tree = self.device_tree..self.device_tree + DEVICE_TREE_ROOM;
+        let all = [Some(kernel.footprint.clone()), initrd, Some(tree)];
+        all.into_iter().flatten().collect()
     }
 
     /// Firmware looks for the device tree at the start of RAM, as QEMU has it there.

@@ -81,6 +81,8 @@ pub struct GuestRequest {
     pub source: GuestSource,
     /// Its initial ramdisk; the stock guest has one of its own.
     pub initrd: Option<PathBuf>,
+    /// The description of its machine, in place of the one that is made for it.
+    pub dtb: Option<PathBuf>,
     /// Its command line.
     pub bootargs: String,
     /// How many CPUs it has.
@@ -106,6 +108,7 @@ impl GuestRequest {
             name: source.name(),
             source,
             initrd: None,
+            dtb: None,
             bootargs,
             vcpus,
             memory_mib: DEFAULT_MEMORY_MIB,

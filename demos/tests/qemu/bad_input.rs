@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use trapline_demos::host::device_tree;
+
 use crate::harness::Run;
 
 /// What stands in for QEMU: it answers questions, and leaves a trace when it is asked for a machine.
@@ -122,6 +124,40 @@ fn bad_initial_ramdisks_are_refused() {
     place.refuse(
         &["run", "--kernel", &kernel, "--initrd", "/nonexistent"],
         &["/nonexistent"],
+    );
+}
+
+#[test]
+fn bad_device_trees_are_refused() {
+    let place = Place::new();
+    let kernel = place.file("kernel", &image(1 << 20));
+    let tree = device_tree::build(&device_tree::Guest {
+        vcpu_count: 2,
+        memory: 512 << 20,
+        bootargs: "",
+        initrd: None,
+        seed: [0; 40],
+    });
+    let tree = tree.expect("a well-formed tree");
+    let whole = place.file("whole.dtb", &tree);
+    let cut = place.file("cut.dtb", &tree[..100]);
+    let text = place.file("text.dts", b"/dts-v1/; / { };");
+    let run = ["run", "--kernel", &kernel, "--vcpus", "2", "--dtb"];
+    let refuse = |file: &str, more: &[&str], parts: &[&str]| {
+        place.refuse(&[&run[..], &[file], more].concat(), parts);
+    };
+    refuse(&cut, &[], &["device tree", &cut]);
+    refuse(&text, &[], &["device tree", &text]);
+    refuse("/nonexistent", &[], &["/nonexistent"]);
+    refuse("/dev/zero", &[], &["not a file"]);
+    refuse(
+        &whole,
+        &["--memory", "256"],
+        &["memory at", "0x40000000..0x50000000"],
+    );
+    place.refuse(
+        &["run", "--kernel", &kernel, "--vcpus", "1", "--dtb", &whole],
+        &["a CPU 0x1", "--vcpus"],
     );
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use trapline_demos::host::{cross, setup::u_boot};
+use trapline_demos::host::{cross, device_tree, setup::u_boot};
 
 use crate::harness::{Run, is_full_tier, stock_guest};
 
@@ -114,6 +114,32 @@ fn an_elf_file_runs() {
     let output = run.vcpus(4).pcpus(2).deadline(300).start();
     output.expect_exit(0);
     output.expect_in_order(["STRESS PASS vcpus=4"]);
+}
+
+#[test]
+fn linux_runs_with_a_device_tree_of_its_own() {
+    let files = Files::new();
+    // Half of the memory; the command line in it stays.
+    let tree = device_tree::build(&device_tree::Guest {
+        vcpu_count: 2,
+        memory: 256 << 20,
+        bootargs: "trapline=batch",
+        initrd: None,
+        seed: [0; 40],
+    });
+    let tree = files.file("own.dtb", &tree.expect("a well-formed tree"));
+    let guest = stock_guest();
+    let run = Run::kernel(&guest.kernel).option("--initrd", guest.initrd.display());
+    let run = run.option("--dtb", tree.display()).vcpus(2).pcpus(1);
+    let output = run.deadline(300).start();
+    output.expect_exit(0);
+    output.expect_in_order([
+        "Kernel command line: trapline=batch",
+        "K/262144K available",
+        "trapline: nproc=2",
+        "trapline: workload ok",
+    ]);
+    output.expect_in_order(["random: crng init done", "trapline: nproc=2"]);
 }
 
 /// What U-Boot says when it waits for a command.

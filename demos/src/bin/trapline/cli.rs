@@ -86,15 +86,18 @@ pub struct MachineOptions {
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
     /// TOML file that describes a machine and its guests, see docs/guide/several-guests.md
-    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["kernel", "initrd", "append", "memory", "guest", "vcpus", "affinity", "bare"])]
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["kernel", "initrd", "dtb", "append", "memory", "guest", "vcpus", "affinity", "bare"])]
     pub config: Option<PathBuf>,
-    /// Linux Image for arm64, or a flat binary [default: Debian's stock Linux, with a shell on a terminal and a short workload
+    /// Linux Image for arm64 (also gzip, zboot, ...), ELF file, U-Boot or flat binary, see docs/guide/images.md [default: Debian's stock Linux, with a shell on a terminal and a short workload
     /// elsewhere]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// Initial ramdisk: a cpio archive, plain or compressed
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// Device tree, in place of the one that describes the guest's machine: it may leave out, but not add
+    #[arg(long, value_name = "FILE")]
+    pub dtb: Option<PathBuf>,
     /// Added to the kernel's command line
     #[arg(
         long,

@@ -29,6 +29,7 @@ pub fn one_guest(options: &RunOptions, is_terminal: bool) -> Result<(Request, Ru
     let mut request = run::request(source, options.append.clone(), &options.machine);
     let guest = &mut request.guests[0];
     guest.initrd = options.initrd.clone();
+    guest.dtb = options.dtb.clone();
     guest.memory_mib = options.memory.unwrap_or(guest.memory_mib);
     complete(request, options, Vec::new(), is_terminal)
 }

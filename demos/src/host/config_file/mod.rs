@@ -197,6 +197,7 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
             name: text.name.clone().unwrap_or_else(|| source.name()),
             source,
             initrd: text.initrd.as_ref().map(path),
+            dtb: text.dtb.as_ref().map(path),
             bootargs: text.append.clone().unwrap_or_default(),
             vcpus,
             memory_mib,

@@ -26,6 +26,7 @@ affinity = "1"
 weight = 300
 start = false
 console = "out.txt"
+dtb = "own.dtb"
 "#;
 
 #[test]
@@ -50,6 +51,12 @@ fn a_file_describes_a_machine_and_its_guests() {
         GuestSource::File("/configs/images/kernel.bin".into())
     );
     assert_eq!(second.initrd.as_deref(), Some(Path::new("/initrd")));
+    assert!(
+        second
+            .dtb
+            .as_ref()
+            .is_some_and(|path| path.ends_with("own.dtb"))
+    );
     assert_eq!(
         (second.vcpus, second.memory_mib, second.weight),
         (1, 64, 300)

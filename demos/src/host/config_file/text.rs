@@ -36,6 +36,7 @@ pub(super) struct VmText {
     pub kernel: Option<String>,
     pub guest: Option<String>,
     pub initrd: Option<String>,
+    pub dtb: Option<String>,
     pub append: Option<String>,
     pub memory: Option<Memory>,
     pub vcpus: Option<i64>,

@@ -1,5 +1,6 @@
 //! The files that a user names: what they are, and whether they can do what they are named for.
 
+pub mod dtb;
 pub mod efi;
 pub mod elf;
 pub mod initrd;
