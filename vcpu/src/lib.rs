@@ -21,6 +21,8 @@ pub mod exit;
 pub mod frame;
 pub mod host;
 pub mod inject;
+#[allow(dead_code, reason = "the engine comes next")]
+mod instruction;
 pub mod interrupts;
 pub mod stage2;
 mod sync;
