@@ -55,6 +55,13 @@ impl Dispatch for Dispatcher {
         unanswered(&mut guest, exit)
     }
 
+    fn instruction(&self, vcpu: &VmVcpu, address: u64) -> Option<u32> {
+        let mut word = [0; 4];
+        let memory = vcpu.vm().memory();
+        memory.read(address, &mut word).ok()?;
+        Some(u32::from_le_bytes(word))
+    }
+
     fn bind(&mut self, vcpu: &mut VmVcpu, interface: &mut dyn VirtualCpuInterface) {
         let (vm, cpu) = vcpu.split();
         vm.vgic().bind(cpu, interface);
@@ -113,9 +120,9 @@ fn unanswered(guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
             guest.set_register(0, crate::smccc::NOT_SUPPORTED);
             Action::Finish
         }
-        Exit::Mmio(_) | Exit::DataAbort(_) | Exit::InstructionAbort(_) => {
-            Action::Fault(GuestFault::ExternalAbort)
-        }
+        Exit::Mmio(_) | Exit::InstructionAbort(_) => Action::Fault(GuestFault::ExternalAbort),
+        // The engine looks at the instruction.
+        Exit::DataAbort(_) => Action::Decline,
         // A wait may always end early.
         Exit::Wait(_) => Action::Finish,
         Exit::SError { .. } => Action::Fault(GuestFault::SError),

@@ -24,7 +24,8 @@ pub enum Action {
     PowerOff,
     /// The VM is finished: none of its vCPUs runs again. The handler has recorded why.
     Stop,
-    /// Not mine: offer it to the next handler.
+    /// Not mine: offer it to the next handler. A data abort that nobody takes is left to the engine, which does the load or
+    /// store as [`Exit::Mmio`](crate::Exit::Mmio) if it can.
     Decline,
 }
 

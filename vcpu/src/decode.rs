@@ -12,6 +12,14 @@ use crate::syndrome::{self as esr_field, class, fault_kind};
 
 /// SPSR_EL2.M\[4\]: the guest was in AArch32 state, which here means at EL0. [DDI0487: SPSR_EL2]
 const SPSR_AARCH32: u64 = 1 << 4;
+/// SPSR_EL2.E, in AArch32 state: data is big-endian.
+const SPSR_BIG_ENDIAN: u64 = 1 << 9;
+/// SPSR_EL2.M\[3:2\], in AArch64 state: the exception level.
+const SPSR_EXCEPTION_LEVEL: u64 = 0b11 << 2;
+/// SCTLR_EL1.E0E: data is big-endian at EL0.
+const SCTLR_E0E: u64 = 1 << 24;
+/// SCTLR_EL1.EE: data is big-endian at EL1.
+const SCTLR_EE: u64 = 1 << 25;
 /// SPSR_EL2.BTYPE, in AArch64 state.
 const SPSR_BRANCH_TYPE: u64 = 0b11 << 10;
 /// SPSR_EL2.SS, software step.
@@ -28,6 +36,8 @@ pub trait FaultAddresses {
     /// The intermediate physical address of `virtual_address` by the guest's own tables, for the faults that leave
     /// HPFAR_EL2 UNKNOWN; `None` if it has none. [DDI0487: HPFAR_EL2, AT S1E1R]
     fn translate(&self, virtual_address: u64) -> Option<u64>;
+    /// SCTLR_EL1: how the guest's data lies in memory. Read only for an access that moves data.
+    fn system_control(&self) -> u64;
 }
 
 /// Decodes the synchronous exception or SError that ended `run_guest`.
@@ -112,7 +122,12 @@ fn data_abort(frame: &TrapFrame, esr: u64, fault: &impl FaultAddresses) -> Exit 
     let width = 1u8 << esr_field::ACCESS_SIZE.of(esr);
     let rt = esr_field::TRANSFER_REGISTER.of(esr) as u8;
     let direction = if esr_field::IS_WRITE.is_set(esr) {
-        Direction::Write(frame.gpr(rt) & width_mask(width))
+        let value = frame.gpr(rt);
+        Direction::Write(if is_big_endian(frame.spsr, fault.system_control()) {
+            swap_bytes(value, width)
+        } else {
+            value & width_mask(width)
+        })
     } else {
         Direction::Read
     };
@@ -160,6 +175,29 @@ const fn width_mask(width: u8) -> u64 {
     u64::MAX >> (64 - 8 * width as u32)
 }
 
+/// The code with this PSTATE is AArch32 code.
+pub(crate) const fn is_aarch32(spsr: u64) -> bool {
+    spsr & SPSR_AARCH32 != 0
+}
+
+/// Data of the code with this PSTATE lies in memory with its most significant byte first. [DDI0487: BigEndian]
+#[inline]
+pub(crate) const fn is_big_endian(spsr: u64, system_control: u64) -> bool {
+    if is_aarch32(spsr) {
+        spsr & SPSR_BIG_ENDIAN != 0
+    } else if spsr & SPSR_EXCEPTION_LEVEL == 0 {
+        system_control & SCTLR_E0E != 0
+    } else {
+        system_control & SCTLR_EE != 0
+    }
+}
+
+/// The low `width` bytes of `value` in the opposite order, and zeros above; `width` is 1 to 8.
+#[cold]
+pub(crate) const fn swap_bytes(value: u64, width: u8) -> u64 {
+    value.swap_bytes() >> (64 - 8 * width as u32)
+}
+
 /// Puts the answer of an MMIO read into the guest's register, extended as the load asks.
 pub fn complete_read(frame: &mut TrapFrame, access: &MmioAccess, value: u64) {
     let narrow = value & width_mask(access.width);
@@ -178,9 +216,14 @@ pub fn complete_read(frame: &mut TrapFrame, access: &MmioAccess, value: u64) {
 }
 
 /// Puts the value that a handler answered a read with into the guest's register; an exit that reads nothing ignores it.
+///
+/// What a device answers is as the bus carries it; `fault` tells how the guest's data lies there.
 #[inline]
-pub fn finish_read(frame: &mut TrapFrame, exit: &Exit, value: u64) {
+pub fn finish_read(frame: &mut TrapFrame, exit: &Exit, value: u64, fault: &impl FaultAddresses) {
     match exit {
+        Exit::Mmio(access) if is_big_endian(frame.spsr, fault.system_control()) => {
+            complete_read(frame, access, swap_bytes(value, access.width));
+        }
         Exit::Mmio(access) => complete_read(frame, access, value),
         Exit::SystemRegister(access) => frame.set_gpr(access.rt, value),
         _ => {}

@@ -11,6 +11,10 @@ pub trait Dispatch {
     /// Answers one exit of the vCPU that is bound here.
     fn dispatch(&mut self, guest: &mut BoundGuest<'_, Self::Extension>, exit: &Exit) -> Action;
 
+    /// The 32 bits that the vCPU's memory holds at the intermediate physical address `address`, a multiple of 4, in little-endian
+    /// order as all instructions are; `None` if that is not its RAM. For instructions that the engine does on the guest's behalf.
+    fn instruction(&self, extension: &Self::Extension, address: u64) -> Option<u32>;
+
     /// The vCPU's registers are in the hardware now: make its interrupts pending in `interface`.
     fn bind(&mut self, extension: &mut Self::Extension, interface: &mut dyn VirtualCpuInterface);
 

@@ -17,11 +17,15 @@ pub mod action;
 pub mod arch;
 pub mod decode;
 pub mod dispatch;
+#[cfg_attr(
+    not(all(target_arch = "aarch64", target_os = "none")),
+    allow(dead_code, reason = "only the engine does what it says")
+)]
+mod emulate;
 pub mod exit;
 pub mod frame;
 pub mod host;
 pub mod inject;
-#[allow(dead_code, reason = "the engine comes next")]
 mod instruction;
 pub mod interrupts;
 pub mod stage2;

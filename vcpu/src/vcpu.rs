@@ -11,6 +11,7 @@ use trapline_sched::{Vcpu, VcpuHandle};
 use crate::arch::aarch64::control::guest_hcr;
 use crate::arch::aarch64::registers::{GuestSystemRegisters, PointerAuthKeys, VirtualErrors};
 use crate::decode::ExitClass;
+use crate::emulate::Access;
 use crate::frame::{FpState, TrapFrame};
 use crate::stage2::{PhysicalAddress, Stage2};
 use crate::vmid::VmVmid;
@@ -47,6 +48,8 @@ pub struct VmCpuRegisters {
     pub virtual_errors: VirtualErrors,
     /// FP and SIMD. In the hardware from their first use after `bind` to `unbind`.
     pub fp: FpState,
+    /// A load or store that waits in its middle: it is through before the guest runs again.
+    pub(crate) unfinished: Option<Access>,
 }
 
 /// A vCPU.

@@ -6,7 +6,8 @@ use trapline_vcpu::exit::{Abort, Call, Conduit, Direction, SystemRegister, WaitK
 
 use super::*;
 use crate::{
-    registry::ExitClass, smccc::NOT_SUPPORTED, standard, support::Machine, sysregs::IdRegisters,
+    GuestMemory, registry::ExitClass, smccc::NOT_SUPPORTED, standard, support::Machine,
+    sysregs::IdRegisters,
 };
 
 const ABORT: Abort = Abort {
@@ -31,8 +32,8 @@ fn an_unanswered_exit_gets_what_the_hardware_would_give() {
         (call(Conduit::Smc, 0),                          Action::Finish),
         (call(Conduit::Hvc, 1),                          Action::Fault(Undefined)),
         (call(Conduit::Smc, 0xffff),                     Action::Fault(Undefined)),
-        (Exit::DataAbort(ABORT),                         Action::Fault(ExternalAbort)),
-        (Exit::DataAbort(walk),                          Action::Fault(ExternalAbort)),
+        (Exit::DataAbort(ABORT),                         Action::Decline),
+        (Exit::DataAbort(walk),                          Action::Decline),
         (Exit::InstructionAbort(ABORT),                  Action::Fault(ExternalAbort)),
         (Exit::Wait(WaitKind::Interrupt),                Action::Finish),
         (Exit::Wait(WaitKind::Event),                    Action::Finish),
@@ -68,6 +69,17 @@ fn an_unanswered_exit_gets_what_the_hardware_would_give() {
         cpu.write_register(SystemRegister::new(0, 0, 0, 0, 0), 0),
         Action::Fault(Undefined)
     );
+}
+
+#[test]
+fn an_instruction_comes_from_ram_and_is_little_endian() {
+    let machine = Machine::with_vcpus(1);
+    let ram = machine.memory.ranges()[0].clone();
+    let cpu = machine.cpu(0);
+    let instruction = |address| cpu.dispatcher.instruction(&cpu.vcpu, address);
+    assert_eq!(instruction(ram.start + 4), Some(0x0706_0504));
+    assert_eq!(instruction(ram.end - 2), None);
+    assert_eq!(instruction(u64::MAX - 3), None);
 }
 
 fn standard_machine(vcpus: usize) -> Machine {

@@ -13,12 +13,14 @@ struct Registers {
     far: Option<u64>,
     hpfar: Option<u64>,
     translated: Option<u64>,
+    system_control: Option<u64>,
 }
 
 const UNREAD: Registers = Registers {
     far: None,
     hpfar: None,
     translated: None,
+    system_control: None,
 };
 
 impl FaultAddresses for Registers {
@@ -31,6 +33,9 @@ impl FaultAddresses for Registers {
     fn translate(&self, _virtual_address: u64) -> Option<u64> {
         self.translated
     }
+    fn system_control(&self) -> u64 {
+        self.system_control.expect("SCTLR_EL1 is not needed here")
+    }
 }
 
 fn fault(far: u64, hpfar: u64) -> Registers {
@@ -38,6 +43,7 @@ fn fault(far: u64, hpfar: u64) -> Registers {
         far: Some(far),
         hpfar: Some(hpfar),
         translated: None,
+        system_control: Some(0),
     }
 }
 
@@ -136,6 +142,46 @@ fn a_described_store_has_its_address_width_and_value() {
 }
 
 #[test]
+fn a_big_endian_guest_moves_its_bytes_in_the_opposite_order() {
+    const E0E: u64 = 1 << 24;
+    const EE: u64 = 1 << 25;
+    const EL0: u64 = 0;
+    const EL1: u64 = 0b0101;
+    const AARCH32: u64 = 1 << 4;
+    #[rustfmt::skip] // read by column
+    let cases = [
+        (EL1, EE, true),  (EL1, E0E, false), (EL0, E0E, true), (EL0, EE, false),
+        (AARCH32, E0E | EE, false), (AARCH32 | 1 << 9, 0, true),
+    ];
+    for (spsr, system_control, is_swapped) in cases {
+        let registers = Registers {
+            system_control: Some(system_control),
+            ..fault(0, 0x0900_0000 >> 8)
+        };
+        let mut frame = frame_with(3, 0x0123_4567_89ab_cdef);
+        frame.spsr = spsr;
+        for (size, plain, swapped) in [
+            (0, 0xef, 0xef),
+            (1, 0xcdef, 0xefcd),
+            (2, 0x89ab_cdef, 0xefcd_ab89),
+            (3, 0x0123_4567_89ab_cdef, 0xefcd_ab89_6745_2301),
+        ] {
+            let iss = ISV | size << 22 | 3 << 16 | 1 << 15 | TRANSLATION_LEVEL3;
+            let write = decode(&frame, syndrome(0x24, iss | 1 << 6), &registers);
+            let expected = if is_swapped { swapped } else { plain };
+            assert!(
+                matches!(write, Exit::Mmio(access) if access.direction == Direction::Write(expected)),
+                "{write:x?}, spsr {spsr:#x}"
+            );
+            let read = decode(&frame, syndrome(0x24, iss), &registers);
+            finish_read(&mut frame, &read, expected, &registers);
+            assert_eq!(frame.gpr(3), plain);
+            frame.set_gpr(3, 0x0123_4567_89ab_cdef);
+        }
+    }
+}
+
+#[test]
 fn a_described_load_says_how_to_extend() {
     let iss = ISV | 1 << 21 | 1 << 15 | 30 << 16 | TRANSLATION_LEVEL3;
     let exit = decode(&TrapFrame::default(), syndrome(0x24, iss), &fault(0, 0));
@@ -217,6 +263,7 @@ fn a_permission_fault_leaves_hpfar_unknown_so_the_address_is_translated() {
         far: Some(0x18),
         hpfar: None,
         translated,
+        system_control: Some(0),
     };
     let esr = syndrome(0x24, ISV | 1 << 6 | PERMISSION_LEVEL3);
     let found = decode(&TrapFrame::default(), esr, &registers(Some(0x0900_0018)));
@@ -245,6 +292,7 @@ fn every_syndrome_decodes_to_something() {
         far: Some(u64::MAX),
         hpfar: Some(u64::MAX),
         translated: Some(u64::MAX),
+        system_control: Some(u64::MAX),
     };
     let frame = frame_with(0, u64::MAX);
     for class in 0..64 {

@@ -16,6 +16,34 @@ pub(crate) fn syndrome() -> u64 {
     ESR_EL2.get()
 }
 
+/// FAR_EL2 of the exit that just happened.
+pub(crate) fn address() -> u64 {
+    FAR_EL2.get()
+}
+
+/// The stack pointer of the bound guest's code with this PSTATE. [DDI0487: SPSR_EL2.M]
+pub(crate) fn stack_pointer(spsr: u64) -> u64 {
+    if uses_sp_el1(spsr) {
+        read_sysreg!("sp_el1")
+    } else {
+        read_sysreg!("sp_el0")
+    }
+}
+
+/// Moves the stack pointer of the bound guest's code with this PSTATE.
+pub(crate) fn set_stack_pointer(spsr: u64, value: u64) {
+    if uses_sp_el1(spsr) {
+        write_sysreg!("sp_el1", value);
+    } else {
+        write_sysreg!("sp_el0", value);
+    }
+}
+
+/// EL1 with a stack pointer of its own: EL1h. EL1t and EL0 use SP_EL0.
+const fn uses_sp_el1(spsr: u64) -> bool {
+    spsr & 0b1_1111 == 0b0_0101
+}
+
 /// The fault address registers of the exit that just happened.
 pub(crate) struct HardwareAddresses;
 
@@ -26,6 +54,10 @@ impl FaultAddresses for HardwareAddresses {
 
     fn hpfar(&self) -> u64 {
         HPFAR_EL2.get()
+    }
+
+    fn system_control(&self) -> u64 {
+        SCTLR_EL1.get()
     }
 
     fn translate(&self, virtual_address: u64) -> Option<u64> {
@@ -43,10 +75,10 @@ impl FaultAddresses for HardwareAddresses {
 }
 
 /// Makes the bound guest take `fault`. `false`: it is an SError, which the caller makes pending.
-pub(crate) fn inject(frame: &mut TrapFrame, fault: GuestFault, esr: u64) -> bool {
+pub(crate) fn inject(frame: &mut TrapFrame, fault: GuestFault, esr: u64, far: u64) -> bool {
     let context = FaultContext {
         esr,
-        far: FAR_EL2.get(),
+        far,
         vector_base: VBAR_EL1.get(),
         system_control: SCTLR_EL1.get(),
     };

@@ -185,6 +185,15 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         dispatch.dispatch(&mut guest, exit)
     }
 
+    /// What `vcpu`'s memory holds at the intermediate physical address `place`, as an instruction.
+    pub(crate) fn instruction(
+        &mut self,
+        vcpu: &mut Aarch64VCpu<D::Extension>,
+        place: u64,
+    ) -> Option<u32> {
+        self.dispatch.instruction(&vcpu.extension, place)
+    }
+
     pub(crate) fn refresh(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
         let (dispatch, enabled) = self.parts();
         dispatch.refresh(&mut vcpu.extension, &mut enabled.interface);
@@ -212,7 +221,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         self.is_fp_open = true;
     }
 
-    fn close_fp(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
+    pub(super) fn close_fp(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
         if core::mem::take(&mut self.is_fp_open) {
             fp::close(&mut vcpu.registers.fp);
             vcpu.handle().shared().count_fp_save();
@@ -314,7 +323,18 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         fault: GuestFault,
         esr: u64,
     ) {
-        if !fault::inject(&mut vcpu.registers.trap_context_regs, fault, esr) {
+        self.inject_at(vcpu, fault, esr, fault::address());
+    }
+
+    /// The same when FAR_EL2 may have changed since the exit.
+    pub(crate) fn inject_at(
+        &mut self,
+        vcpu: &mut Aarch64VCpu<D::Extension>,
+        fault: GuestFault,
+        esr: u64,
+        far: u64,
+    ) {
+        if !fault::inject(&mut vcpu.registers.trap_context_regs, fault, esr, far) {
             let (_, bound) = self.parts();
             bound.pend_serror(&mut vcpu.hcr);
         }

@@ -12,6 +12,7 @@
 //! | `takeover` | how do its control registers change hands between the host and us |
 //! | `fault` | what does the hardware say about a fault, and how does a guest take one |
 //! | `id` | what does a pCPU say about itself |
+//! | `access` | who does the loads and stores that the syndrome does not describe |
 //! | `bound` | which registers of a bound vCPU may its handlers touch |
 //! | `tlb` | which translations does a switch invalidate |
 //!
@@ -29,6 +30,7 @@ macro_rules! on_the_machine {
 }
 
 on_the_machine! {
+    mod access;
     mod bound;
     mod fault;
     mod fp;

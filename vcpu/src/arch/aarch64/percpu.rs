@@ -41,7 +41,7 @@ pub struct Aarch64PerCpu<D: Dispatch, H: Host> {
     scheduler: LocalScheduler<Aarch64VCpu<D::Extension>>,
     hardware: Hardware<D, H>,
     /// Something happened that only the scheduler can judge: a timer fired, a vCPU blocked or yielded.
-    must_schedule: bool,
+    pub(super) must_schedule: bool,
     /// The bound vCPU's list registers may be out of date for a reason that its state word does not tell.
     must_refresh: bool,
 }
@@ -184,6 +184,15 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                     self.must_schedule = true;
                     return Step::Expired;
                 }
+                // Whoever left it unfinished has asked for the scheduler, so it is seen here before the guest runs.
+                if self.loaded().registers.unfinished.is_some() {
+                    if self.take_interrupts() {
+                        self.must_schedule = true;
+                        return Step::HostInterrupt;
+                    }
+                    self.go_on_with_unfinished();
+                    continue;
+                }
             }
             // Both are evaluated: the token is consumed whatever else asks for a refresh.
             let must_refresh = self.scheduler.take_wake() | core::mem::take(&mut self.must_refresh);
@@ -246,22 +255,45 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
 
     /// Asks what `exit` means, and does it.
     fn answer(&mut self, exit: &Exit, esr: u64) {
+        self.act(exit, esr, |hardware, vcpu| {
+            vcpu.handle().shared().count_exit(exit.class());
+            hardware.dispatch(vcpu, exit)
+        });
+    }
+
+    /// Does what `action` says about `exit`, when that is not a handler's own answer.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn answer_with(&mut self, action: Action, exit: &Exit, esr: u64) {
+        self.act(exit, esr, |_, _| action);
+    }
+
+    /// Does what is decided about `exit`. It is on the path of every exit, and the vCPU is looked up once.
+    #[inline(always)]
+    fn act(
+        &mut self,
+        exit: &Exit,
+        esr: u64,
+        decide: impl FnOnce(&mut Hardware<D, H>, &mut Aarch64VCpu<D::Extension>) -> Action,
+    ) {
         let vcpu = self
             .scheduler
             .loaded()
             .expect("the vCPU that exited is loaded");
-        vcpu.handle().shared().count_exit(exit.class());
-        let action = self.hardware.dispatch(vcpu, exit);
+        let action = decide(&mut self.hardware, vcpu);
         let frame = &mut vcpu.registers.trap_context_regs;
         match action {
             Action::Finish => decode::step_over(frame, exit, esr),
             Action::FinishRead(value) => {
-                decode::finish_read(frame, exit, value);
+                decode::finish_read(frame, exit, value, &fault::HardwareAddresses);
                 decode::step_over(frame, exit, esr);
             }
             Action::Retry => decode::rewind(frame, exit),
             Action::Fault(fault) => self.hardware.inject(vcpu, fault, esr),
-            Action::Decline => self.hardware.inject(vcpu, GuestFault::Undefined, esr),
+            Action::Decline => match exit {
+                Exit::DataAbort(abort) => self.undescribed_abort(abort),
+                _ => self.hardware.inject(vcpu, GuestFault::Undefined, esr),
+            },
             Action::Wait => {
                 decode::step_over(frame, exit, esr);
                 if !self.hardware.has_deliverable_interrupt(vcpu) {
@@ -286,8 +318,40 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
         }
     }
 
+    /// The vCPU whose registers are in the hardware.
+    pub(super) fn loaded(&mut self) -> &mut Aarch64VCpu<D::Extension> {
+        self.scheduler
+            .loaded()
+            .expect("a vCPU is loaded from Decision::Run on")
+    }
+
+    /// Asks what one access of the loaded vCPU means.
+    pub(super) fn dispatch(&mut self, exit: &Exit) -> Action {
+        let vcpu = self.scheduler.loaded().expect("as in `loaded`");
+        self.hardware.dispatch(vcpu, exit)
+    }
+
+    /// The loaded vCPU's instruction at the intermediate physical address `place`.
+    pub(super) fn instruction(&mut self, place: u64) -> Option<u32> {
+        let vcpu = self.scheduler.loaded().expect("as in `loaded`");
+        self.hardware.instruction(vcpu, place)
+    }
+
+    /// Takes the loaded vCPU's FP registers out of the hardware; its next use brings them back.
+    pub(super) fn take_vectors(&mut self) {
+        let vcpu = self.scheduler.loaded().expect("as in `loaded`");
+        self.hardware.close_fp(vcpu);
+    }
+
+    /// Makes the loaded vCPU take an external abort of the access that `esr` and `far` tell of.
+    pub(super) fn inject_abort(&mut self, esr: u64, far: u64) {
+        let vcpu = self.scheduler.loaded().expect("as in `loaded`");
+        self.hardware
+            .inject_at(vcpu, GuestFault::ExternalAbort, esr, far);
+    }
+
     /// Takes the loaded vCPU off, unless somebody woke it meanwhile: then it goes on, and looks at its interrupts first.
-    fn block(&mut self, reason: BlockReason) {
+    pub(super) fn block(&mut self, reason: BlockReason) {
         match self.scheduler.block(reason) {
             Ok(()) => self.must_schedule = true,
             Err(_woken) => self.must_refresh = true,
