@@ -4,8 +4,13 @@ use crate::harness::{Run, is_full_tier};
 
 #[track_caller]
 fn pass_on_max(name: &str, vcpus: usize, pcpus: usize) {
-    let run = Run::guest("test-guest").cpu("max");
-    let run = run.append(&format!("test={name}"));
+    pass_on("max", name, vcpus, pcpus);
+}
+
+#[track_caller]
+fn pass_on(model: &str, name: &str, vcpus: usize, pcpus: usize) {
+    let run = Run::guest("test-guest").cpu(model);
+    let run = run.append(&format!("test={name} strict=1"));
     let output = run.vcpus(vcpus).pcpus(pcpus).deadline(60).start();
     output.expect_exit(0);
     output.expect_in_order([&format!("TEST {name} PASS")]);
@@ -22,6 +27,12 @@ fn what_the_max_model_has_more_is_hidden() {
 fn keys_and_floating_point_registers_are_ones_own_on_the_max_model() {
     pass_on_max("pauth", 4, 1);
     pass_on_max("fp-switch", 3, 1);
+}
+
+#[test]
+fn undescribed_loads_and_stores_reach_devices_on_other_models() {
+    pass_on("cortex-a53", "isv", 1, 1);
+    pass_on("max", "isv", 1, 1);
 }
 
 #[test]

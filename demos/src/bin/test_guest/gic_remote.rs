@@ -1,8 +1,11 @@
 //! Interrupts across CPUs: the state of another CPU's interrupts, routing, SGIs.
 
-use core::sync::atomic::{
-    AtomicBool, AtomicU32,
-    Ordering::{Acquire, Relaxed, Release},
+use core::{
+    arch::asm,
+    sync::atomic::{
+        AtomicBool, AtomicU32,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use trapline_demos::guest::{MAX_CPUS, cpu, gic, machine, mmio, sgi};
@@ -103,6 +106,36 @@ pub fn state_of_another_cpu() {
     release();
     expect_log("the interrupt works after ICACTIVER", &[SPI]);
     private_state();
+    IS_OVER.store(true, Release);
+    support::join(1);
+}
+
+/// A pair of registers is read of which the second one is known to another CPU only.
+pub fn pair_of_another_cpu() {
+    support::start(2);
+    on_interrupt(hold);
+    gic::route(SPI, 1);
+    gic::set_edge_triggered(SPI, true);
+    gic::set_priority(SPI, 0xa0);
+    gic::enable(SPI);
+    support::run_on(1, take_until_told);
+    for _ in 0..ROUNDS {
+        pend(SPI);
+        await_held();
+        let base = gic::DISTRIBUTOR + gic::offset::ISACTIVER + SPI as usize / 32 * 4 - 4;
+        let (first, second, end): (u64, u64, usize);
+        // SAFETY: reads two registers of the distributor.
+        unsafe {
+            asm!("ldp {0:w}, {1:w}, [{2}], #8", out(reg) first, out(reg) second, inout(reg) base => end)
+        };
+        check!(
+            (first, second, end) == (0, 1 << (SPI % 32), base + 8),
+            "ldp of ISACTIVER read {first:#x} and {second:#x}, and moved its base by {}",
+            end - base
+        );
+        release();
+        expect_log("one handler", &[SPI]);
+    }
     IS_OVER.store(true, Release);
     support::join(1);
 }

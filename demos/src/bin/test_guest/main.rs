@@ -16,6 +16,7 @@ mod gic_groups;
 mod gic_levels;
 mod gic_priority;
 mod gic_remote;
+mod isv;
 mod lives;
 mod migrate;
 mod power_states;
@@ -59,6 +60,8 @@ const TESTS: &[Test] = &[
     ("unknown-calls",       1, calls::unknown),
     ("many-calls",          1, calls::many),
     ("unmapped",            1, unmapped::aborts),
+    ("isv",                 1, isv::forms),
+    ("isv-waits",           2, gic_remote::pair_of_another_cpu),
     ("psci",                2, power_states::all),
     ("fp-switch",           2, floating_point::patterns),
     ("pauth",               1, floating_point::pointer_authentication),
