@@ -1,6 +1,6 @@
 //! How a guest's machine is made: RAM, vCPUs, interrupt controller, handlers, console.
 
-use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
+use alloc::{format, sync::Arc, vec::Vec};
 
 use trapline_demos::config::{GuestConfig, StagedImage, guest_machine};
 use trapline_handlers::{
@@ -34,6 +34,7 @@ const SPI_COUNT: u32 = 256;
 /// A guest, from its first vCPU to its last.
 pub struct Guest {
     /// Its number on the wire: its place in the configuration.
+    #[allow(dead_code, reason = "only some images tell guests apart")]
     pub index: usize,
     /// The VM: registry, memory, interrupt controller, vCPUs by index.
     pub vm: Arc<Vm>,
@@ -48,7 +49,7 @@ pub struct Guest {
 }
 
 /// The vCPUs of a guest that has ended, which no pCPU gets again.
-pub(super) struct RetiredVcpus(Vec<Box<GuestVcpu>>);
+pub(super) struct RetiredVcpus(Vec<GuestVcpu>);
 
 /// EL2 maps its memory to itself.
 pub(super) struct Identity;
@@ -166,13 +167,14 @@ impl Guest {
     pub(super) fn retire(&self) -> RetiredVcpus {
         let retire = |handle: &Arc<VcpuHandle<GuestVcpu>>| {
             let vcpu = handle.retire();
-            vcpu.expect("the vCPU of a guest that has ended is stopped and parked")
+            *vcpu.expect("the vCPU of a guest that has ended is stopped and parked")
         };
         RetiredVcpus(self.handles.iter().map(retire).collect())
     }
 
     /// Frees all that the guest was made of but its RAM, which is left as the guest left it. Every pCPU has let go of it.
     pub(super) fn dismantle(self, vcpus: RetiredVcpus) -> Arc<GuestRam> {
+        let RetiredVcpus(vcpus) = vcpus;
         drop(vcpus);
         let tlb = GuestTlb {
             vmid: &self.space.vmid,
