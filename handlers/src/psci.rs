@@ -10,7 +10,7 @@ use trapline_vcpu::{Action, Exit};
 
 use crate::{
     affinity::{AFFINITY_MASK, index_of},
-    handler::{ExitHandler, GuestCpu},
+    handler::{ExitHandler, GuestCpu, Interrupts},
     registry::Claim,
     vm::{Vm, VmEnd},
 };
@@ -28,6 +28,9 @@ const NO_TRUSTED_OS: i32 = 2;
 const POWER_STATE_RESERVED: u64 = 0xfcfe_0000;
 /// The caller gives an entry point, and expects to lose its context.
 const POWER_STATE_POWERDOWN: u64 = 1 << 16;
+
+/// SYSTEM_RESET2's only architectural reset type; bit 31 marks a vendor's own, and there is none. [DEN0022: SYSTEM_RESET2]
+const SYSTEM_WARM_RESET: u32 = 0;
 
 /// Answers PSCI calls, by HVC and SMC alike.
 pub struct Psci;
@@ -64,6 +67,18 @@ impl ExitHandler for Psci {
                 } else {
                     Action::Finish
                 };
+            }
+            psci::PSCI_SYSTEM_SUSPEND_32 | psci::PSCI_SYSTEM_SUSPEND_64 => {
+                match system_suspend(guest, x1, x2) {
+                    Ok(action) => return action,
+                    Err(error) => error,
+                }
+            }
+            psci::PSCI_SYSTEM_RESET2_32 | psci::PSCI_SYSTEM_RESET2_64 => {
+                if x1 as u32 == SYSTEM_WARM_RESET {
+                    return end(guest.vm(), VmEnd::Reset);
+                }
+                error::INVALID_PARAMETERS
             }
             psci::PSCI_CPU_OFF if guest.vm().count_off() => return Action::Stop,
             psci::PSCI_CPU_OFF => {
@@ -109,6 +124,10 @@ fn features(function: u32) -> i32 {
         | psci::PSCI_CPU_OFF
         | psci::PSCI_SYSTEM_OFF
         | psci::PSCI_SYSTEM_RESET
+        | psci::PSCI_SYSTEM_RESET2_32
+        | psci::PSCI_SYSTEM_RESET2_64
+        | psci::PSCI_SYSTEM_SUSPEND_32
+        | psci::PSCI_SYSTEM_SUSPEND_64
         | smccc::arch::SMCCC_VERSION => SUCCESS,
         _ => error::NOT_SUPPORTED,
     }
@@ -162,6 +181,30 @@ fn cpu_suspend(vm: &Vm, power_state: u64, entry: u64) -> i32 {
     } else {
         SUCCESS
     }
+}
+
+/// The VM sleeps until an interrupt, and then starts at `entry` as if its vCPU had been turned on. Until then the call is made
+/// again after each wake-up, so one that was about nothing ends no sleep. [DEN0022: SYSTEM_SUSPEND]
+fn system_suspend(guest: &mut GuestCpu<'_>, entry: u64, context: u64) -> Result<Action, i32> {
+    let (vm, caller) = (guest.vm(), guest.vcpu());
+    let others = (0..vm.vcpu_count()).filter(|&index| index != caller);
+    let mut others = others.filter_map(|index| vm.vcpu(index));
+    if others.any(|vcpu| vcpu.power_state() != PowerState::Off) {
+        return Err(error::DENIED);
+    }
+    if !is_entry_point(vm, entry) {
+        return Err(error::INVALID_ADDRESS);
+    }
+    let Interrupts {
+        vgic,
+        cpu,
+        interface,
+    } = guest.interrupts();
+    Ok(if vgic.has_wake_request(cpu, interface) {
+        Action::Restart { entry, context }
+    } else {
+        Action::WaitAndRetry
+    })
 }
 
 /// An A64 instruction can be fetched there.

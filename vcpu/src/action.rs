@@ -16,6 +16,15 @@ pub enum Action {
     Fault(GuestFault),
     /// Done; the pCPU is free until this vCPU has an interrupt that it can take.
     Wait,
+    /// Run the same instruction again, once this vCPU may have an interrupt, also one that it cannot take; or sooner.
+    WaitAndRetry,
+    /// Done: the vCPU's registers are as PSCI CPU_ON leaves them, with this PC and this x0. Its interrupts stay as they are.
+    Restart {
+        /// The PC.
+        entry: u64,
+        /// x0.
+        context: u64,
+    },
     /// Done, and others may run first: the vCPU named, if it is ready here, else whoever the policy picks.
     Yield(Option<VcpuId>),
     /// Run the same instruction again, once somebody calls `VcpuHandle::complete`.

@@ -109,12 +109,18 @@ impl<E: Send + 'static> Aarch64VCpu<E> {
     /// Puts the registers back to what PSCI CPU_ON promises, with the PC and x0 from the mailbox.
     pub(crate) fn reset_registers(&mut self) {
         let mailbox = self.handle.shared();
+        let (entry, context) = (mailbox.entry.load(Relaxed), mailbox.argument.load(Relaxed));
+        self.reset_registers_to(entry, context);
+    }
+
+    /// The same, with this PC and this x0.
+    pub(crate) fn reset_registers_to(&mut self, entry: u64, context: u64) {
         self.registers = VmCpuRegisters::default();
         self.hcr = guest_hcr();
         let frame = &mut self.registers.trap_context_regs;
-        frame.elr = mailbox.entry.load(Relaxed);
+        frame.elr = entry;
         frame.spsr = PSTATE_AT_POWER_ON;
-        frame.set_gpr(0, mailbox.argument.load(Relaxed));
+        frame.set_gpr(0, context);
     }
 }
 

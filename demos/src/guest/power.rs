@@ -28,6 +28,8 @@ pub const SYSTEM_OFF: u32 = 0x8400_0008;
 pub const SYSTEM_RESET: u32 = 0x8400_0009;
 /// PSCI_FEATURES.
 pub const FEATURES: u32 = 0x8400_000a;
+/// SYSTEM_SUSPEND.
+pub const SYSTEM_SUSPEND: u32 = 0xc400_000e;
 /// SMCCC_VERSION.
 pub const SMCCC_VERSION: u32 = 0x8000_0000;
 
@@ -39,6 +41,8 @@ pub mod status {
     pub const NOT_SUPPORTED: i64 = -1;
     /// An argument names nothing that exists.
     pub const INVALID_PARAMETERS: i64 = -2;
+    /// It may not be done now.
+    pub const DENIED: i64 = -3;
     /// The CPU is on.
     pub const ALREADY_ON: i64 = -4;
     /// Somebody else is turning the CPU on.

@@ -112,6 +112,18 @@ fn everything_comes_back_after_a_thousand_lives() {
     }
 }
 
+/// QEMU's own firmware cannot do it, so nothing is compared.
+#[test]
+fn a_system_sleeps_until_its_timer() {
+    for pcpus in [1, 2] {
+        let run = Run::guest("test-guest").append("test=system-suspend");
+        let output = run.vcpus(2).pcpus(pcpus).deadline(60).start();
+        output.expect_exit(0);
+        output.expect_in_order(["TEST system-suspend PASS rounds=20"]);
+        output.expect_no_exit_allocation();
+    }
+}
+
 #[test]
 fn a_guest_that_is_stopped_for_cause_leaves_the_others_alone() {
     let crasher = Vm("crasher", "test-guest", "append = \"test=all-off\"");

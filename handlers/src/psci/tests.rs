@@ -19,12 +19,15 @@ const CPU_ON_32: u64 = 0x8400_0003;
 const AFFINITY_INFO: u64 = 0xc400_0004;
 const SYSTEM_OFF: u64 = 0x8400_0008;
 const SYSTEM_RESET: u64 = 0x8400_0009;
+const SYSTEM_SUSPEND: u64 = 0xc400_000e;
+const SYSTEM_RESET2: u64 = 0xc400_0012;
 const FEATURES: u64 = 0x8400_000a;
 
 const SUCCESS: u64 = 0;
 const NOT_SUPPORTED: u64 = -1i64 as u64;
 const INVALID_PARAMETERS: u64 = -2i64 as u64;
 const ALREADY_ON: u64 = -4i64 as u64;
+const DENIED: u64 = -3i64 as u64;
 const ON_PENDING: u64 = -5i64 as u64;
 const INVALID_ADDRESS: u64 = -9i64 as u64;
 
@@ -74,8 +77,13 @@ fn every_function_has_its_answer() {
         ("MIGRATE_INFO_TYPE",     0x8400_0006, [0; 3],                        Action::Finish, 2),
         ("MIGRATE_INFO_UP_CPU",   0xc400_0007, [0; 3],                        Action::Finish, NOT_SUPPORTED),
         ("CPU_FREEZE",            0x8400_000b, [0; 3],                        Action::Finish, NOT_SUPPORTED),
-        ("SYSTEM_SUSPEND",        0xc400_000e, [RAM, 0, 0],                   Action::Finish, NOT_SUPPORTED),
-        ("SYSTEM_RESET2",         0xc400_0012, [0; 3],                        Action::Finish, NOT_SUPPORTED),
+        ("SYSTEM_SUSPEND",        SYSTEM_SUSPEND, [RAM, 7, 0],                Action::WaitAndRetry, SYSTEM_SUSPEND),
+        ("SYSTEM_SUSPEND 32",     0x8400_000e, [1 << 32 | RAM, 7, 0],         Action::WaitAndRetry, 0x8400_000e),
+        ("SYSTEM_SUSPEND nowhere", SYSTEM_SUSPEND, [0, 7, 0],                 Action::Finish, INVALID_ADDRESS),
+        ("SYSTEM_RESET2 warm",    SYSTEM_RESET2, [0, 5, 0],                   Action::Stop,   SYSTEM_RESET2),
+        ("SYSTEM_RESET2 32",      0x8400_0012, [0, 5, 0],                     Action::Stop,   0x8400_0012),
+        ("SYSTEM_RESET2 unknown", SYSTEM_RESET2, [1, 0, 0],                   Action::Finish, INVALID_PARAMETERS),
+        ("SYSTEM_RESET2 vendor",  SYSTEM_RESET2, [1 << 31, 0, 0],             Action::Finish, INVALID_PARAMETERS),
         ("VERSION, 64 bit",       0xc400_0000, [0; 3],                        Action::Finish, NOT_SUPPORTED),
         ("past the last",         0x8400_0020, [0; 3],                        Action::Finish, NOT_SUPPORTED),
         ("SYSTEM_OFF",            SYSTEM_OFF,  [0; 3],                        Action::Stop,   SYSTEM_OFF),
@@ -105,6 +113,10 @@ fn features_lists_what_there_is() {
         0x8400_0006,
         SYSTEM_OFF,
         SYSTEM_RESET,
+        SYSTEM_RESET2,
+        0x8400_0012,
+        SYSTEM_SUSPEND,
+        0x8400_000e,
         FEATURES,
         0x8000_0000,
     ];
@@ -151,6 +163,32 @@ fn a_vcpu_is_on_pending_until_it_runs_and_starts_where_it_was_told() {
     assert_eq!(machine.vcpus[1].enter(), (RAM + 8, 77));
     assert_eq!(cpu.call(CPU_ON, [1, RAM, 0]).1, ALREADY_ON);
     assert_eq!(cpu.call(AFFINITY_INFO, [1, 0, 0]).1, 0);
+}
+
+#[test]
+fn a_system_sleeps_only_alone() {
+    let machine = machine(2);
+    let mut cpu = machine.cpu(0);
+    let suspend = [RAM + 4, 77, 0];
+    assert_eq!(cpu.call(SYSTEM_SUSPEND, suspend).0, Action::WaitAndRetry);
+    assert_eq!(cpu.call(CPU_ON, [1, RAM, 0]).1, SUCCESS);
+    assert_eq!(
+        cpu.call(SYSTEM_SUSPEND, suspend),
+        (Action::Finish, DENIED),
+        "the other one is on its way"
+    );
+    machine.vcpus[1].enter();
+    assert_eq!(cpu.call(SYSTEM_SUSPEND, suspend), (Action::Finish, DENIED));
+    assert_eq!(machine.cpu(1).call(CPU_OFF, [0; 3]).0, Action::PowerOff);
+    machine.vcpus[1].leave();
+    assert_eq!(cpu.call(SYSTEM_SUSPEND, suspend).0, Action::WaitAndRetry);
+}
+
+#[test]
+fn a_system_reset2_is_a_reset() {
+    let machine = machine(1);
+    assert_eq!(machine.cpu(0).call(SYSTEM_RESET2, [0; 3]).0, Action::Stop);
+    assert_eq!(machine.vm.end(), Some(&VmEnd::Reset));
 }
 
 #[test]

@@ -162,6 +162,17 @@ impl Vgic {
             })
     }
 
+    /// The bound vCPU has an interrupt that would wake it up from a power state: enabled, its group on in the distributor. Its CPU
+    /// interface is not asked, which is without power then. [IHI0069: GICR_WAKER, power management]
+    pub fn has_wake_request(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+    ) -> bool {
+        self.refresh(cpu, interface);
+        cpu.most_urgent.iter().any(Option::is_some)
+    }
+
     /// A timer that expires while the vCPU is not bound would end its WFI, priorities aside.
     pub fn is_timer_enabled(&self, cpu: &VgicCpu, timer: TimerPpi) -> bool {
         self.record(Some(cpu.index), timer.intid())

@@ -20,6 +20,7 @@ mod isv;
 mod lives;
 mod migrate;
 mod power_states;
+mod sleep;
 mod support;
 mod timers;
 mod undefined;
@@ -63,6 +64,7 @@ const TESTS: &[Test] = &[
     ("isv",                 1, isv::forms),
     ("isv-waits",           2, gic_remote::pair_of_another_cpu),
     ("psci",                2, power_states::all),
+    ("system-suspend",      2, sleep::until_the_timer),
     ("fp-switch",           2, floating_point::patterns),
     ("pauth",               1, floating_point::pointer_authentication),
     ("migrate-live",        1, migrate::live),

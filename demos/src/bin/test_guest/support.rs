@@ -8,7 +8,7 @@ use core::{
     },
 };
 
-use crate::power_states;
+use crate::{power_states, sleep};
 use trapline_demos::guest::{
     MAX_CPUS,
     boot::Entry,
@@ -282,6 +282,9 @@ pub fn is_done(index: usize) -> bool {
 
 /// The program's entry for CPUs that are turned on.
 pub fn secondary(entry: Entry) -> ! {
+    if entry.cookie == sleep::COOKIE {
+        sleep::woken(&entry);
+    }
     if entry.cookie != 0 {
         // Only the test of PSCI starts CPUs with a cookie.
         power_states::secondary(&entry);

@@ -215,6 +215,31 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         (&mut self.dispatch, enabled)
     }
 
+    /// Gives `vcpu`, which is bound here, the registers of one that was just turned on. Its interrupts stay as they are.
+    pub(crate) fn restart(
+        &mut self,
+        vcpu: &mut Aarch64VCpu<D::Extension>,
+        entry: u64,
+        context: u64,
+    ) {
+        if core::mem::take(&mut self.is_fp_open) {
+            fp::close(&mut vcpu.registers.fp);
+        }
+        vcpu.reset_registers_to(entry, context);
+        vcpu.registers.vm_system_regs.restore();
+        let (_, enabled) = self.parts();
+        if enabled.control.features.pointer_authentication {
+            vcpu.registers.pointer_auth_keys.restore();
+        }
+        if enabled.control.features.error_records {
+            vcpu.registers.virtual_errors.restore();
+        }
+        // Whether it has the pCPU for itself does not change.
+        enabled.hcr = vcpu.hcr & (enabled.hcr | !control::wait_traps());
+        write_sysreg!("hcr_el2", enabled.hcr);
+        synchronize_context();
+    }
+
     /// The first FP instruction since `bind`: its registers go into the hardware.
     pub(crate) fn open_fp(&mut self, vcpu: &Aarch64VCpu<D::Extension>) {
         fp::open(&vcpu.registers.fp);

@@ -304,6 +304,14 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 decode::rewind(frame, exit);
                 self.block(BlockReason::Remote);
             }
+            Action::WaitAndRetry => {
+                decode::rewind(frame, exit);
+                self.block(BlockReason::Waiting);
+            }
+            Action::Restart { entry, context } => {
+                self.hardware.restart(vcpu, entry, context);
+                self.must_refresh = true;
+            }
             Action::Yield(to) => {
                 decode::step_over(frame, exit, esr);
                 self.scheduler.yield_now(to);

@@ -1,0 +1,95 @@
+//! A system that sleeps until an interrupt. [DEN0022: SYSTEM_SUSPEND] QEMU's own firmware cannot do it.
+
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Release},
+};
+
+use trapline_demos::guest::{
+    boot::{self, ENTRY_PROCESSOR_STATE, Entry},
+    cpu, gic, machine,
+    power::{self, affinity, status},
+    timer::Timer,
+};
+
+use crate::support::{self, check};
+
+/// The context that the CPU enters with when it wakes up.
+pub const COOKIE: u64 = 0x51ee_9e12;
+const ROUNDS: u64 = 20;
+const SLEEP_US: u64 = 5_000;
+
+static ROUND: AtomicU64 = AtomicU64::new(0);
+static DEADLINE: AtomicU64 = AtomicU64::new(0);
+
+/// Sleeps until its timer fires, many times; every other time its CPU interface would let nothing through, as an operating
+/// system leaves it. It wakes up where it said, with its registers reset, and not before its timer.
+pub fn until_the_timer() {
+    check!(
+        power::call(power::FEATURES, [power::SYSTEM_SUSPEND.into(), 0, 0]) == status::SUCCESS,
+        "there is no SYSTEM_SUSPEND"
+    );
+    support::start_all();
+    let refused = suspend(boot::secondary_entry());
+    check!(
+        refused == status::DENIED,
+        "with another CPU on it returned {refused}"
+    );
+    support::run_on(1, power_off);
+    support::await_or_fail("the other CPU to go off", || {
+        power::state_of(1) == affinity::OFF
+    });
+    let refused = suspend(0);
+    check!(
+        refused == status::INVALID_ADDRESS,
+        "with no entry it returned {refused}"
+    );
+    sleep()
+}
+
+fn power_off() {
+    power::stop_this_cpu()
+}
+
+fn suspend(entry: u64) -> i64 {
+    let context = boot::context(0, COOKIE);
+    power::call(power::SYSTEM_SUSPEND, [entry, context, 0])
+}
+
+fn sleep() -> ! {
+    let round = ROUND.fetch_add(1, Release);
+    gic::set_priority_mask(if round.is_multiple_of(2) { 0 } else { 0xff });
+    gic::enable(Timer::Virtual.intid());
+    let deadline = cpu::now() + cpu::microseconds(SLEEP_US);
+    DEADLINE.store(deadline, Release);
+    Timer::Virtual.arm(deadline);
+    let returned = suspend(boot::secondary_entry());
+    support::fail(format_args!("SYSTEM_SUSPEND returned {returned}"))
+}
+
+/// The CPU is awake.
+pub fn woken(entry: &Entry) -> ! {
+    let (now, deadline) = (cpu::now(), DEADLINE.load(Acquire));
+    check!(now >= deadline, "it woke up at {now}, before {deadline}");
+    check!(
+        entry.processor_state == ENTRY_PROCESSOR_STATE,
+        "it woke up with PSTATE {:#x}",
+        entry.processor_state
+    );
+    const MMU_AND_CACHES: u64 = 1 | 1 << 2 | 1 << 12;
+    check!(
+        entry.system_control & MMU_AND_CACHES == 0,
+        "it woke up with SCTLR_EL1 {:#x}",
+        entry.system_control
+    );
+    let control = Timer::Virtual.control();
+    check!(control & 1 == 0, "it woke up with its timer on: {control}");
+    if ROUND.load(Acquire) < ROUNDS {
+        sleep();
+    }
+    support::say(format_args!(
+        "rounds={ROUNDS} cpus={}",
+        machine::cpu_count()
+    ));
+    support::pass()
+}
