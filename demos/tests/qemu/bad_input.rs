@@ -208,3 +208,95 @@ fn bad_options_are_refused() {
     place.refuse(&["stress", "--seconds", "0"], &["--seconds"]);
     place.refuse(&["explode"], &["explode"]);
 }
+
+#[test]
+fn bad_files_are_refused() {
+    let place = Place::new();
+    let kernel = place.file("kernel", &image(1 << 20));
+    let vm = |name: &str, rest: &str| {
+        format!("[[vm]]\nname = \"{name}\"\nkernel = \"kernel\"\n{rest}\n")
+    };
+    let both = |first: &str, second: &str| vm("a", first) + &vm("b", second);
+    for (text, parts) in [
+        (String::new(), &["there is no guest"][..]),
+        (vm("a", "memroy = 5"), &["memroy", "bad.toml:4", "`memory`"]),
+        (vm("a", "vcpus = \"two\""), &["bad.toml:4", "two"]),
+        (vm("a b", ""), &["bad.toml:2", "no name"]),
+        (vm("a", "") + &vm("a", ""), &["bad.toml:6", "two guests"]),
+        (
+            vm("a", "affinity = \"9\""),
+            &["bad.toml:4: affinity of vm `a`", "4 pCPUs"],
+        ),
+        (
+            both("memory = \"90G\"", "memory = \"400G\""),
+            &["bad.toml:8: memory of vm `b`", "together"],
+        ),
+        (
+            both("console = \"out\"", "console = \"./out\""),
+            &["console of a and the console of b"],
+        ),
+        (vm("a", "console = \"kernel\""), &["overwrite"]),
+        (vm("a", "kernel = \"x\""), &["bad.toml:4", "duplicate"]),
+        (vm("a", "initrd = \"absent\""), &["absent"]),
+        (vm("a", "memory = 1"), &["at least"]),
+        (
+            "policy = \"lottery\"\n".to_owned() + &vm("a", ""),
+            &["bad.toml:1: policy", "lottery"],
+        ),
+        (
+            "policy = \"pinned\"\n".to_owned() + &both("", "affinity = \"1\""),
+            &["bad.toml:2: vm `a`", "no affinity"],
+        ),
+        (
+            "cpu = \"pentium\"\n".to_owned() + &vm("a", ""),
+            &["bad.toml:1: cpu", "cortex-a72"],
+        ),
+    ] {
+        let file = place.file("bad.toml", text.as_bytes());
+        place.refuse(&["run", "--config", &file], parts);
+        assert!(!place.path("out").exists(), "a file was left behind");
+    }
+    let file = place.file("good.toml", both("", "").as_bytes());
+    for (arguments, said) in [
+        (["--kernel", &kernel], "--kernel"),
+        (["--vcpus", "3"], "--vcpus"),
+        (["--input", "c"], "choose one of a, b"),
+        (["--console", "c=pty"], "choose one of a, b"),
+        (["--console", "pty"], "NAME=FILE"),
+        (["--policy", "lottery"], "--policy"),
+        (["--pcpus", "99"], "--pcpus"),
+    ] {
+        place.refuse(
+            &["run", "--config", &file, arguments[0], arguments[1]],
+            &[said],
+        );
+    }
+    place.refuse(
+        &["run", "--config", "/nonexistent.toml"],
+        &["/nonexistent.toml"],
+    );
+}
+
+#[test]
+fn a_refused_run_leaves_no_file_behind() {
+    let place = Place::new();
+    let old = place.file("old", b"before");
+    let new = place.path("new").to_string_lossy().into_owned();
+    let refused = [
+        "run",
+        "--kernel",
+        "/nonexistent",
+        "--log",
+        &new,
+        "--stats",
+        &old,
+    ];
+    place.refuse(&refused, &["/nonexistent"]);
+    assert!(!place.path("new").exists());
+    assert_eq!(fs::read(&old).expect("it is there"), b"before");
+    place.refuse(
+        &["run", "--log", &new, "--stats", &new],
+        &["--log and --stats"],
+    );
+    assert!(!place.path("new").exists());
+}

@@ -15,4 +15,5 @@ mod linux;
 mod lives;
 mod models;
 mod moves;
+mod several;
 mod stress;

@@ -8,6 +8,7 @@
 //! A failed expectation prints the command, the console and the log.
 
 mod output;
+mod terminal;
 
 use std::{
     env,
@@ -21,11 +22,12 @@ use std::{
 };
 
 use trapline_demos::host::{
-    cross,
+    cross, places,
     setup::{guest::StockGuest, qemu::Qemu},
 };
 
 pub use self::output::Output;
+use self::terminal::Terminal;
 
 /// One QEMU at a time: their deadlines suppose that the machine is theirs.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -60,6 +62,7 @@ pub struct Run {
     deadline: Duration,
     is_on_qemu: bool,
     typed: Vec<(String, String)>,
+    is_on_terminal: bool,
     search_path: Option<String>,
 }
 
@@ -71,6 +74,7 @@ impl Run {
             deadline: Duration::from_secs(120),
             is_on_qemu: false,
             typed: Vec::new(),
+            is_on_terminal: false,
             search_path: None,
         }
     }
@@ -90,12 +94,19 @@ impl Run {
         Self::on_qemu("run").option("--guest", name)
     }
 
+    /// The machine and the guests that `demos/configs/NAME.toml` describes.
+    pub fn config(name: &str) -> Self {
+        let path = places::workspace().join(format!("demos/configs/{name}.toml"));
+        Self::on_qemu("run").option("--config", path.display())
+    }
+
     /// The stress guest.
     pub fn stress() -> Self {
         Self::on_qemu("stress")
     }
 
-    fn on_qemu(command: &str) -> Self {
+    /// A subcommand that needs a machine.
+    pub fn on_qemu(command: &str) -> Self {
         let run = Self {
             is_on_qemu: true,
             ..Self::command()
@@ -164,6 +175,12 @@ impl Run {
         self
     }
 
+    /// The user sits at a terminal: stdin and stdout are one.
+    pub fn on_terminal(mut self) -> Self {
+        self.is_on_terminal = true;
+        self
+    }
+
     /// Where the command finds programs.
     pub fn search_path(mut self, path: String) -> Self {
         self.search_path = Some(path);
@@ -182,7 +199,8 @@ impl Run {
         let is_stress = self
             .arguments
             .first()
-            .is_some_and(|command| command == "stress");
+            .is_some_and(|command| command == "stress")
+            || value("--config").is_some();
         let guest = value("--guest").or(is_stress.then_some("stress-guest"));
         let hypervisor = value("--hypervisor").unwrap_or(cross::HYPERVISOR);
         guest.into_iter().chain([hypervisor]).collect()
@@ -207,11 +225,16 @@ impl Run {
         }
         let files = ["out", "err"].map(|name| scratch.path().join(name));
         let create = |index: usize| File::create(&files[index]).expect("room for a file");
-        command
-            .stdin(Stdio::piped())
-            .stdout(create(0))
-            .stderr(create(1));
-        let status = self.attend(&mut command, &files[0]);
+        let terminal = self.is_on_terminal.then(|| Terminal::new(create(0)));
+        match &terminal {
+            Some(terminal) => command.stdin(terminal.end()).stdout(terminal.end()),
+            None => command.stdin(Stdio::piped()).stdout(create(0)),
+        };
+        command.stderr(create(1));
+        let status = self.attend(&mut command, &files[0], terminal.as_ref());
+        // The command holds ends of the terminal, which closes with the last of them.
+        drop(command);
+        drop(terminal);
         let read = |index: usize| fs::read(&files[index]).expect("just written");
         Output {
             command: format!("trapline {}", self.arguments.join(" ")),
@@ -225,10 +248,18 @@ impl Run {
     }
 
     /// Starts `command`, types what is to be typed when `console` asks for it, and waits for the end.
-    fn attend(&self, command: &mut Command, console: &Path) -> Option<i32> {
+    fn attend(
+        &self,
+        command: &mut Command,
+        console: &Path,
+        terminal: Option<&Terminal>,
+    ) -> Option<i32> {
         let limit = Instant::now() + self.deadline + GRACE;
         let mut child = command.spawn().expect("the command starts");
-        let mut keyboard = child.stdin.take().expect("a pipe");
+        let mut keyboard: Box<dyn Write> = match terminal {
+            Some(terminal) => Box::new(terminal.keyboard()),
+            None => Box::new(child.stdin.take().expect("a pipe")),
+        };
         let mut typed = self.typed.iter().peekable();
         let mut seen = 0;
         while Instant::now() < limit {
