@@ -242,7 +242,16 @@ pub fn finish(ended: &Ended, options: &MachineOptions) -> Result<u8> {
     let reason = reason(report);
     match report.status {
         0 if options.quiet => {}
+        0 if report.guests.len() > 1 => {
+            eprintln!(
+                "trapline: ended after {:.1} s: {reason}",
+                report.wall_seconds
+            );
+        }
         0 => eprintln!("trapline: {reason} after {:.1} s", report.wall_seconds),
+        GUEST_FAILED if report.guests.len() > 1 => {
+            eprintln!("trapline: error: a guest failed: {reason}");
+        }
         GUEST_FAILED => eprintln!("trapline: error: the guest failed: {reason}"),
         HYPERVISOR_FAILED => eprintln!("trapline: error: the hypervisor failed: {reason}"),
         TIMEOUT => eprintln!("trapline: error: timeout: {reason}"),
