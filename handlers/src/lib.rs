@@ -30,6 +30,7 @@ pub mod standard;
 mod support;
 mod sync;
 pub mod sysregs;
+pub mod timers;
 pub mod vgic;
 pub mod vm;
 pub mod wait;
@@ -41,6 +42,7 @@ pub use line::Line;
 pub use memory::GuestMemory;
 pub use registry::{Claim, RegisterError, Registration, Registry};
 pub use sysregs::IdRegisters;
+pub use timers::{Alarm, DeviceTimer, TimerHost, TimerQueue};
 pub use vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu};
 
 /// The README's examples are compiled.
