@@ -22,7 +22,7 @@ use trapline_vcpu::{
 use self::registers::{Effect, Registers};
 use crate::{
     handler::{ExitHandler, GuestCpu},
-    line::Line,
+    line::{self, Line},
     registry::Claim,
     sync::Mutex,
 };
@@ -91,19 +91,8 @@ impl Pl011 {
 
     /// Drives the line to what the registers say.
     fn sync(&self) {
-        let Some(mut level) = self.registers.lock().line_change() else {
-            return;
-        };
-        loop {
-            self.line.set_level(level);
-            // Meanwhile another pCPU may have decided otherwise and driven the line before this one did: whoever drives it
-            // last must drive it right.
-            let decided = self.registers.lock().driven();
-            if decided == level {
-                break;
-            }
-            level = decided;
-        }
+        let change = self.registers.lock().line_change();
+        line::drive(&*self.line, change, || self.registers.lock().driven());
     }
 
     fn read(&self, offset: u64) -> u32 {
