@@ -22,6 +22,8 @@ pub mod handler;
 pub mod line;
 pub mod memory;
 pub mod pl011;
+pub mod pl031;
+pub mod pl061;
 pub mod psci;
 pub mod registry;
 pub mod smccc;
