@@ -33,6 +33,7 @@ mod support;
 mod sync;
 pub mod sysregs;
 pub mod timers;
+pub mod trng;
 pub mod vgic;
 pub mod vm;
 pub mod wait;

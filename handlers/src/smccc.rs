@@ -14,6 +14,14 @@ use crate::{
 /// What x0 holds after a call that nobody answers: -1, as 32 or 64 bits. [DEN0028: Unknown Function Identifier]
 pub const NOT_SUPPORTED: u64 = u64::MAX;
 
+/// What w0 to w3 hold to say `uuid`: its bytes in order, the first one lowest in w0. [DEN0028: UID]
+pub(crate) fn uuid_registers(uuid: u128) -> [u64; 4] {
+    let bytes = uuid.swap_bytes();
+    [0, 1, 2, 3]
+        .map(|index| (bytes >> (32 * index)) as u32)
+        .map(u64::from)
+}
+
 /// 1.2: major in bits 30:16, minor in bits 15:0.
 const VERSION: u64 = 0x1_0002;
 
