@@ -56,6 +56,10 @@ impl<E: Send + 'static> VcpuControl for VcpuHandle<Aarch64VCpu<E>> {
         self.migrate(to)
     }
 
+    fn ready_ticks(&self) -> u64 {
+        self.ready_ticks()
+    }
+
     fn last_pcpu(&self) -> PcpuId {
         self.last_pcpu()
     }

@@ -65,6 +65,7 @@ impl Dispatch for Dispatcher {
     fn bind(&mut self, vcpu: &mut VmVcpu, interface: &mut dyn VirtualCpuInterface) {
         let (vm, cpu) = vcpu.split();
         vm.vgic().bind(cpu, interface);
+        vcpu.publish_stolen_time();
     }
 
     fn unbind(&mut self, vcpu: &mut VmVcpu, interface: &mut dyn VirtualCpuInterface) {

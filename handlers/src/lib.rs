@@ -28,6 +28,7 @@ pub mod psci;
 pub mod registry;
 pub mod smccc;
 pub mod standard;
+pub mod stolen_time;
 #[cfg(all(test, not(loom)))]
 mod support;
 mod sync;
@@ -44,6 +45,7 @@ pub use handler::{ExitHandler, GuestCpu, Interrupts};
 pub use line::Line;
 pub use memory::GuestMemory;
 pub use registry::{Claim, RegisterError, Registration, Registry};
+pub use stolen_time::StolenTime;
 pub use sysregs::IdRegisters;
 pub use timers::{Alarm, DeviceTimer, TimerHost, TimerQueue};
 pub use vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu};

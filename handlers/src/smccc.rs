@@ -9,6 +9,7 @@ use trapline_vcpu::{Action, Exit};
 use crate::{
     handler::{ExitHandler, GuestCpu},
     registry::Claim,
+    stolen_time::PV_TIME_FEATURES,
 };
 
 /// What x0 holds after a call that nobody answers: -1, as 32 or 64 bits. [DEN0028: Unknown Function Identifier]
@@ -47,6 +48,8 @@ impl ExitHandler for ArchitectureCalls {
             SMCCC_VERSION => VERSION,
             SMCCC_ARCH_FEATURES => match guest.register(1) as u32 {
                 SMCCC_VERSION | SMCCC_ARCH_FEATURES => 0,
+                // It is not one of these functions, and yet asked for here. [DEN0057: Discovery]
+                PV_TIME_FEATURES if guest.vm().stolen_time().is_some() => 0,
                 _ => NOT_SUPPORTED,
             },
             _ => return Action::Decline,
@@ -72,6 +75,7 @@ mod tests {
             (0x8000_0001, 0x8000_0001, 0),
             (0x8000_0001, 0x8000_8000, NOT_SUPPORTED),
             (0x8000_0001, 0x8400_0000, NOT_SUPPORTED),
+            (0x8000_0001, 0xc500_0020, NOT_SUPPORTED),
             (0x8000_0002, 0,           NOT_SUPPORTED),
             (0x8000_8000, 0,           NOT_SUPPORTED),
             (0x8000_7fff, 0,           NOT_SUPPORTED),

@@ -7,6 +7,7 @@ use crate::{
     psci::Psci,
     registry::{Claim, RegisterError},
     smccc::ArchitectureCalls,
+    stolen_time::StolenTimeCalls,
     sysregs::{FixedRegisters, IdRegisters, SetWayMaintenance, TranslationRegisters},
     vgic,
     vm::Vm,
@@ -23,6 +24,7 @@ pub fn register(vm: &Vm, id_registers: IdRegisters) -> Result<(), RegisterError>
     };
     add(&Psci::CLAIMS, Arc::new(Psci))?;
     add(&ArchitectureCalls::CLAIMS, Arc::new(ArchitectureCalls))?;
+    add(&StolenTimeCalls::CLAIMS, Arc::new(StolenTimeCalls))?;
     add(&WaitInstructions::CLAIMS, Arc::new(WaitInstructions))?;
     add(&IdRegisters::CLAIMS, Arc::new(id_registers))?;
     add(

@@ -20,6 +20,7 @@ use crate::{
     handler::ExitHandler,
     memory::{GuestMemory, NotRam},
     registry::{Claim, Registration, Registry},
+    stolen_time::StolenTime,
     vgic::{Vgic, VgicConfig},
     vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu},
 };
@@ -35,6 +36,11 @@ pub(crate) struct Machine {
 impl Machine {
     /// A VM whose vCPUs are off, with an empty registry.
     pub(crate) fn with_vcpus(count: usize) -> Self {
+        Self::with_stolen_time(count, None)
+    }
+
+    /// The same, whose guest is told what was stolen from it.
+    pub(crate) fn with_stolen_time(count: usize, stolen_time: Option<Arc<StolenTime>>) -> Self {
         let vcpus: Vec<_> = (0..count).map(|_| Arc::new(FakeVcpu::default())).collect();
         let controls = Vcpus::new(count);
         for (index, vcpu) in vcpus.iter().enumerate() {
@@ -55,6 +61,7 @@ impl Machine {
             vgic: Arc::new(vgic),
             memory: memory.clone(),
             registry: Registry::new(4),
+            stolen_time,
             observer: ends.clone(),
         });
         Self {
@@ -192,6 +199,7 @@ pub(crate) struct FakeVcpu {
     power: Mutex<FakePower>,
     pub(crate) wakes: AtomicU64,
     pub(crate) stops: AtomicU64,
+    pub(crate) ready: AtomicU64,
     is_paused: AtomicBool,
 }
 
@@ -267,6 +275,10 @@ impl VcpuControl for FakeVcpu {
 
     fn migrate(&self, _to: PcpuId) -> Result<(), MigrateError> {
         Ok(())
+    }
+
+    fn ready_ticks(&self) -> u64 {
+        self.ready.load(SeqCst)
     }
 
     fn last_pcpu(&self) -> PcpuId {

@@ -12,6 +12,7 @@ use crate::{
     affinity::affinity_of,
     memory::GuestMemory,
     registry::Registry,
+    stolen_time::StolenTime,
     sync::Once,
     sysregs::CacheWork,
     vgic::{VcpuSignals, Vgic, VgicCpu},
@@ -41,6 +42,8 @@ pub trait VcpuControl: Send + Sync {
     fn is_parked(&self) -> bool;
     /// Moves the vCPU to another pCPU, at its next exit if it runs.
     fn migrate(&self, to: PcpuId) -> Result<(), MigrateError>;
+    /// For how many ticks the vCPU could have run and no pCPU ran it. Right while it is not ready, as its owner knows it.
+    fn ready_ticks(&self) -> u64;
     /// The pCPU where the vCPU is, or was last; true when it is asked, and perhaps no longer when it is answered.
     fn last_pcpu(&self) -> PcpuId;
 }
@@ -130,6 +133,8 @@ pub struct VmParts {
     pub memory: Arc<dyn GuestMemory>,
     /// Who answers its exits.
     pub registry: Registry,
+    /// Where its guest reads what was stolen from it; `None`: it is not told.
+    pub stolen_time: Option<Arc<StolenTime>>,
     /// Who is told when it ends.
     pub observer: Arc<dyn VmObserver>,
 }
@@ -180,6 +185,11 @@ impl Vm {
     /// Who answers the exits.
     pub fn registry(&self) -> &Registry {
         &self.parts.registry
+    }
+
+    /// Where the guest reads what was stolen from it.
+    pub fn stolen_time(&self) -> Option<&StolenTime> {
+        self.parts.stolen_time.as_deref()
     }
 
     /// Turns vCPU `index` on, as PSCI CPU_ON does; the embedder starts the boot vCPU with it. `None`: there is no such vCPU.
@@ -292,6 +302,15 @@ impl VmVcpu {
     /// The VM and how far the vCPU's cache maintenance is, at once.
     pub(crate) fn split_cache_work(&mut self) -> (&Vm, &mut CacheWork) {
         (&self.vm, &mut self.cache_work)
+    }
+
+    /// Tells the guest what was stolen from the vCPU, which is being bound.
+    pub(crate) fn publish_stolen_time(&self) {
+        if let Some(times) = self.vm.stolen_time()
+            && let Some(vcpu) = self.vm.vcpu(self.index)
+        {
+            times.publish(self.index, vcpu.ready_ticks());
+        }
     }
 
     /// Forgets what concerned the guest's state before it was turned on again.

@@ -42,6 +42,14 @@ impl<const PHASES: usize> Account<PHASES> {
         self.since.store(now, Ordering::Release);
     }
 
+    /// The total of `phase` until it was left last.
+    #[inline]
+    pub(crate) fn total(&self, phase: usize) -> u64 {
+        self.totals
+            .get(phase)
+            .map_or(0, |total| total.load(Ordering::Relaxed))
+    }
+
     /// The totals at `now`, the phase that is going on included.
     pub(crate) fn read(&self, now: u64) -> [u64; PHASES] {
         let mut totals = [0; PHASES];
@@ -169,6 +177,7 @@ mod tests {
         assert_eq!(account.read(120), [7, 3, 10]);
         account.enter(vcpu::BLOCKED, 130);
         assert_eq!(account.read(131), [17, 3, 11]);
+        assert_eq!(account.total(vcpu::READY), 3);
     }
 
     #[test]
