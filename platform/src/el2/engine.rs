@@ -151,8 +151,8 @@ pub fn call_attention(id: u16) {
 }
 
 /// Runs vCPUs on this pCPU for ever. `between` is called after each step, with interrupts masked. It returns when it wants
-/// to be called again (a value of the host's counter): the step in between ends then, or at once if nobody can run. `None`:
-/// it has nothing to do until it is asked.
+/// to be called again (a value of the host's counter, perhaps past): the step in between ends then, and a pCPU on which nobody
+/// can run waits for it. `None`: it has nothing to do until it is asked.
 pub fn run<D: Dispatch>(
     mut engine: Aarch64PerCpu<D, EngineHost>,
     mut between: impl FnMut(&mut Aarch64PerCpu<D, EngineHost>, Between) -> Option<u64>,
@@ -172,9 +172,11 @@ pub fn run<D: Dispatch>(
             is_idle,
             is_asked: core::mem::take(&mut is_asked),
         };
+        let given = until;
         until = between(&mut engine, now);
         if is_idle {
-            if until.is_none() {
+            // The timer is armed for the time that the last step was given; another time takes another step.
+            if until.is_none() || until == given {
                 power::wait_for_interrupt();
             }
             while engine.take_interrupts() {
