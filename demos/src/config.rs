@@ -41,6 +41,18 @@ pub mod guest_machine {
     pub const FIRMWARE: Range<u64> = 0..0x0400_0000;
     /// The flash that firmware keeps its variables in.
     pub const VARIABLES: Range<u64> = 0x0400_0000..0x0800_0000;
+    /// The PL031.
+    pub const CLOCK: Range<u64> = 0x0901_0000..0x0901_1000;
+    /// The PL031's interrupt (SPI 2).
+    pub const CLOCK_INTID: u32 = 34;
+    /// The PL061.
+    pub const PINS: Range<u64> = 0x0903_0000..0x0903_1000;
+    /// The PL061's interrupt (SPI 7).
+    pub const PINS_INTID: u32 = 39;
+    /// The pin of the PL061 at which the power key is; the pin is high while the key is down.
+    pub const POWER_KEY_PIN: u8 = 3;
+    /// Where the guest reads what was stolen from its vCPUs.
+    pub const STOLEN_TIME_BASE: u64 = 0x090a_0000;
     /// Where RAM starts.
     pub const RAM_BASE: u64 = 0x4000_0000;
     /// Where a flat binary is loaded, relative to the start of RAM.
@@ -61,6 +73,8 @@ pub struct BootConfig {
     pub policy: String,
     /// How long a vCPU runs while others wait, in microseconds.
     pub slice_us: u32,
+    /// The time of day when the run began, in seconds since 1970.
+    pub boot_time: u64,
     /// 1 to [`MAX_GUESTS`], with at most [`MAX_VCPUS_IN_ALL`] vCPUs. A guest's index here is its number on the wire.
     pub guests: Vec<GuestConfig>,
 }
@@ -78,6 +92,8 @@ pub struct GuestConfig {
     pub weight: u32,
     /// The guest starts with the machine; otherwise it is off until it is told to start.
     pub starts: bool,
+    /// What the guest's random numbers come from: nobody can guess it, except where runs shall be equal.
+    pub random_seed: [u8; 32],
     /// What SYSTEM_RESET does.
     pub on_reset: OnReset,
     /// The physical memory behind the guest's RAM, which starts at [`guest_machine::RAM_BASE`]. It is 1 GiB aligned, and
@@ -173,12 +189,14 @@ mod tests {
             pcpu_count: 4,
             policy: "round-robin".into(),
             slice_us: 5_000,
+            boot_time: 1_800_000_000,
             guests: alloc::vec![GuestConfig {
                 name: "linux".into(),
                 vcpu_count: 2,
                 affinity: alloc::vec![0b1111, 0b0001],
                 weight: 1024,
                 starts: true,
+                random_seed: core::array::from_fn(|index| index as u8),
                 on_reset: OnReset::End,
                 ram: Region {
                     address: 0x8000_0000,

@@ -1,19 +1,26 @@
 //! The device tree of the guest's machine: what QEMU's `virt` would say, as far as Trapline emulates it.
 
+use std::ops::Range;
+
 use dtoolkit::{
     error::FdtParseError,
     fdt::Fdt,
     model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty},
 };
-use vm_fdt::{Error, FdtWriter};
+use vm_fdt::{Error, FdtWriter, FdtWriterNode};
 
 use crate::config::{Region, guest_machine as machine};
 
 const INTERRUPT_CONTROLLER: u32 = 1;
 const CLOCK: u32 = 2;
+const PINS: u32 = 3;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
+/// Of a pin in `gpios`.
+const ACTIVE_HIGH: u32 = 0;
+/// Linux's number of the power key.
+const KEY_POWER: u32 = 116;
 /// PPIs of the secure physical, physical, virtual and hypervisor timer, less the 16 SGIs. [BSA: PPI assignments]
 const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 
@@ -53,6 +60,8 @@ pub fn build(guest: &Guest<'_>) -> Result<Vec<u8>, Error> {
     interrupt_controller(&mut fdt, guest.vcpu_count)?;
     timer(&mut fdt)?;
     uart(&mut fdt)?;
+    clock(&mut fdt)?;
+    power_key(&mut fdt)?;
     fdt.end_node(root)?;
     fdt.finish()
 }
@@ -165,20 +174,55 @@ fn uart(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.property_string("clock-output-names", "clk24mhz")?;
     fdt.property_phandle(CLOCK)?;
     fdt.end_node(clock)?;
-    let registers = machine::UART;
-    let node = fdt.begin_node(&format!("pl011@{:x}", registers.start))?;
-    fdt.property_string_list(
-        "compatible",
-        ["arm,pl011", "arm,primecell"].map(str::to_owned).to_vec(),
-    )?;
-    fdt.property_array_u64("reg", &[registers.start, registers.end - registers.start])?;
-    fdt.property_array_u32("interrupts", &[SPI, machine::UART_INTID - 32, LEVEL_HIGH])?;
+    let node = primecell(fdt, "pl011", &machine::UART, machine::UART_INTID)?;
     fdt.property_array_u32("clocks", &[CLOCK, CLOCK])?;
     fdt.property_string_list(
         "clock-names",
         ["uartclk", "apb_pclk"].map(str::to_owned).to_vec(),
     )?;
     fdt.end_node(node)
+}
+
+fn clock(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = primecell(fdt, "pl031", &machine::CLOCK, machine::CLOCK_INTID)?;
+    fdt.property_u32("clocks", CLOCK)?;
+    fdt.property_string("clock-names", "apb_pclk")?;
+    fdt.end_node(node)
+}
+
+/// A PL061 with a key at one of its pins.
+fn power_key(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = primecell(fdt, "pl061", &machine::PINS, machine::PINS_INTID)?;
+    fdt.property_u32("clocks", CLOCK)?;
+    fdt.property_string("clock-names", "apb_pclk")?;
+    fdt.property_null("gpio-controller")?;
+    fdt.property_u32("#gpio-cells", 2)?;
+    fdt.property_phandle(PINS)?;
+    fdt.end_node(node)?;
+    let keys = fdt.begin_node("gpio-keys")?;
+    fdt.property_string("compatible", "gpio-keys")?;
+    let key = fdt.begin_node("poweroff")?;
+    fdt.property_string("label", "GPIO Key Poweroff")?;
+    fdt.property_u32("linux,code", KEY_POWER)?;
+    let pin = u32::from(machine::POWER_KEY_PIN);
+    fdt.property_array_u32("gpios", &[PINS, pin, ACTIVE_HIGH])?;
+    fdt.end_node(key)?;
+    fdt.end_node(keys)
+}
+
+/// The beginning of the node of an Arm PrimeCell peripheral.
+fn primecell(
+    fdt: &mut FdtWriter,
+    name: &str,
+    registers: &Range<u64>,
+    intid: u32,
+) -> Result<FdtWriterNode, Error> {
+    let node = fdt.begin_node(&format!("{name}@{:x}", registers.start))?;
+    let compatible = [format!("arm,{name}"), "arm,primecell".to_owned()];
+    fdt.property_string_list("compatible", compatible.to_vec())?;
+    fdt.property_array_u64("reg", &[registers.start, registers.end - registers.start])?;
+    fdt.property_array_u32("interrupts", &[SPI, intid - 32, LEVEL_HIGH])?;
+    Ok(node)
 }
 
 #[cfg(test)]
@@ -225,6 +269,38 @@ mod tests {
             .map(|region| region.size)
             .collect();
         assert_eq!(sizes, [Some(0x1_0000), Some(20 * 0x2_0000)]);
+        for (name, address) in [("arm,pl031", 0x901_0000), ("arm,pl061", 0x903_0000)] {
+            let device = tree.find_compatible(&[name]).expect(name);
+            let region = device.reg().and_then(|mut regions| regions.next());
+            assert_eq!(
+                region.map(|region| region.starting_address as u64),
+                Some(address)
+            );
+        }
+        let property = |path, name| {
+            let cells = tree.find_node(path)?.property(name)?.value.chunks(4);
+            let cells: Vec<u32> = cells
+                .filter_map(|cell| Some(u32::from_be_bytes(cell.try_into().ok()?)))
+                .collect();
+            Some(cells)
+        };
+        let pins = property("/pl061@9030000", "phandle").expect("a phandle");
+        assert_eq!(
+            property("/pl061@9030000", "interrupts"),
+            Some(vec![0, 7, 4])
+        );
+        assert_eq!(
+            property("/pl031@9010000", "interrupts"),
+            Some(vec![0, 2, 4])
+        );
+        assert_eq!(
+            property("/gpio-keys/poweroff", "gpios"),
+            Some(vec![pins[0], 3, 0])
+        );
+        assert_eq!(
+            property("/gpio-keys/poweroff", "linux,code"),
+            Some(vec![116])
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use tempfile::TempDir;
@@ -27,8 +28,8 @@ use crate::config::{BootConfig, GuestConfig, Region};
 const MIB: u64 = 1 << 20;
 /// What QEMU and the hypervisor need beside the guests' RAM.
 const OVERHEAD: u64 = 256 * MIB;
-/// Bytes for the guest's random numbers to start from.
-const SEED_LENGTH: usize = 40;
+/// When runs that shall be equal begin: 2026-01-01, 00:00:00 UTC.
+const FIXED_BOOT_TIME: u64 = 1_767_225_600;
 
 /// A QEMU that is ready to start.
 #[derive(Debug)]
@@ -108,6 +109,7 @@ impl Request {
             pcpu_count: self.pcpus as u16,
             policy: self.policy.clone(),
             slice_us: self.slice_us,
+            boot_time: boot_time(self.is_counting),
             guests: Vec::new(),
         };
         MachineLayout::new(config, guests)
@@ -193,6 +195,7 @@ impl GuestRequest {
             affinity,
             weight: self.weight,
             starts: self.starts,
+            random_seed: seed(is_counting)?,
             on_reset: self.on_reset,
             ram: Region {
                 address: 0,
@@ -208,14 +211,23 @@ impl GuestRequest {
 }
 
 /// Random, except when runs shall be equal.
-fn seed(is_counting: bool) -> Result<[u8; SEED_LENGTH]> {
-    let mut seed = [0x5a; SEED_LENGTH];
+fn seed<const LENGTH: usize>(is_counting: bool) -> Result<[u8; LENGTH]> {
+    let mut seed = [0x5a; LENGTH];
     if !is_counting {
         let source = Path::new("/dev/urandom");
         let mut file = fs::File::open(source).map_err(at(source.display()))?;
         std::io::Read::read_exact(&mut file, &mut seed).map_err(at(source.display()))?;
     }
     Ok(seed)
+}
+
+/// Now, in seconds since 1970, except when runs shall be equal.
+fn boot_time(is_counting: bool) -> u64 {
+    if is_counting {
+        return FIXED_BOOT_TIME;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs())
 }
 
 /// The files of one guest.

@@ -290,6 +290,7 @@ mod tests {
                 affinity: vec![1],
                 weight: 1,
                 starts: true,
+                random_seed: [0; 32],
                 on_reset: OnReset::End,
                 ram: Region {
                     address: 0,
@@ -316,6 +317,7 @@ mod tests {
             pcpu_count: 1,
             policy: "pinned".into(),
             slice_us: 1,
+            boot_time: 0,
             guests: Vec::new(),
         };
         let layout = MachineLayout::new(config, guests)?;

@@ -4,7 +4,7 @@ use alloc::{format, sync::Arc, vec::Vec};
 
 use trapline_demos::config::{GuestConfig, StagedImage, guest_machine};
 use trapline_handlers::{
-    IdRegisters, Registry, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu,
+    IdRegisters, Registry, StolenTime, TimerQueue, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu,
     pl011::Pl011,
     standard,
     vgic::{InterruptLine, Vgic, VgicConfig},
@@ -30,6 +30,11 @@ pub type GuestVcpu = Aarch64VCpu<VmVcpu>;
 
 /// How many shared interrupts the guest's interrupt controller has.
 const SPI_COUNT: u32 = 256;
+/// Data that only the hypervisor writes.
+const READ_ONLY: Attributes = Attributes {
+    is_executable: false,
+    ..Attributes::ROM
+};
 
 /// A guest, from its first vCPU to its last.
 pub struct Guest {
@@ -40,6 +45,8 @@ pub struct Guest {
     pub vm: Arc<Vm>,
     /// Its vCPUs by index, as the scheduler knows them.
     pub handles: Vec<Arc<VcpuHandle<GuestVcpu>>>,
+    /// For its devices.
+    pub timers: Arc<TimerQueue>,
     space: Arc<AddressSpace>,
     /// Walked by the hardware while the guest lives.
     stage2: Stage2<Identity>,
@@ -70,6 +77,9 @@ impl Guest {
         ram: Arc<GuestRam>,
     ) -> Result<Self, Refusal> {
         let (geometry, pcpu_count) = (machine.geometry, machine.pcpu_count);
+        let tlb = GuestTlb {
+            vmid: &VmVmid::default(),
+        };
         let mut stage2 = Stage2::new(geometry, Identity);
         stage2
             .map(
@@ -77,9 +87,7 @@ impl Guest {
                 config.ram.address,
                 config.ram.length,
                 Attributes::RAM,
-                &GuestTlb {
-                    vmid: &VmVmid::default(),
-                },
+                &tlb,
             )
             .map_err(|error| Refusal(format!("guest RAM: {error:?}")))?;
         for rom in &config.roms {
@@ -87,6 +95,17 @@ impl Guest {
         }
 
         let vcpu_count = usize::from(config.vcpu_count);
+        let stolen_time = StolenTime::new(
+            guest_machine::STOLEN_TIME_BASE,
+            vcpu_count,
+            timer::frequency(),
+        );
+        for (guest_address, address) in stolen_time.pages() {
+            let size = StolenTime::PAGE_SIZE as u64;
+            stage2
+                .map(guest_address, address as u64, size, READ_ONLY, &tlb)
+                .map_err(|error| Refusal(format!("stolen time: {error:?}")))?;
+        }
         let vcpus = Vcpus::new(vcpu_count);
         let affinities: Vec<u64> = (0..vcpu_count).map(guest_machine::mpidr_affinity).collect();
         let vgic = Vgic::new(
@@ -114,6 +133,7 @@ impl Guest {
             vgic,
             memory: ram.clone(),
             registry: Registry::new(pcpu_count),
+            stolen_time: Some(stolen_time),
             observer: Arc::new(Observer(index)),
         });
         let id_registers =
@@ -143,6 +163,7 @@ impl Guest {
             index,
             vm,
             handles,
+            timers: machine.timers.clone(),
             space,
             stage2,
             ram,

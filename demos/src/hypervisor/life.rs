@@ -25,6 +25,7 @@ use trapline_sched::{PcpuId, PcpuSet};
 use super::{
     Machine, Refusal,
     console::Console,
+    devices::{self, Lasting},
     guest::{Guest, RetiredVcpus},
     memory::{GuestRam, Loaded},
     report::Totals,
@@ -36,6 +37,7 @@ pub(super) struct Slot {
     pub(super) config: GuestConfig,
     pub(super) console: Arc<Console>,
     pub(super) agenda: Agenda,
+    pub(super) lasting: Lasting,
     /// The pCPUs that have not yet let go of the guest that ends here: bit n for pCPU n.
     holders: AtomicU64,
     /// The guest is off or on its way there, and does not start again by itself.
@@ -98,6 +100,7 @@ impl Slot {
             index,
             console: Console::new(index as u8),
             agenda: Agenda::new(),
+            lasting: Lasting::new(&config),
             holders: AtomicU64::new(0),
             is_over: AtomicBool::new(!config.starts),
             life: Lock::new(Life {
@@ -232,6 +235,7 @@ impl Slot {
 
     fn assemble(&self, machine: &Machine, ram: Arc<GuestRam>) -> Result<Guest, Refusal> {
         let guest = Guest::new(machine, self.index, &self.config, &self.console, ram)?;
+        devices::add(&guest, &self.lasting, machine.boot_time)?;
         (machine.customize)(&guest);
         Ok(guest)
     }

@@ -11,6 +11,7 @@
 mod configuration;
 mod console;
 mod control;
+mod devices;
 mod guest;
 mod life;
 mod memory;
@@ -24,10 +25,10 @@ use core::{
 
 use spin::Once;
 use trapline_demos::wire::ExitStatus;
-use trapline_handlers::{Dispatcher, Request};
+use trapline_handlers::{Dispatcher, Request, TimerQueue, pl031::WallTime};
 use trapline_platform::{
     BootInfo,
-    engine::{self, PoolHost},
+    engine::{self, Between, PoolHost},
     panic, pcpu, power, timer,
 };
 use trapline_sched::{PcpuId, PcpuSet, PolicyOptions, Pool, PoolConfig, VcpuId, policy_by_name};
@@ -41,6 +42,7 @@ use trapline_vcpu::{
     vmid::VmidAllocator,
 };
 
+use devices::Keeper;
 use guest::Identity;
 use life::Slot;
 use memory::Staging;
@@ -67,6 +69,9 @@ pub struct Machine {
     /// What pCPUs walk that have let go of a guest and run no other: it maps nothing.
     nobody: Stage2<Identity>,
     customize: Customize,
+    /// The timers of the guests' devices. An image with a loop of its own runs them on one pCPU.
+    pub timers: Arc<TimerQueue>,
+    boot_time: WallTime,
     /// The slot that was worked on last.
     last_served: AtomicUsize,
     started_at: u64,
@@ -123,29 +128,11 @@ pub fn run_this_pcpu() -> ! {
         machine.vmids.clone(),
     );
     let mut is_at_work = false;
+    let mut keeper = Keeper::new(id, &machine.timers);
     engine::run(engine, |engine, now| {
-        if now.is_idle {
-            engine.dispatch_mut().release();
-        }
-        is_at_work |= now.is_asked;
-        if !is_at_work {
-            return None;
-        }
-        let begin = timer::now();
-        is_at_work = machine.attend(engine);
-        if machine.has_ended() {
-            machine.finish();
-        }
-        if !is_at_work || now.is_idle {
-            return is_at_work.then_some(begin);
-        }
-        if let Some(idle) = machine.pool.idle_pcpus().first() {
-            engine::call_attention(idle.index() as u16);
-            is_at_work = false;
-            return None;
-        }
-        let end = timer::now();
-        Some(end + (end - begin) * (WORK_SHARE - 1))
+        let alarm = keeper.keep(now.is_asked);
+        let work = machine.work(engine, now, &mut is_at_work);
+        [alarm, work].into_iter().flatten().min()
     })
 }
 
@@ -194,6 +181,12 @@ impl Machine {
         self.slots.get(index).map(Slot::word)
     }
 
+    /// Presses the power key of guest `index`, on any pCPU and in any context; false if there is no such guest, or it is off.
+    pub fn press_power_key(&self, index: usize) -> bool {
+        let slot = self.slots.get(index);
+        slot.is_some_and(|slot| slot.lasting.press_power_key())
+    }
+
     /// All guests have ended, and their vCPUs are parked.
     pub fn has_ended(&self) -> bool {
         self.slots.iter().all(Slot::is_over)
@@ -222,6 +215,38 @@ impl Machine {
         // Other slots may have more even if this one has not.
         let _ = slot.agenda.release(has_more);
         true
+    }
+
+    /// Does what [`Self::attend`] has for this pCPU between two steps, as it was called for (`now`) or has begun to
+    /// (`is_at_work`); returns when to come again.
+    fn work<H: Host>(
+        &self,
+        engine: &mut Aarch64PerCpu<Dispatcher, H>,
+        now: Between,
+        is_at_work: &mut bool,
+    ) -> Option<u64> {
+        if now.is_idle {
+            engine.dispatch_mut().release();
+        }
+        *is_at_work |= now.is_asked;
+        if !*is_at_work {
+            return None;
+        }
+        let begin = timer::now();
+        *is_at_work = self.attend(engine);
+        if self.has_ended() {
+            self.finish();
+        }
+        if !*is_at_work || now.is_idle {
+            return is_at_work.then_some(begin);
+        }
+        if let Some(idle) = self.pool.idle_pcpus().first() {
+            engine::call_attention(idle.index() as u16);
+            *is_at_work = false;
+            return None;
+        }
+        let end = timer::now();
+        Some(end + (end - begin) * (WORK_SHARE - 1))
     }
 
     /// Lets this pCPU forget what has ended, if somebody waits for that.
@@ -304,6 +329,11 @@ fn prepare(boot: &BootInfo, customize: Customize) -> Result<Machine, Refusal> {
         staging,
         nobody: Stage2::new(geometry, Identity),
         customize,
+        timers: devices::timers(),
+        boot_time: WallTime {
+            unix_seconds: config.boot_time,
+            ticks: timer::now(),
+        },
         last_served: AtomicUsize::new(0),
         started_at: timer::now(),
     })
