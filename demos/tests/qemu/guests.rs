@@ -65,6 +65,11 @@ tests! {
     unknown_calls_are_not_supported = "unknown-calls" on 1 over 1;
     unmapped_addresses_abort = "unmapped" on 1 over 1;
     undescribed_loads_and_stores_reach_devices = "isv" on 1 over 1;
+    the_clock_tells_the_time_and_wakes = "clock" on 1 over 1;
+    pins_interrupt_by_level = "pins" on 1 over 1;
+    random_numbers_are_called_for = "random-numbers" on 1 over 1;
+    nothing_is_stolen_from_a_cpu_alone = "stolen-time" on 1 over 1;
+    a_cpu_sees_what_is_stolen_from_it = "stolen-time" on 2 over 1;
     psci_turns_cpus_on_and_off = "psci" on 4 over 2;
     floating_point_registers_are_ones_own = "fp-switch" on 2 over 1;
     pointer_authentication_works = "pauth" on 1 over 1;

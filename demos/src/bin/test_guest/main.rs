@@ -8,6 +8,7 @@
 
 mod calls;
 mod churn;
+mod devices;
 mod floating_point;
 mod gic_active;
 mod gic_any;
@@ -17,6 +18,7 @@ mod gic_levels;
 mod gic_priority;
 mod gic_remote;
 mod isv;
+mod hypervisor_calls;
 mod lives;
 mod migrate;
 mod power_states;
@@ -63,6 +65,10 @@ const TESTS: &[Test] = &[
     ("unmapped",            1, unmapped::aborts),
     ("isv",                 1, isv::forms),
     ("isv-waits",           2, gic_remote::pair_of_another_cpu),
+    ("clock",               1, devices::clock),
+    ("pins",                1, devices::pins),
+    ("random-numbers",      1, hypervisor_calls::random_numbers),
+    ("stolen-time",         1, hypervisor_calls::stolen_time),
     ("psci",                2, power_states::all),
     ("system-suspend",      2, sleep::until_the_timer),
     ("fp-switch",           2, floating_point::patterns),
