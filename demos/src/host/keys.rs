@@ -4,7 +4,7 @@ const PREFIX: u8 = 0x01;
 
 /// What the keys are, for the user.
 pub const HELP: &str = "Ctrl-A x quits, Ctrl-A n and Ctrl-A 1..9 choose the console, Ctrl-A p pauses and resumes its guest, \
-                        Ctrl-A r resets it, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A ? is this help";
+                        Ctrl-A r resets it, Ctrl-A b presses its power key, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A ? is this help";
 
 /// What typed keys mean.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,6 +21,8 @@ pub enum Action {
     Pause,
     /// The focused guest starts again.
     Reset,
+    /// The focused guest's power key is pressed.
+    Button,
     /// The user wants to know the keys.
     Help,
 }
@@ -55,6 +57,7 @@ impl Keys {
                 b'n' | b'N' if is_command => Action::FocusNext,
                 b'p' | b'P' if is_command => Action::Pause,
                 b'r' | b'R' if is_command => Action::Reset,
+                b'b' | b'B' if is_command => Action::Button,
                 b'?' | b'h' if is_command => Action::Help,
                 digit @ b'1'..=b'9' if is_command => Action::Focus(usize::from(digit - b'1')),
                 other => {
@@ -80,13 +83,14 @@ mod tests {
         let mut keys = Keys::new(true);
         assert_eq!(keys.translate(b"ab\x01"), [Action::Type(b"ab".into())]);
         assert_eq!(keys.translate(b"x"), [Action::Leave]);
-        let actions = keys.translate(b"\x01n\x013c\x01p\x01r\x01?");
+        let actions = keys.translate(b"\x01n\x013c\x01p\x01r\x01b\x01?");
         let expected = [
             Action::FocusNext,
             Action::Focus(2),
             Action::Type(b"c".into()),
             Action::Pause,
             Action::Reset,
+            Action::Button,
             Action::Help,
         ];
         assert_eq!(actions, expected);
@@ -94,8 +98,8 @@ mod tests {
 
     #[test]
     fn control_a_twice_is_one_for_the_guest() {
-        let actions = Keys::new(true).translate(b"\x01\x01x\x01b");
-        assert_eq!(actions, [Action::Type(b"\x01xb".into())]);
+        let actions = Keys::new(true).translate(b"\x01\x01x\x01z");
+        assert_eq!(actions, [Action::Type(b"\x01xz".into())]);
     }
 
     #[test]

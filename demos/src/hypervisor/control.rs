@@ -1,13 +1,13 @@
-//! What the user asks of a guest's life while it runs: one line of text each, answered by lines of the log.
+//! What the user asks of a guest while it runs: one line of text each, answered by lines of the log.
 //!
 //! ```text
-//!  start NAME | stop NAME | reset NAME | pause NAME | resume NAME | list
+//!  start NAME | stop NAME | reset NAME | pause NAME | resume NAME | button NAME | list
 //! ```
 
 use trapline_handlers::Request;
 use trapline_platform::relax::Lock;
 
-use super::Machine;
+use super::{Machine, life::Slot};
 
 /// The longest command.
 const LONGEST: usize = 256;
@@ -49,16 +49,29 @@ impl Machine {
         match (verb.map(|verb| (verb, Request::by_name(verb))), name, rest) {
             (Some(("list", _)), None, None) => self.list(),
             (Some((_, Some(request))), Some(name), None) => {
-                let slot = self.slots.iter().find(|slot| slot.config.name == name);
-                match slot {
-                    Some(slot) => _ = self.request(slot.index, request),
-                    None => log::warn!("control: there is no guest {name}"),
+                if let Some(slot) = self.named(name) {
+                    let _ = self.request(slot.index, request);
+                }
+            }
+            (Some(("button", _)), Some(name), None) => {
+                if let Some(slot) = self.named(name)
+                    && !self.press_power_key(slot.index)
+                {
+                    log::info!("guest {name}: no button: it is off");
                 }
             }
             _ => log::warn!(
-                "control: no command: {text:?}; there are start, stop, reset, pause, resume with a guest's name, and list"
+                "control: no command: {text:?}; there are start, stop, reset, pause, resume, button with a guest's name, and list"
             ),
         }
+    }
+
+    fn named(&self, name: &str) -> Option<&Slot> {
+        let slot = self.slots.iter().find(|slot| slot.config.name == name);
+        if slot.is_none() {
+            log::warn!("control: there is no guest {name}");
+        }
+        slot
     }
 
     fn list(&self) {

@@ -1,6 +1,9 @@
 //! The clock and the pins of the machine: their registers, and their interrupts.
 
-use trapline_demos::guest::{cpu, gic, mmio};
+use trapline_demos::guest::{
+    cpu, gic, machine, mmio,
+    power::{self, status},
+};
 
 use crate::support::{
     await_or_fail, check, expect_log, expect_taken, log_and_end, logged, on_interrupt,
@@ -65,7 +68,7 @@ fn prepare(intid: u32) {
     gic::enable(intid);
 }
 
-/// Sleeps until `intid` has come, which lowers its line by `lower`.
+/// Sleeps until `intid` has come.
 fn sleep_until_taken(intid: u32) {
     while logged() == 0 {
         cpu::wait_for_interrupt();
@@ -195,5 +198,40 @@ pub fn pins() {
     mmio::write32(pins::EVENT, pins::KEY);
     mmio::write32(pins::CLEAR, pins::KEY);
     expect(pins::RAW, 0);
+    gic::disable(pins::INTID);
+}
+
+/// The test hypervisor presses the power key of the guest numbered x1.
+const PRESS_POWER_KEY: u32 = 0xc600_000a;
+
+/// The key goes down when it is pressed and up a tenth of a second later, each an edge that wakes a sleeping CPU.
+pub fn power_key() {
+    on_interrupt(|intid| {
+        mmio::write32(pins::CLEAR, pins::KEY);
+        log_and_end(intid);
+    });
+    prepare(pins::INTID);
+    mmio::write32(pins::BOTH_EDGES, pins::KEY);
+    mmio::write32(pins::MASK, pins::KEY);
+    let own_number = machine::parameters().number("guest", 0);
+    for _ in 0..3 {
+        let start = cpu::now();
+        let result = power::call(PRESS_POWER_KEY, [own_number, 0, 0]);
+        check!(result == status::SUCCESS, "the call returned {result}");
+        sleep_until_taken(pins::INTID);
+        expect(pins::DATA + (0xff << 2), pins::KEY);
+        sleep_until_taken(pins::INTID);
+        expect(pins::DATA + (0xff << 2), 0);
+        let milliseconds = (cpu::now() - start) / cpu::microseconds(1000);
+        check!(
+            (100..1000).contains(&milliseconds),
+            "the key was down for {milliseconds} ms"
+        );
+    }
+    let result = power::call(PRESS_POWER_KEY, [own_number + 1, 0, 0]);
+    check!(
+        result == status::INVALID_PARAMETERS,
+        "a guest that is not there has a key: {result}"
+    );
     gic::disable(pins::INTID);
 }

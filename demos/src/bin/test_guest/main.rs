@@ -67,6 +67,7 @@ const TESTS: &[Test] = &[
     ("isv-waits",           2, gic_remote::pair_of_another_cpu),
     ("clock",               1, devices::clock),
     ("pins",                1, devices::pins),
+    ("power-key",           1, devices::power_key),
     ("random-numbers",      1, hypervisor_calls::random_numbers),
     ("stolen-time",         1, hypervisor_calls::stolen_time),
     ("psci",                2, power_states::all),

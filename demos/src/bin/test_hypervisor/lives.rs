@@ -19,6 +19,8 @@ const LIVES: u32 = 0xc600_0008;
 /// How much memory of the hypervisor is in use, in bytes: 0 in x1 means its heap, 1 the RAM that it has mapped; 2: how often an exit has
 /// used the heap.
 const MEMORY: u32 = 0xc600_0009;
+/// Presses the power key of the guest numbered x1.
+const POWER_KEY: u32 = 0xc600_000a;
 
 const SUCCESS: u64 = 0;
 const INVALID_PARAMETERS: u64 = -2_i64 as u64;
@@ -56,6 +58,7 @@ fn answer(function: u32, first: u64, second: u64) -> Option<u64> {
             let letters = word.iter().take(8).rev();
             letters.fold(0, |sum, &letter| sum << 8 | u64::from(letter))
         }
+        POWER_KEY => machine.press_power_key(index).then_some(SUCCESS)?,
         LIVES => BUILT.get(index)?.load(Relaxed),
         MEMORY if first == 0 => heap::bytes_in_use(),
         MEMORY if first == 1 => mmu::mapped_ram(),
@@ -75,6 +78,6 @@ pub fn register(guest: &Guest) {
     let registered = guest
         .vm
         .registry()
-        .register(&[Claim::Calls(REQUEST..=MEMORY)], Arc::new(Lives));
+        .register(&[Claim::Calls(REQUEST..=POWER_KEY)], Arc::new(Lives));
     registered.expect("nobody else claims calls of this owner");
 }

@@ -97,6 +97,11 @@ impl Input {
                     self.command("reset", guest)?;
                 }
             }
+            Action::Button => {
+                if let Some(guest) = focus {
+                    self.command("button", guest)?;
+                }
+            }
             Action::Help => self.say(HELP),
             Action::Leave => {}
         }
