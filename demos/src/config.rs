@@ -21,7 +21,7 @@ pub const MAX_VCPUS: usize = 64;
 /// The most vCPUs of all guests together.
 pub const MAX_VCPUS_IN_ALL: usize = 512;
 /// The most physical CPUs of the machine.
-pub const MAX_PCPUS: usize = 16;
+pub const MAX_PCPUS: usize = 64;
 
 /// The guest's machine: QEMU's `virt`, as far as Trapline emulates it. Addresses are intermediate physical ones.
 pub mod guest_machine {

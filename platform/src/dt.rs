@@ -11,7 +11,10 @@ use dtoolkit::{
 };
 
 /// The most pCPUs that this platform drives.
-pub const MAX_PCPUS: usize = 16;
+pub const MAX_PCPUS: usize = 64;
+
+/// The most regions of redistributors. `virt` has two at most.
+const MAX_REGIONS: usize = 4;
 
 /// The INTID of the hypervisor timer, CNTHP. [BSA: PPI assignments]
 pub const HYPERVISOR_TIMER_INTID: u32 = 26;
@@ -28,8 +31,8 @@ pub struct Machine<'a> {
     pcpu_count: usize,
     /// The GIC's distributor.
     pub distributor: Range<u64>,
-    /// The GIC's redistributors, one after the other.
-    pub redistributors: Range<u64>,
+    redistributors: [Range<u64>; MAX_REGIONS],
+    region_count: usize,
     /// The PL011 that is the outside channel.
     pub uart: Range<u64>,
     /// The PL011's INTID, 32 to 1019.
@@ -49,6 +52,8 @@ pub enum Unsupported {
     SeveralMemories,
     /// There are more pCPUs than [`MAX_PCPUS`].
     TooManyPcpus,
+    /// The redistributors lie in more regions than this file has room for.
+    TooManyRegions,
     /// Firmware is not reached by SMC: QEMU needs `virtualization=on`.
     PsciNotBySmc,
     /// A timer's interrupt is not where every system puts it.
@@ -62,6 +67,10 @@ impl fmt::Display for Unsupported {
             Self::Missing(what) => write!(f, "the device tree has no usable {what}"),
             Self::SeveralMemories => write!(f, "RAM is not one range"),
             Self::TooManyPcpus => write!(f, "there are more than {MAX_PCPUS} pCPUs"),
+            Self::TooManyRegions => write!(
+                f,
+                "the redistributors lie in more than {MAX_REGIONS} regions"
+            ),
             Self::PsciNotBySmc => write!(f, "PSCI is not called by SMC (virtualization=on?)"),
             Self::TimerInterrupt => {
                 write!(f, "the timers' interrupts are not PPIs 26, 27 and 30")
@@ -79,13 +88,15 @@ impl<'a> Machine<'a> {
         check_timer(root)?;
         let (mpidrs, pcpu_count) = pcpus(root)?;
         let gic = compatible(root, "arm,gic-v3").ok_or(Unsupported::Missing("GICv3"))?;
+        let (redistributors, region_count) = redistributors(gic)?;
         let uart = uart(fdt)?;
         Ok(Self {
             memory: memory(root)?,
             mpidrs,
             pcpu_count,
             distributor: region(gic, 0).ok_or(Unsupported::Missing("GIC distributor"))?,
-            redistributors: region(gic, 1).ok_or(Unsupported::Missing("GIC redistributors"))?,
+            redistributors,
+            region_count,
             uart: region(uart, 0).ok_or(Unsupported::Missing("PL011"))?,
             uart_intid: uart_intid(uart).ok_or(Unsupported::Missing("PL011 interrupt"))?,
             bootargs: bootargs(root),
@@ -95,6 +106,12 @@ impl<'a> Machine<'a> {
     /// The affinities of the pCPUs, in the tree's order: the index is the pCPU's number.
     pub fn mpidrs(&self) -> &[u64] {
         &self.mpidrs[..self.pcpu_count]
+    }
+
+    /// The regions that hold the GIC's redistributors, at least one. In each they follow one another, up to the one that says
+    /// that it is the last.
+    pub fn redistributors(&self) -> &[Range<u64>] {
+        &self.redistributors[..self.region_count]
     }
 }
 
@@ -127,6 +144,23 @@ fn region(node: FdtNode<'_>, index: usize) -> Option<Range<u64>> {
     let (start, size) = (reg.address::<u64>().ok()?, reg.size::<u64>().ok()?);
     let end = start.checked_add(size)?;
     (size > 0).then_some(start..end)
+}
+
+/// They come after the distributor in the GIC's `reg`. [Linux bindings: arm,gic-v3, #redistributor-regions]
+fn redistributors(gic: FdtNode<'_>) -> Result<([Range<u64>; MAX_REGIONS], usize), Unsupported> {
+    let missing = Unsupported::Missing("GIC redistributors");
+    let mut regions = [const { 0..0 }; MAX_REGIONS];
+    let count = cell(gic, "#redistributor-regions", 0).unwrap_or(1) as usize;
+    let wanted = regions
+        .get_mut(..count)
+        .ok_or(Unsupported::TooManyRegions)?;
+    if wanted.is_empty() {
+        return Err(missing);
+    }
+    for (index, slot) in wanted.iter_mut().enumerate() {
+        *slot = region(gic, 1 + index).ok_or(missing)?;
+    }
+    Ok((regions, count))
 }
 
 fn memory(root: FdtNode<'_>) -> Result<Range<u64>, Unsupported> {
@@ -321,18 +355,41 @@ mod tests {
         assert_eq!(machine.memory, 0x4000_0000..0x6000_0000);
         assert_eq!(machine.mpidrs(), [0, 1, 2, 3]);
         assert_eq!(machine.distributor, 0x0800_0000..0x0801_0000);
-        assert_eq!(machine.redistributors, 0x080a_0000..0x0900_0000);
+        assert_eq!(machine.redistributors(), [0x080a_0000..0x0900_0000]);
         assert_eq!(machine.uart, 0x0900_0000..0x0900_1000);
         assert_eq!(machine.uart_intid, 33);
         assert_eq!(machine.bootargs, "trapline.config=0x50000000,0x1000");
     }
 
     #[test]
-    fn one_to_sixteen_pcpus_are_supported() {
+    fn redistributors_may_lie_in_several_regions() {
+        let gic_of = |regions: u32, frames: &[u32]| {
+            let mut tree = virt(2);
+            let gic = tree.find_node_mut("/intc@8000000").unwrap();
+            let reg = [&[0, 0x0800_0000, 0, 0x1_0000][..], frames].concat();
+            set(gic, "reg", cells(&reg));
+            set(gic, "#redistributor-regions", cells(&[regions]));
+            let blob = tree.to_dtb();
+            Machine::parse(&blob).map(|machine| machine.redistributors().to_vec())
+        };
+        let frames = [0, 0x080a_0000, 0, 0xf6_0000, 0x40, 0, 0, 0x400_0000];
+        let (first, second) = (0x080a_0000..0x0900_0000, 0x40_0000_0000..0x40_0400_0000);
+        assert_eq!(gic_of(1, &frames), Ok(vec![first.clone()]));
+        assert_eq!(gic_of(2, &frames), Ok(vec![first, second]));
+        let missing = Unsupported::Missing("GIC redistributors");
+        assert_eq!(gic_of(3, &frames), Err(missing));
+        assert_eq!(gic_of(0, &frames), Err(missing));
+        assert_eq!(gic_of(5, &frames), Err(Unsupported::TooManyRegions));
+        assert_eq!(gic_of(u32::MAX, &frames), Err(Unsupported::TooManyRegions));
+    }
+
+    #[test]
+    fn one_to_sixty_four_pcpus_are_supported() {
         for (count, expected) in [
             (1, Ok(1)),
-            (16, Ok(16)),
-            (17, Err(Unsupported::TooManyPcpus)),
+            (17, Ok(17)),
+            (64, Ok(64)),
+            (65, Err(Unsupported::TooManyPcpus)),
         ] {
             let blob = virt(count).to_dtb();
             assert_eq!(Machine::parse(&blob).map(|m| m.mpidrs().len()), expected);

@@ -6,7 +6,7 @@
 //! ```
 //! The image is flat, begins with an arm64 header, and runs where it is linked. [Linux: Booting AArch64 Linux]
 
-use super::{channel, gic, heap, mmu, pcpu, smp, uart, vectors};
+use super::{channel, gic, heap, mmu, pcpu, smp, stacks, uart, vectors};
 use crate::dt::Machine;
 use core::{arch::naked_asm, mem::offset_of, ops::Range};
 
@@ -26,7 +26,7 @@ pub struct BootInfo {
 }
 
 impl BootInfo {
-    /// How many pCPUs the machine has: 1 to 16. They are numbered from 0, the boot pCPU.
+    /// How many pCPUs the machine has: 1 to 64. They are numbered from 0, the boot pCPU.
     pub fn pcpu_count(&self) -> usize {
         self.machine.mpidrs().len()
     }
@@ -85,47 +85,15 @@ pub(super) mod symbols {
         data,
         __data_start,
         __data_end,
-        "Per-pCPU areas, variables and emergency stacks."
+        "Per-pCPU areas and variables."
     );
     range!(
         stacks,
         __stacks_start,
         __stacks_end,
-        "Stacks, each above its guard page."
+        "The boot pCPU's guard page and stacks."
     );
     range!(heap, __heap_start, __heap_end, "The heap.");
-}
-
-/// The size of a pCPU's stack, in bytes. The linker script reserves it.
-const STACK_SIZE: u64 = 64 << 10;
-/// The size of the unmapped page below each stack, in bytes.
-const GUARD_SIZE: u64 = 4 << 10;
-/// The size of the stack on which a pCPU reports a fatal exception, in bytes.
-pub(super) const EMERGENCY_STACK_SIZE: usize = 16 << 10;
-
-#[repr(C, align(16))]
-struct EmergencyStacks([[u8; EMERGENCY_STACK_SIZE]; crate::dt::MAX_PCPUS]);
-
-/// Only fatal exceptions run on it, and they know it by address alone.
-static mut EMERGENCY_STACKS: EmergencyStacks =
-    EmergencyStacks([[0; EMERGENCY_STACK_SIZE]; crate::dt::MAX_PCPUS]);
-
-/// The stack of pCPU `id`.
-pub(super) fn stack(id: u16) -> Range<u64> {
-    let slot = symbols::stacks().start + u64::from(id) * (GUARD_SIZE + STACK_SIZE);
-    slot + GUARD_SIZE..slot + GUARD_SIZE + STACK_SIZE
-}
-
-/// The unmapped page below the stack of pCPU `id`.
-pub(super) fn guard(id: u16) -> Range<u64> {
-    let stack = stack(id);
-    stack.start - GUARD_SIZE..stack.start
-}
-
-/// Where the emergency stack of pCPU `id` begins to grow down.
-pub(super) fn emergency_stack_top(id: u16) -> u64 {
-    let base = &raw const EMERGENCY_STACKS as u64;
-    base + (u64::from(id) + 1) * EMERGENCY_STACK_SIZE as u64
 }
 
 /// The image's first bytes: the arm64 header, whose first word jumps over it.
@@ -167,7 +135,7 @@ unsafe extern "C" fn _start() -> ! {
         "cmp x1, x2",
         "b.lo 5b",
         "ldr x1, =__stacks_start",
-        "ldr x2, =({guard_size} + {stack_size})",
+        "ldr x2, ={stack_end}",
         "add sp, x1, x2",
         "mov x0, x19",
         "mov x29, xzr",
@@ -177,8 +145,7 @@ unsafe extern "C" fn _start() -> ! {
         boot_tables = sym mmu::BOOT_TABLES,
         sctlr = const mmu::SCTLR_BOOT,
         enable_mmu = sym mmu::enable,
-        guard_size = const GUARD_SIZE,
-        stack_size = const STACK_SIZE,
+        stack_end = const stacks::STACK_END,
         start = sym start,
     )
 }
@@ -252,6 +219,7 @@ unsafe extern "C" fn initialize_el2() {
 /// The boot pCPU's first Rust code: sets the machine up in the order in which its parts need each other.
 extern "C" fn start(device_tree: u64) -> ! {
     pcpu::initialize();
+    stacks::initialize();
     uart::initialize();
     channel::initialize();
     heap::initialize();
@@ -267,6 +235,7 @@ extern "C" fn start(device_tree: u64) -> ! {
         uart::BASE
     );
     let device_tree = device_tree..device_tree + blob.len() as u64;
+    stacks::allocate(machine.mpidrs().len());
     mmu::initialize(machine, &device_tree);
     gic::initialize(machine);
     uart::set_intid(machine.uart_intid);

@@ -4,7 +4,10 @@
 //! [`deactivate`] or by a guest whose list register names it. What runs on the exit path is one or two system
 //! registers, with no lock. [IHI0069: GICv3 and GICv4]
 
-use super::{pcpu, relax::Lock};
+use super::{
+    pcpu,
+    relax::{Lock, Once},
+};
 use crate::dt::{AFFINITY_MASK, HYPERVISOR_TIMER_INTID, Machine};
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use arm_gic::{
@@ -14,11 +17,7 @@ use arm_gic::{
         registers::{Gicd, GicrSgi},
     },
 };
-use core::{
-    arch::asm,
-    ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use core::{arch::asm, ptr::NonNull, sync::atomic::Ordering::Relaxed};
 
 /// The SGI that makes a pCPU look at its inbox and requests.
 pub const KICK: u32 = 0;
@@ -47,11 +46,11 @@ const SGI_FRAME: u64 = 0x1_0000;
 
 /// Held while the distributor is set up for an interrupt; keeps the one pointer to it unique.
 static DISTRIBUTOR: Lock<Option<GicDistributor<'static>>> = Lock::new(None);
-/// The address of the first redistributor.
-static REDISTRIBUTORS: AtomicU64 = AtomicU64::new(0);
+/// Where the redistributors are.
+static MACHINE: Once<&'static Machine<'static>> = Once::new();
 
 /// Sets the distributor up, and what is this pCPU's. The boot pCPU calls it once.
-pub(super) fn initialize(machine: &Machine<'static>) {
+pub(super) fn initialize(machine: &'static Machine<'static>) {
     let registers =
         NonNull::new(machine.distributor.start as *mut Gicd).expect("address 0 is no distributor");
     // SAFETY:
@@ -60,7 +59,7 @@ pub(super) fn initialize(machine: &Machine<'static>) {
     let mut distributor = GicDistributor::new(unsafe { UniqueMmioPointer::new(registers) });
     distributor.configure_default_settings();
     *DISTRIBUTOR.lock() = Some(distributor);
-    REDISTRIBUTORS.store(machine.redistributors.start, Relaxed);
+    MACHINE.call_once(|| machine);
     for (id, &mpidr) in machine.mpidrs().iter().enumerate() {
         if let Some(pcpu) = pcpu::get(id as u16) {
             pcpu.kick.store(sgi(mpidr, KICK), Relaxed);
@@ -71,17 +70,19 @@ pub(super) fn initialize(machine: &Machine<'static>) {
 
 /// Sets up this pCPU's redistributor and CPU interface: SGIs and PPIs enabled, EOImode 1, all priorities pass.
 pub(super) fn initialize_pcpu() {
+    let machine = MACHINE.get().expect("the boot pCPU has set the GIC up");
     let mpidr = MPIDR_EL1.get() & AFFINITY_MASK;
-    let base = REDISTRIBUTORS.load(Relaxed) as *mut GicrSgi;
-    let base = NonNull::new(base).expect("the boot pCPU has set the GIC up");
-    // SAFETY:
-    // 1. The device tree names the redistributors of a GICv3 there, mapped as device memory.
-    // 2. Other pCPUs use only their own frames; what all read while they look for theirs is GICR_TYPER.
-    let frames = unsafe { GicRedistributorIterator::new(base) };
-    let mut frames = frames.expect("the redistributors are GICv3's, without virtual LPIs");
-    let index = frames.position(|frame| frame.typer().core_mpidr() == mpidr);
-    let index = index.expect("each pCPU has a redistributor") as u64;
-    let frame = base.as_ptr() as u64 + index * size_of::<GicrSgi>() as u64;
+    let frame = machine.redistributors().iter().find_map(|region| {
+        let base = NonNull::new(region.start as *mut GicrSgi).expect("no region is at 0");
+        // SAFETY:
+        // 1. The device tree names the redistributors of a GICv3 there, mapped as device memory.
+        // 2. Other pCPUs use only their own frames; what all read while they look for theirs is GICR_TYPER.
+        let frames = unsafe { GicRedistributorIterator::new(base) };
+        let mut frames = frames.expect("the redistributors are GICv3's, without virtual LPIs");
+        let index = frames.position(|frame| frame.typer().core_mpidr() == mpidr)?;
+        Some(region.start + (index * size_of::<GicrSgi>()) as u64)
+    });
+    let frame = frame.expect("each pCPU has a redistributor");
     pcpu::current()
         .redistributor
         .store(frame + SGI_FRAME, Relaxed);

@@ -6,7 +6,7 @@
 //! Guest RAM is not mapped unless somebody asks (`Ram::map`). Stage 2, which is the guest's, is elsewhere
 //! (`trapline-vcpu`). [DDI0487: The AArch64 Virtual Memory System Architecture]
 
-use super::{boot, boot::symbols, relax::Lock};
+use super::{boot::symbols, relax::Lock, stacks::Stacks};
 use crate::dt::{MAX_PCPUS, Machine};
 use aarch64_cpu::asm::barrier;
 use aarch64_paging::{
@@ -143,12 +143,14 @@ pub(super) fn initialize(machine: &Machine<'_>, device_tree: &Range<u64>) {
     add(&symbols::text(), CODE);
     add(&symbols::rodata(), READ_ONLY);
     add(&symbols::data(), READ_WRITE);
-    for id in 0..MAX_PCPUS as u16 {
-        add(&boot::stack(id), READ_WRITE);
-    }
+    add(&symbols::stacks(), READ_WRITE);
     add(&symbols::heap(), READ_WRITE);
+    for stacks in (0..MAX_PCPUS as u16).filter_map(Stacks::of) {
+        add(&stacks.guard(), Attributes::empty());
+    }
     add(device_tree, READ_ONLY);
-    for device in [&machine.distributor, &machine.redistributors, &machine.uart] {
+    let devices = [&machine.distributor, &machine.uart];
+    for device in devices.into_iter().chain(machine.redistributors()) {
         add(device, DEVICE);
     }
     let root = map.root_address().0 as u64;

@@ -12,6 +12,7 @@ pub mod power;
 pub mod ram;
 pub mod relax;
 pub mod smp;
+mod stacks;
 pub mod timer;
 pub mod uart;
 mod vectors;

@@ -5,12 +5,13 @@
 //! the record `exit 3`, and the machine goes off. A failure during the report cuts it short.
 
 use super::{
-    boot, channel,
+    channel,
     channel::Line,
     gic, pcpu,
     pcpu::Pcpu,
     power,
     relax::{Once, relax},
+    stacks::Stacks,
     timer, uart,
     vectors::FaultFrame,
 };
@@ -157,16 +158,16 @@ fn describe_exception(out: &mut Frames, frame: &FaultFrame, vector: u64) -> fmt:
 
 /// The pCPU below whose stack `address` lies in the guard page.
 fn guard_owner(address: u64) -> Option<u16> {
-    (0..MAX_PCPUS as u16).find(|&id| boot::guard(id).contains(&address))
+    let guards = |id| Stacks::of(id).is_some_and(|stacks| stacks.guard().contains(&address));
+    (0..MAX_PCPUS as u16).find(|&id| guards(id))
 }
 
 /// Writes the return addresses of a chain of frame records. [AAPCS64: The frame pointer]
 fn backtrace(out: &mut Frames, id: u16, mut frame: u64) -> fmt::Result {
-    let emergency_top = boot::emergency_stack_top(id);
-    let stacks: [Range<u64>; 2] = [
-        boot::stack(id),
-        emergency_top - boot::EMERGENCY_STACK_SIZE as u64..emergency_top,
-    ];
+    let Some(stacks) = Stacks::of(id) else {
+        return Ok(());
+    };
+    let stacks: [Range<u64>; 2] = [stacks.stack(), stacks.emergency()];
     write!(out, "backtrace:")?;
     for _ in 0..BACKTRACE_DEPTH {
         let is_record = |stack: &Range<u64>| stack.contains(&frame) && frame + 16 <= stack.end;

@@ -15,6 +15,8 @@ use core::{
 /// What belongs to one pCPU. Atomics, because others may read; only the pCPU itself writes, except at boot.
 pub struct Pcpu {
     id: u16,
+    /// Where its stacks begin; 0 while it has none.
+    pub(super) stacks: AtomicU64,
     /// The top of the stack on which this pCPU reports a fatal exception.
     pub(super) emergency_stack_top: AtomicU64,
     /// The value of ICC_SGI1R_EL1 that sends the kick here.
@@ -45,6 +47,7 @@ impl Pcpu {
     const fn new(id: u16) -> Self {
         Self {
             id,
+            stacks: AtomicU64::new(0),
             emergency_stack_top: AtomicU64::new(0),
             kick: AtomicU64::new(0),
             redistributor: AtomicU64::new(0),
@@ -62,7 +65,7 @@ impl Pcpu {
         }
     }
 
-    /// The pCPU's number: its place in the host's device tree, 0 to 15.
+    /// The pCPU's number: its place in the host's device tree, 0 to 63.
     #[inline(always)]
     pub fn id(&self) -> u16 {
         self.id
@@ -99,7 +102,7 @@ pub fn current() -> &'static Pcpu {
     unsafe { *CURRENT.current_ptr() }
 }
 
-/// The number of the pCPU that executes this call, 0 to 15.
+/// The number of the pCPU that executes this call, 0 to 63.
 #[inline(always)]
 pub fn this_pcpu() -> u16 {
     current().id
@@ -116,7 +119,7 @@ pub fn get(id: u16) -> Option<&'static Pcpu> {
     PCPUS.get(usize::from(id))
 }
 
-/// Gives every pCPU its area and its emergency stack. The boot pCPU calls it once, first of all.
+/// Gives every pCPU its area. The boot pCPU calls it once, first of all.
 pub(super) fn initialize() {
     let areas = percpu::init_in_place().expect("the linker script aligns the per-pCPU areas");
     assert!(
@@ -124,8 +127,6 @@ pub(super) fn initialize() {
         "the linker script reserves an area for each pCPU"
     );
     for pcpu in &PCPUS {
-        let top = super::boot::emergency_stack_top(pcpu.id);
-        pcpu.emergency_stack_top.store(top, Relaxed);
         // SAFETY:
         // 1. `percpu` has reserved an area for each pCPU (asserted above).
         // 2. No other pCPU runs yet.

@@ -7,9 +7,9 @@ use super::{
     boot::{self, SecondaryStart},
     gic, mmu, pcpu, power,
     relax::{Once, relax},
-    timer,
+    stacks, timer,
 };
-use crate::dt::{MAX_PCPUS, Machine};
+use crate::dt::Machine;
 use core::{
     arch::asm,
     cell::UnsafeCell,
@@ -20,7 +20,7 @@ use core::{
 };
 
 unsafe extern "Rust" {
-    /// The image's function for pCPU `id`, 1 to 15: it enters it with MMU, heap, log, GIC and timer at work.
+    /// The image's function for pCPU `id`, 1 to 63: it enters it with MMU, heap, log, GIC and timer at work.
     safe fn trapline_secondary(id: u16) -> !;
 }
 
@@ -84,14 +84,13 @@ pub(super) fn start_secondaries(machine: &Machine<'_>) {
 }
 
 fn start_secondary(id: u16, mpidr: u64) {
-    assert!(
-        usize::from(id) < MAX_PCPUS,
-        "the device tree has at most 16 pCPUs"
-    );
     let start = SecondaryStart {
         tables: mmu::root(),
         percpu_area: pcpu::area(id),
-        stack_top: boot::stack(id).end,
+        stack_top: stacks::Stacks::of(id)
+            .expect("each pCPU of the machine has stacks")
+            .stack()
+            .end,
     };
     let block = START_BLOCK.0.get();
     // SAFETY: no pCPU is starting: the last one has answered, or we would have panicked.
