@@ -83,7 +83,8 @@ const TESTS: &[Test] = &[
     ("paused",              1, lives::is_paused),
     ("all-off",             1, lives::all_off),
     ("spin",                1, spin),
-    ("fail-hypervisor",     2, fail_hypervisor),
+    ("fail-hypervisor",     2, || fail_hypervisor(0xc600_0005)),
+    ("overflow-hypervisor", 1, || fail_hypervisor(0xc600_0006)),
 ];
 
 fn main() -> ! {
@@ -105,10 +106,9 @@ fn reset() {
 }
 
 /// Asks the hypervisor of the tests to fail; with any other this says that it did not.
-fn fail_hypervisor() {
-    const FAIL: u32 = 0xc600_0005;
+fn fail_hypervisor(function: u32) {
     support::start_all();
-    let result = power::call(FAIL, [0; 3]);
+    let result = power::call(function, [0; 3]);
     support::fail(format_args!("the call returned {result}"));
 }
 
