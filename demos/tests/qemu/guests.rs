@@ -58,6 +58,10 @@ tests! {
     what_any_cpu_may_take_is_taken_once = "vgic-any" on 4 over 2;
     sgis_go_from_all_to_all = "sgi-all" on 4 over 2;
     sgis_reach_beyond_one_cluster = "sgi-all" on 20 over 2;
+    sgis_reach_sixty_four_vcpus = "sgi-all" on 64 over 33;
+    the_state_of_others_is_seen_on_many_pcpus = "vgic-active-read" on 64 over 64;
+    interrupts_change_their_targets_among_many = "vgic-retarget" on 64 over 64;
+    psci_turns_sixty_four_cpus_on_and_off = "psci" on 64 over 17;
     a_timers_handler_sees_why = "timer-istatus" on 1 over 1;
     a_masked_timer_is_silent = "timer-imask" on 1 over 1;
     unknown_registers_are_undefined = "undef-unknown" on 1 over 1;
