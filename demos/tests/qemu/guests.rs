@@ -84,6 +84,8 @@ tests! {
 fn an_undescribed_load_waits_in_its_middle() {
     let run = Run::guest("test-guest").vcpus(2).pcpus(2);
     expect_pass(run, "isv-waits", STRICT);
+}
+
 /// Only the hypervisor of the tests has a call that presses the key.
 #[test]
 fn a_pressed_power_key_interrupts_and_is_let_go() {

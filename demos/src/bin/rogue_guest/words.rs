@@ -39,7 +39,7 @@ static mut STATES: [State; MAX_CPUS] = [const {
 fn state() -> &'static mut State {
     let index = (MPIDR_EL1.get() & 0xf) as usize;
     // SAFETY: each CPU reaches only its own, and starts anew, with no reference left, whenever it gets here.
-    unsafe { &mut *(&raw mut STATES[index]) }
+    unsafe { &mut *(&raw mut STATES).cast::<State>().add(index) }
 }
 
 /// Executes words until the machine goes off.
