@@ -15,5 +15,6 @@ mod linux;
 mod lives;
 mod models;
 mod moves;
+mod rogue;
 mod several;
 mod stress;
