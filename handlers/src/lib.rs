@@ -35,6 +35,7 @@ mod sync;
 pub mod sysregs;
 pub mod timers;
 pub mod trng;
+pub mod vendor;
 pub mod vgic;
 pub mod vm;
 pub mod wait;

@@ -9,6 +9,7 @@ use crate::{
     smccc::ArchitectureCalls,
     stolen_time::StolenTimeCalls,
     sysregs::{FixedRegisters, IdRegisters, SetWayMaintenance, TranslationRegisters},
+    vendor::VendorCalls,
     vgic,
     vm::Vm,
     wait::WaitInstructions,
@@ -24,6 +25,7 @@ pub fn register(vm: &Vm, id_registers: IdRegisters) -> Result<(), RegisterError>
     };
     add(&Psci::CLAIMS, Arc::new(Psci))?;
     add(&ArchitectureCalls::CLAIMS, Arc::new(ArchitectureCalls))?;
+    add(&VendorCalls::CLAIMS, Arc::new(VendorCalls))?;
     add(&StolenTimeCalls::CLAIMS, Arc::new(StolenTimeCalls))?;
     add(&WaitInstructions::CLAIMS, Arc::new(WaitInstructions))?;
     add(&IdRegisters::CLAIMS, Arc::new(id_registers))?;
