@@ -164,6 +164,7 @@ impl Files {
         let mut inputs: Vec<PathBuf> = run.config.iter().cloned().collect();
         for guest in &request.guests {
             inputs.extend(guest.initrd.clone());
+            inputs.extend(guest.dtb.clone());
             if let GuestSource::File(kernel) = &guest.source {
                 inputs.push(kernel.clone());
             }
