@@ -355,7 +355,10 @@ mod tests {
         assert_eq!(machine.memory, 0x4000_0000..0x6000_0000);
         assert_eq!(machine.mpidrs(), [0, 1, 2, 3]);
         assert_eq!(machine.distributor, 0x0800_0000..0x0801_0000);
-        assert_eq!(machine.redistributors(), [0x080a_0000..0x0900_0000]);
+        let [redistributors] = machine.redistributors() else {
+            panic!("one range of redistributors")
+        };
+        assert_eq!(*redistributors, 0x080a_0000..0x0900_0000);
         assert_eq!(machine.uart, 0x0900_0000..0x0900_1000);
         assert_eq!(machine.uart_intid, 33);
         assert_eq!(machine.bootargs, "trapline.config=0x50000000,0x1000");

@@ -6,10 +6,7 @@
 use crate::dt::MAX_PCPUS;
 use core::{
     arch::global_asm,
-    sync::atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Acquire, Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire},
 };
 
 /// What belongs to one pCPU. Atomics, because others may read; only the pCPU itself writes, except at boot.

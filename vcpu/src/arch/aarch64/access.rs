@@ -93,13 +93,16 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                     afterwards = action;
                 }
                 // Nothing was done yet: the instruction runs again as a whole.
-                action @ (Action::Retry | Action::Suspend) if !access.has_begun() => {
+                action @ (Action::Retry | Action::WaitAndRetry | Action::Suspend)
+                    if !access.has_begun() => {
                     return self.answer_with(action, &exit, access.abort().esr);
                 }
-                action @ (Action::Retry | Action::Suspend) => {
+                action @ (Action::Retry | Action::WaitAndRetry | Action::Suspend) => {
                     self.loaded().registers.unfinished = Some(access);
-                    if action == Action::Suspend {
-                        self.block(BlockReason::Remote);
+                    match action {
+                        Action::Suspend => self.block(BlockReason::Remote),
+                        Action::WaitAndRetry => self.block(BlockReason::Waiting),
+                        _ => {}
                     }
                     // The loop comes back here by way of the scheduler, whether the vCPU was blocked or not.
                     self.must_schedule = true;
@@ -108,7 +111,7 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 Action::Fault(GuestFault::ExternalAbort) | Action::Decline => {
                     return self.abort_access(access.abort());
                 }
-                action @ (Action::Fault(_) | Action::Stop) => {
+                action @ (Action::Fault(_) | Action::Stop | Action::Restart { .. }) => {
                     return self.answer_with(action, &exit, access.abort().esr);
                 }
             }
