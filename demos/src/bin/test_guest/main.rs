@@ -84,7 +84,7 @@ const TESTS: &[Test] = &[
     ("all-off",             1, lives::all_off),
     ("spin",                1, spin),
     ("fail-hypervisor",     2, || fail_hypervisor(0xc600_0005)),
-    ("overflow-hypervisor", 1, || fail_hypervisor(0xc600_0006)),
+    ("overflow-hypervisor", 1, || fail_hypervisor(0xc600_000b)),
 ];
 
 fn main() -> ! {
