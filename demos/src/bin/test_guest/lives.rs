@@ -57,13 +57,14 @@ pub fn wipe_and_reset() {
     support::say(format_args!("lives={lives}"));
 }
 
-/// Stops and starts guest 1 `rounds` times while guest `beside` runs: in the end the hypervisor uses as much memory as after the
+/// Stops and starts guest 1 `rounds` times, or for `seconds`, while guest `beside` runs: in the end the hypervisor uses as much memory as after the
 /// first time, when it has what it keeps of a guest that is off; and no exit of anybody has used its heap.
 pub fn stop_and_start() {
     let rounds = number("rounds", 10);
     bring(1, STOP, OFF);
     let before = memory();
-    for _ in 0..rounds {
+    let end = cpu::now() + cpu::microseconds(number("seconds", 60) * 1_000_000);
+    for _ in (0..rounds).take_while(|_| cpu::now() < end) {
         bring(1, START, ON);
         bring(1, STOP, OFF);
     }
