@@ -37,6 +37,9 @@ pub fn register(vm: &Vm, id_registers: IdRegisters) -> Result<(), RegisterError>
     add(&FixedRegisters::claims(), Arc::new(FixedRegisters))?;
     add(&interrupt_registers, Arc::new(vgic::SystemRegisters))?;
     add(&[Claim::Mmio(distributor)], Arc::new(vgic::Distributor))?;
+    if let Some(its) = vm.vgic().its_frames() {
+        add(&[Claim::Mmio(its)], Arc::new(vgic::TranslationService))?;
+    }
     add(
         &[Claim::Mmio(redistributors)],
         Arc::new(vgic::Redistributors),

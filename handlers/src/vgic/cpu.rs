@@ -52,7 +52,10 @@ impl Vgic {
     pub fn cpu(&self, index: usize) -> Option<VgicCpu> {
         (index < self.vcpu_count()).then(|| VgicCpu {
             index,
-            candidates: IntidSet::default(),
+            candidates: match self.lpis {
+                Some(_) => IntidSet::with_lpis(),
+                None => IntidSet::default(),
+            },
             list_registers: [0; MAX_LIST_REGISTERS],
             used: 0,
             control: 0,

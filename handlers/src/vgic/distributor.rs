@@ -4,6 +4,7 @@ use trapline_vcpu::{Action, Exit, exit::MmioAccess, interrupts::VirtualCpuInterf
 
 use super::{
     PRIVATE_COUNT, Vgic, VgicCpu,
+    lpi::{FIRST_LPI, LPI_BITS},
     record::{ANYBODY, Record},
     registers::{
         Bank, CLEAR_ACTIVE, CLEAR_ENABLE, CLEAR_PENDING, CONFIGURATION, Cells, GROUP, Masked,
@@ -68,7 +69,9 @@ fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
     let private = (0..vgic.vcpu_count())
         .flat_map(|vcpu| (0..PRIVATE_COUNT).map(move |intid| (Some(vcpu), intid)));
     let shared = (0..vgic.shared.len() as u32).map(|spi| (None, PRIVATE_COUNT + spi));
-    for (vcpu, intid) in private.chain(shared) {
+    let lpi_count = vgic.lpis.as_ref().map_or(0, |lpis| lpis.records.len());
+    let lpis = (FIRST_LPI..).take(lpi_count).map(|intid| (None, intid));
+    for (vcpu, intid) in private.chain(shared).chain(lpis) {
         if let Some(listed) = vgic.tell_of_groups(vcpu, intid, changed) {
             bank.note_owner(listed);
         }
@@ -82,7 +85,7 @@ fn read_nothing(_: &mut Bank<'_>, _: u32) -> u32 {
 /// A message for the SPI that `value` names. [GICD_SETSPI_NSR.INTID]
 fn send_message(bank: &mut Bank<'_>, value: u32, transition: fn(Record) -> Record) {
     let intid = value & 0x1fff;
-    if intid >= PRIVATE_COUNT {
+    if (PRIVATE_COUNT..FIRST_LPI).contains(&intid) {
         bank.change(intid, transition);
     }
 }
@@ -95,6 +98,11 @@ fn read_type(bank: &mut Bank<'_>, _: u32) -> u32 {
 pub(super) fn distributor_type(spi_count: u32, affinities: &[u64]) -> u32 {
     let has_range_selector = affinities.iter().any(|affinity| affinity & 0xff > 15);
     spi_count.div_ceil(32) | 1 << 16 | 9 << 19 | 1 << 24 | u32::from(has_range_selector) << 26
+}
+
+/// GICD_TYPER of a distributor with LPIs.
+pub(super) const fn with_lpis(distributor_type: u32) -> u32 {
+    distributor_type & !(0x1f << 19) | 1 << 17 | (LPI_BITS - 1) << 19
 }
 
 fn read_route(bank: &mut Bank<'_>, spi: u32) -> u64 {
@@ -183,7 +191,7 @@ impl Vgic {
         }
     }
 
-    /// Answers an access of `cpu`, which is bound to `interface`, to the distributor or a redistributor.
+    /// Answers an access of `cpu`, which is bound to `interface`, to the distributor, a redistributor or the ITS.
     pub fn mmio(
         &self,
         cpu: &mut VgicCpu,
@@ -208,7 +216,9 @@ impl Vgic {
                 vcpu: None,
                 offset,
             }),
-            _ => self.redistributor_place(address),
+            _ => self
+                .redistributor_place(address)
+                .or_else(|| self.its_place(address)),
         }
     }
 }

@@ -4,18 +4,26 @@
 //! after the record, and wakes the vCPU. The owner clears the bits first and reads the records afterwards, so a change
 //! that comes too late to be seen leaves its bit. [`IntidSet`] is the owner's own list of what is left to do.
 
+use alloc::{boxed::Box, vec};
 use core::array;
 
+use super::lpi::{FIRST_LPI, LPI_COUNT};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Words of 64 INTIDs that hold all below 1024.
 const WORDS: usize = 16;
+/// Words of 64 LPIs.
+const LPI_WORDS: usize = LPI_COUNT as usize / 64;
+/// Words of LPIs that share a bit of the summary: the bits from [`WORDS`] on.
+const GROUP: usize = LPI_WORDS / 16;
 
 /// A set of INTIDs that any pCPU adds to and the vCPU's owner empties.
 pub(super) struct Due {
-    /// Bit n: word n may have bits.
+    /// Bit n: word n may have bits; from bit 16 on, group n - 16 of the words of LPIs.
     summary: AtomicU32,
     words: [AtomicU64; WORDS],
+    /// Empty without LPIs.
+    lpis: Box<[AtomicU64]>,
 }
 
 impl Due {
@@ -23,6 +31,14 @@ impl Due {
         Self {
             summary: AtomicU32::new(0),
             words: array::from_fn(|_| AtomicU64::new(0)),
+            lpis: Box::default(),
+        }
+    }
+
+    pub(super) fn with_lpis() -> Self {
+        Self {
+            lpis: (0..LPI_WORDS).map(|_| AtomicU64::new(0)).collect(),
+            ..Self::new()
         }
     }
 
@@ -31,6 +47,19 @@ impl Due {
         if let Some(word) = self.words.get(intid as usize / 64) {
             word.fetch_or(1 << (intid % 64), Ordering::AcqRel);
             self.summary.fetch_or(1 << (intid / 64), Ordering::AcqRel);
+        } else {
+            self.insert_lpi(intid);
+        }
+    }
+
+    #[cold]
+    fn insert_lpi(&self, intid: u32) {
+        if let Some(index) = lpi_word(intid)
+            && let Some(word) = self.lpis.get(index)
+        {
+            word.fetch_or(1 << (intid % 64), Ordering::AcqRel);
+            self.summary
+                .fetch_or(1 << (WORDS + index / GROUP), Ordering::AcqRel);
         }
     }
 
@@ -49,7 +78,24 @@ impl Due {
                 set.insert_word(index, take(word));
             }
         }
+        if summary >> WORDS != 0 {
+            self.drain_lpis_into(summary, set);
+        }
     }
+
+    #[cold]
+    fn drain_lpis_into(&self, summary: u32, set: &mut IntidSet) {
+        for (index, word) in self.lpis.iter().enumerate() {
+            if summary & 1 << (WORDS + index / GROUP) != 0 {
+                set.insert_lpi_word(index, take(word));
+            }
+        }
+    }
+}
+
+/// The word of an LPI.
+fn lpi_word(intid: u32) -> Option<usize> {
+    Some(intid.checked_sub(FIRST_LPI)? as usize / 64)
 }
 
 /// The bits of `word`, which are cleared by the same step: none that comes in between is lost.
@@ -62,21 +108,40 @@ fn take(word: &AtomicU64) -> u64 {
     word.swap(0, Ordering::AcqRel)
 }
 
-/// A set of INTIDs below 1024.
+/// A set of INTIDs below 1024 and of LPIs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct IntidSet {
-    /// Bit n: word n has bits.
+    /// Bit n: word n has bits; from bit 16 on, group n - 16 of the words of LPIs may have.
     summary: u32,
     words: [u64; WORDS],
+    /// Empty without LPIs.
+    lpis: Box<[u64]>,
 }
 
 impl IntidSet {
+    pub(super) fn with_lpis() -> Self {
+        Self {
+            lpis: vec![0; LPI_WORDS].into(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.summary == 0
     }
 
     pub(super) fn insert(&mut self, intid: u32) {
-        self.insert_word(intid as usize / 64, 1 << (intid % 64));
+        match lpi_word(intid) {
+            None => self.insert_word(intid as usize / 64, 1 << (intid % 64)),
+            Some(index) => self.insert_lpi_word(index, 1 << (intid % 64)),
+        }
+    }
+
+    fn insert_lpi_word(&mut self, index: usize, bits: u64) {
+        if let Some(word) = self.lpis.get_mut(index) {
+            *word |= bits;
+            self.summary |= u32::from(bits != 0) << (WORDS + index / GROUP);
+        }
     }
 
     fn insert_word(&mut self, index: usize, bits: u64) {
@@ -91,7 +156,19 @@ impl IntidSet {
         if let Some(word) = self.words.get_mut(index) {
             *word &= !(1 << (intid % 64));
             self.summary &= !(u32::from(*word == 0) << index);
+        } else if let Some(index) = lpi_word(intid)
+            && let Some(word) = self.lpis.get_mut(index)
+        {
+            *word &= !(1 << (intid % 64));
+            self.summarise(index / GROUP);
         }
+    }
+
+    /// The summary's bit of a group of the words of LPIs.
+    fn summarise(&mut self, group: usize) {
+        let mut words = self.lpis.iter().skip(group * GROUP).take(GROUP);
+        let is_empty = words.all(|word| *word == 0);
+        self.summary &= !(u32::from(is_empty) << (WORDS + group));
     }
 
     /// Keeps the INTIDs for which `keep` says so, asked in ascending order.
@@ -101,17 +178,29 @@ impl IntidSet {
             let index = left.trailing_zeros();
             left &= left - 1;
             let Some(word) = self.words.get_mut(index as usize) else {
-                return;
-            };
-            let mut bits = *word;
-            while bits != 0 {
-                let bit = bits.trailing_zeros();
-                bits &= bits - 1;
-                if !keep(index * 64 + bit) {
-                    *word &= !(1 << bit);
+                let group = index as usize - WORDS;
+                let words = (FIRST_LPI..).step_by(64).zip(self.lpis.iter_mut());
+                for (first, word) in words.skip(group * GROUP).take(GROUP) {
+                    retain_in(word, first, &mut keep);
                 }
-            }
+                self.summarise(group);
+                continue;
+            };
+            retain_in(word, index * 64, &mut keep);
             self.summary &= !(u32::from(*word == 0) << index);
+        }
+    }
+}
+
+/// Keeps those bits of `word`, whose first is `first`, for which `keep` says so.
+#[inline(always)]
+fn retain_in(word: &mut u64, first: u32, keep: &mut impl FnMut(u32) -> bool) {
+    let mut bits = *word;
+    while bits != 0 {
+        let bit = bits.trailing_zeros();
+        bits &= bits - 1;
+        if !keep(first + bit) {
+            *word &= !(1 << bit);
         }
     }
 }

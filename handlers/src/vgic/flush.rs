@@ -17,6 +17,7 @@ use super::{
         ENABLE, OnEnd, State, TELL_NO_PENDING, TELL_UNLISTED_END, TRAP_DEACTIVATE, intid_of,
         list_register, priority_of, splits_end, takes_group, tell_group_changes, unlisted_ends,
     },
+    lpi::FIRST_LPI,
     one_of_n::{TAKES_PART_ANY, group_watch},
     record::{ANYBODY, Record, Role},
 };
@@ -121,7 +122,11 @@ impl Vgic {
         for index in 0..cpu.used.min(MAX_LIST_REGISTERS) {
             let value = interface.list_register(index);
             cpu.list_registers[index] = value;
-            let left = State::of(value);
+            let mut left = State::of(value);
+            if intid_of(value) >= FIRST_LPI {
+                // The CPU interface may say otherwise, and does not miss it. [QEMU: icv_activate_irq, icv_eoir_write]
+                left = left.without_active();
+            }
             self.change_own(cpu, intid_of(value), |record| {
                 record.folded(left, priority_of(value))
             });

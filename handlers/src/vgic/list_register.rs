@@ -17,6 +17,11 @@ impl State {
         self.0 & 2 != 0
     }
 
+    /// That of an interrupt which is never active.
+    pub(super) const fn without_active(self) -> Self {
+        Self(self.0 & 1)
+    }
+
     /// The state field of `value`.
     pub(super) const fn of(value: u64) -> Self {
         Self((value >> 62) as u8)

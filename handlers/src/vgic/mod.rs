@@ -11,14 +11,16 @@
 //! ```
 //! What any vCPU may take goes to one ([`one_of_n`]).
 //! What is in another vCPU's list registers is seen by asking its owner to fold them ([`remote`]). The register front-ends
-//! are tables ([`distributor`], [`redistributor`]). LPIs and the GICv2 view are not there.
+//! are tables ([`distributor`], [`redistributor`]). LPIs ([`lpi`]) come through the [`its`]. The GICv2 view is not there.
 
 mod cpu;
 mod distributor;
 mod due;
 mod flush;
+mod its;
 mod lines;
 mod list_register;
+mod lpi;
 mod one_of_n;
 mod record;
 mod redistributor;
@@ -35,6 +37,7 @@ use hashbrown::HashMap;
 
 pub use cpu::VgicCpu;
 pub use distributor::{DISTRIBUTOR_SIZE, Distributor};
+pub use its::{ITS_SIZE, TranslationService};
 pub use lines::{InterruptLine, LineError};
 pub use redistributor::{REDISTRIBUTOR_SIZE, Redistributors};
 pub use sysregs::SystemRegisters;
@@ -42,6 +45,7 @@ pub use sysregs::SystemRegisters;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use distributor::distributor_type;
 use due::Due;
+use lpi::Lpis;
 use record::{AtomicRecord, NOBODY, Record};
 
 /// INTIDs below this are private to each vCPU: 16 SGIs, then 16 PPIs.
@@ -113,6 +117,7 @@ pub struct Vgic {
     /// Bit n of word m: a device has claimed SPI 64 m + n.
     claims: Box<[AtomicU64]>,
     cpus: Box<[SharedCpu]>,
+    lpis: Option<Box<Lpis>>,
     affinities: Box<[u64]>,
     /// The vCPU with each affinity. Guests may ask for any number of absent ones.
     by_affinity: HashMap<u64, u8>,
@@ -145,6 +150,7 @@ impl Vgic {
             routes: (0..spis).map(|_| AtomicU64::new(0)).collect(),
             claims: (0..spis.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             cpus: (0..vcpus).map(SharedCpu::new).collect(),
+            lpis: None,
             distributor_type: distributor_type(config.spi_count, &config.affinities),
             by_affinity: config.affinities.iter().copied().zip(0..).collect(),
             affinities: config.affinities.into_boxed_slice(),
@@ -168,6 +174,9 @@ impl Vgic {
             if let Some(cpu) = self.cpus.get(vcpu) {
                 cpu.participation.store(one_of_n::ASLEEP, Ordering::Release);
             }
+        }
+        if let Some(lpis) = &self.lpis {
+            lpis.reset();
         }
         let target = self.vcpu_of_affinity(0);
         for (record, route) in self.shared.iter().zip(&self.routes) {
@@ -215,7 +224,8 @@ impl Vgic {
             self.private
                 .get(vcpu * PRIVATE_COUNT as usize + intid as usize)
         } else {
-            self.shared.get((intid - PRIVATE_COUNT) as usize)
+            let shared = self.shared.get((intid - PRIVATE_COUNT) as usize);
+            shared.or_else(|| self.lpi_record(intid))
         }
     }
 
@@ -271,6 +281,10 @@ impl SharedCpu {
             folded: AtomicU64::new(0),
             participation: AtomicU32::new(one_of_n::ASLEEP),
         }
+    }
+
+    fn expect_lpis(&mut self) {
+        self.due = Due::with_lpis();
     }
 }
 

@@ -5,7 +5,7 @@ use trapline_vcpu::{Action, Exit};
 use super::{
     Vgic,
     distributor::IMPLEMENTER,
-    one_of_n as participation,
+    lpi, one_of_n as participation,
     registers::{
         Bank, CLEAR_ACTIVE, CLEAR_ENABLE, CLEAR_PENDING, CONFIGURATION, Cells, GROUP, PRIORITY,
         Place, Row, SET_ACTIVE, SET_ENABLE, SET_PENDING, ascending, identification, row,
@@ -23,10 +23,12 @@ const CHILDREN_ASLEEP: u32 = 1 << 2;
 /// No row: reads as zero, ignores writes.
 #[rustfmt::skip] // read by column
 const ROWS: &[Row] = &[
-    row("GICR_CTLR",               0x0_0000..0x0_0004, Cells::Words(read_control, write_control)),
+    row("GICR_CTLR",               0x0_0000..0x0_0004, Cells::Words(read_control, write_control)).folding(),
     row("GICR_IIDR",               0x0_0004..0x0_0008, Cells::Words(|_, _| IMPLEMENTER, write_ignored)),
     row("GICR_TYPER",              0x0_0008..0x0_0010, Cells::Doubles(read_type, write_ignored)),
     row("GICR_WAKER",              0x0_0014..0x0_0018, Cells::Words(read_waker, write_waker)),
+    row("GICR_PROPBASER",          0x0_0070..0x0_0078, Cells::Doubles(lpi::read_properties, lpi::write_properties)),
+    row("GICR_PENDBASER",          0x0_0078..0x0_0080, Cells::Doubles(lpi::read_pending, lpi::write_pending)),
     row("GICR_PIDR4 to GICR_CIDR3", 0x0_ffd0..0x1_0000, Cells::Words(|_, index| identification(0x93, index), write_ignored)),
     row("GICR_IGROUPR0",           0x1_0080..0x1_0084, GROUP),
     row("GICR_ISENABLER0",         0x1_0100..0x1_0104, SET_ENABLE),
@@ -49,16 +51,18 @@ fn read_type(bank: &mut Bank<'_>, _: u32) -> u64 {
     let affinity = bank.vgic.affinities.get(vcpu).copied().unwrap_or(0);
     let packed = affinity >> 32 << 24 | affinity & 0xff_ffff;
     let is_last = vcpu + 1 == bank.vgic.vcpu_count();
-    packed << 32 | (vcpu as u64) << 8 | 1 << 5 | u64::from(is_last) << 4
+    let has_lpis = bank.vgic.lpis.is_some();
+    packed << 32 | u64::from(has_lpis) | (vcpu as u64) << 8 | 1 << 5 | u64::from(is_last) << 4
 }
 
 fn read_control(bank: &mut Bank<'_>, _: u32) -> u32 {
-    bank.participation() & participation::REFUSED
+    bank.participation() & participation::REFUSED | bank.lpi_control()
 }
 
-/// Which groups of what may go to any vCPU this one refuses. [GICR_CTLR.DPG0, DPG1NS]
+/// Whether the vCPU takes LPIs, and which groups of what may go to any vCPU it refuses. [GICR_CTLR.EnableLPIs, DPG0, DPG1NS]
 fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
     bank.set_participation(participation::REFUSED, value);
+    bank.set_lpi_control(value);
 }
 
 fn read_waker(bank: &mut Bank<'_>, _: u32) -> u32 {

@@ -17,6 +17,8 @@ pub(super) struct Bank<'a> {
     pub(super) vcpu: Option<usize>,
     /// Bit n: vCPU n has one of the interrupts listed.
     pub(super) owners: u64,
+    /// The write has more to do than one exit may: it is tried again.
+    pub(super) is_unfinished: bool,
 }
 
 /// The registers of a row, by their width: how to read and write the one with this index.
@@ -188,6 +190,7 @@ impl Vgic {
             vgic: self,
             vcpu: place.vcpu,
             owners: 0,
+            is_unfinished: false,
         };
         match access.direction {
             Direction::Read => {
@@ -213,6 +216,9 @@ impl Vgic {
                 // Once is enough: a second interrupt made pending, or one more activation ended, is one too many.
                 if !has_waited(cpu, key) || cfg!(mutant = "vgic_write_again") {
                     row.write(&mut bank, at, access.width, value);
+                }
+                if bank.is_unfinished {
+                    return Action::Retry;
                 }
                 let owners = if row.folds { bank.owners } else { 0 };
                 if self.is_settled(cpu, owners, key) {

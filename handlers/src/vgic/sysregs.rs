@@ -10,6 +10,7 @@ use trapline_vcpu::{
 use super::{
     PRIVATE_COUNT, Vgic, VgicCpu,
     list_register::splits_end,
+    lpi::FIRST_LPI,
     record::{NOBODY, Record},
     remote::has_waited,
 };
@@ -95,6 +96,9 @@ impl Vgic {
         }
         self.refresh(cpu, interface);
         let intid = (value & 0xff_ffff) as u32;
+        if intid >= FIRST_LPI {
+            return Action::Finish;
+        }
         let vcpu = (intid < PRIVATE_COUNT).then_some(cpu.index);
         let key = (u64::from(ICC_DIR_EL1.bits()), Some(value));
         let record = if has_waited(cpu, key) {

@@ -74,8 +74,14 @@ impl Machine {
     /// All vCPUs bound, each to its pCPU, with both groups on everywhere, all private interrupts and SPIs in group 1 with
     /// priority 0x80, disabled.
     pub fn new(vcpus: usize, list_registers: usize) -> Self {
+        Self::with(vcpus, list_registers, |vgic| vgic)
+    }
+
+    /// The same, with an interrupt controller that has more.
+    pub fn with(vcpus: usize, list_registers: usize, extend: impl FnOnce(Vgic) -> Vgic) -> Self {
         let signals = Arc::new(Signals::default());
-        let vgic = Arc::new(Vgic::new(config(vcpus), signals.clone()).unwrap());
+        let vgic = Vgic::new(config(vcpus), signals.clone()).unwrap();
+        let vgic = Arc::new(extend(vgic));
         let cpus = (0..vcpus).map(|index| vgic.cpu(index).unwrap()).collect();
         let pcpus = (0..vcpus).map(|_| Interface::new(list_registers)).collect();
         let (places, timers) = (
@@ -194,11 +200,17 @@ impl Machine {
             sign_extend: false,
             is_64bit: true,
         };
-        for _try in 0..3 {
+        let mut tries = 0;
+        while tries < 3 {
             let pcpu = self.places[vcpu].expect("the vCPU is bound");
             let action = self
                 .vgic
                 .mmio(&mut self.cpus[vcpu], &mut self.pcpus[pcpu], &access);
+            if action == Action::Retry {
+                self.settle();
+                continue;
+            }
+            tries += 1;
             if action != Action::Suspend {
                 self.settle();
                 return action;

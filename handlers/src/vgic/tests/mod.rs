@@ -9,6 +9,8 @@ mod crossings;
 #[cfg(not(loom))]
 mod delivery;
 #[cfg(not(loom))]
+mod its;
+#[cfg(not(loom))]
 mod machine;
 #[cfg(not(loom))]
 mod model;
