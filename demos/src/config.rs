@@ -29,6 +29,8 @@ pub mod guest_machine {
 
     /// The distributor of the interrupt controller.
     pub const GICD: Range<u64> = 0x0800_0000..0x0801_0000;
+    /// The interrupt translation service.
+    pub const GITS: Range<u64> = 0x0808_0000..0x080a_0000;
     /// The first redistributor; there is one for each vCPU.
     pub const GICR_BASE: u64 = 0x080a_0000;
     /// The size of one redistributor.

@@ -154,6 +154,16 @@ fn interrupt_controller(fdt: &mut FdtWriter, cpu_count: usize) -> Result<(), Err
     ];
     fdt.property_array_u64("reg", &reg)?;
     fdt.property_phandle(INTERRUPT_CONTROLLER)?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_null("ranges")?;
+    let gits = machine::GITS;
+    let its = fdt.begin_node(&format!("its@{:x}", gits.start))?;
+    fdt.property_string("compatible", "arm,gic-v3-its")?;
+    fdt.property_null("msi-controller")?;
+    fdt.property_u32("#msi-cells", 1)?;
+    fdt.property_array_u64("reg", &[gits.start, gits.end - gits.start])?;
+    fdt.end_node(its)?;
     fdt.end_node(node)
 }
 
@@ -269,6 +279,9 @@ mod tests {
             .map(|region| region.size)
             .collect();
         assert_eq!(sizes, [Some(0x1_0000), Some(20 * 0x2_0000)]);
+        let its = tree.find_compatible(&["arm,gic-v3-its"]);
+        let address = its.and_then(|its| Some(its.reg()?.next()?.starting_address as usize));
+        assert_eq!(address, Some(0x808_0000));
         for (name, address) in [("arm,pl031", 0x901_0000), ("arm,pl061", 0x903_0000)] {
             let device = tree.find_compatible(&[name]).expect(name);
             let region = device.reg().and_then(|mut regions| regions.next());

@@ -117,6 +117,7 @@ impl Guest {
             },
             vcpus.clone(),
         )
+        .and_then(|vgic| vgic.with_its(guest_machine::GITS.start, ram.clone()))
         .map_err(|error| Refusal(format!("interrupt controller: {error:?}")))?;
         let vgic = Arc::new(vgic);
         let line = InterruptLine::claim(&vgic, guest_machine::UART_INTID)
