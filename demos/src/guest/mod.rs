@@ -22,6 +22,8 @@ pub mod exceptions;
 #[cfg(target_os = "none")]
 pub mod gic;
 #[cfg(target_os = "none")]
+pub mod its;
+#[cfg(target_os = "none")]
 pub mod lock;
 #[cfg(target_os = "none")]
 pub mod machine;

@@ -56,6 +56,7 @@ tests! {
     group_0_comes_as_fiqs = "vgic-group0" on 1 over 1;
     messages_are_levels_or_edges = "vgic-messages" on 1 over 1;
     what_any_cpu_may_take_is_taken_once = "vgic-any" on 4 over 2;
+    the_its_does_what_it_is_told = "its" on 2 over 2;
     sgis_go_from_all_to_all = "sgi-all" on 4 over 2;
     sgis_reach_beyond_one_cluster = "sgi-all" on 20 over 2;
     sgis_reach_sixty_four_vcpus = "sgi-all" on 64 over 33;

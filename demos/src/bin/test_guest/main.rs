@@ -19,6 +19,7 @@ mod gic_priority;
 mod gic_remote;
 mod hypervisor_calls;
 mod isv;
+mod its;
 mod lives;
 mod migrate;
 mod power_states;
@@ -55,6 +56,7 @@ const TESTS: &[Test] = &[
     ("vgic-group0",         1, gic_groups::both),
     ("vgic-messages",       1, gic_any::messages),
     ("vgic-any",            2, gic_any::to_any),
+    ("its",                 2, its::commands),
     ("sgi-all",             1, gic_remote::sgis_from_all_to_all),
     ("timer-istatus",       1, timers::handler_sees_istatus),
     ("timer-imask",         1, timers::mask_holds_it_back),
