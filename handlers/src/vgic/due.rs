@@ -131,12 +131,16 @@ impl IntidSet {
     }
 
     pub(super) fn insert(&mut self, intid: u32) {
-        match lpi_word(intid) {
-            None => self.insert_word(intid as usize / 64, 1 << (intid % 64)),
-            Some(index) => self.insert_lpi_word(index, 1 << (intid % 64)),
+        let bit = 1 << (intid % 64);
+        if let Some(word) = self.words.get_mut(intid as usize / 64) {
+            *word |= bit;
+            self.summary |= 1 << (intid / 64);
+        } else if let Some(index) = lpi_word(intid) {
+            self.insert_lpi_word(index, bit);
         }
     }
 
+    #[cold]
     fn insert_lpi_word(&mut self, index: usize, bits: u64) {
         if let Some(word) = self.lpis.get_mut(index) {
             *word |= bits;
@@ -156,7 +160,14 @@ impl IntidSet {
         if let Some(word) = self.words.get_mut(index) {
             *word &= !(1 << (intid % 64));
             self.summary &= !(u32::from(*word == 0) << index);
-        } else if let Some(index) = lpi_word(intid)
+        } else {
+            self.remove_lpi(intid);
+        }
+    }
+
+    #[cold]
+    fn remove_lpi(&mut self, intid: u32) {
+        if let Some(index) = lpi_word(intid)
             && let Some(word) = self.lpis.get_mut(index)
         {
             *word &= !(1 << (intid % 64));
@@ -178,29 +189,38 @@ impl IntidSet {
             let index = left.trailing_zeros();
             left &= left - 1;
             let Some(word) = self.words.get_mut(index as usize) else {
-                let group = index as usize - WORDS;
-                let words = (FIRST_LPI..).step_by(64).zip(self.lpis.iter_mut());
-                for (first, word) in words.skip(group * GROUP).take(GROUP) {
-                    retain_in(word, first, &mut keep);
-                }
-                self.summarise(group);
-                continue;
+                return self.retain_lpis(&mut keep);
             };
-            retain_in(word, index * 64, &mut keep);
+            let mut bits = *word;
+            while bits != 0 {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                if !keep(index * 64 + bit) {
+                    *word &= !(1 << bit);
+                }
+            }
             self.summary &= !(u32::from(*word == 0) << index);
         }
     }
-}
 
-/// Keeps those bits of `word`, whose first is `first`, for which `keep` says so.
-#[inline(always)]
-fn retain_in(word: &mut u64, first: u32, keep: &mut impl FnMut(u32) -> bool) {
-    let mut bits = *word;
-    while bits != 0 {
-        let bit = bits.trailing_zeros();
-        bits &= bits - 1;
-        if !keep(first + bit) {
-            *word &= !(1 << bit);
+    #[cold]
+    fn retain_lpis(&mut self, keep: &mut dyn FnMut(u32) -> bool) {
+        let has_bits = |index: usize| self.summary & 1 << (WORDS + index / GROUP) != 0;
+        for (index, word) in self
+            .lpis
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| has_bits(*index))
+        {
+            let mut bits = *word;
+            while bits != 0 {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                if !keep(FIRST_LPI + index as u32 * 64 + bit) {
+                    *word &= !(1 << bit);
+                }
+            }
         }
+        (0..LPI_WORDS / GROUP).for_each(|group| self.summarise(group));
     }
 }

@@ -62,11 +62,18 @@ impl Vgic {
     }
 
     /// The groups that the distributor forwards, with those of 1 of N that the bound vCPU takes part in.
+    #[inline]
     pub(super) fn groups_for(&self, cpu: &VgicCpu, machine_control: u64) -> u32 {
         let groups = self.groups();
         if groups & IN_USE == 0 {
-            return groups;
+            groups
+        } else {
+            self.groups_with_parts(cpu, groups, machine_control)
         }
+    }
+
+    #[cold]
+    fn groups_with_parts(&self, cpu: &VgicCpu, groups: u32, machine_control: u64) -> u32 {
         let takes = |group1| u32::from(takes_group(machine_control, group1)) << u32::from(group1);
         let takes = (takes(false) | takes(true)) << TAKES_SHIFT;
         self.set_participation(cpu.index, TAKES, takes);
@@ -153,6 +160,7 @@ impl Vgic {
 
     /// Passes on an interrupt that may go to any vCPU and that this one, whose groups are in `groups`, takes no part in.
     /// False if it is none, or its group is not forwarded to anybody.
+    #[cold]
     pub(super) fn pass_on(&self, intid: u32, record: Record, groups: u32) -> bool {
         let is_forwarded = groups & 1 << u32::from(record.is_group1()) != 0;
         let is_passed = record.target() == ANYBODY && is_forwarded;
@@ -164,10 +172,15 @@ impl Vgic {
 
     /// The vCPU is being unbound, its list registers are folded: gives what may go to any vCPU to one that is bound. If
     /// there is none it keeps them, or vCPUs that wait would pass them round for ever.
+    #[inline]
     pub(super) fn hand_over(&self, cpu: &mut VgicCpu) {
-        if self.groups() & IN_USE == 0 {
-            return;
+        if self.groups() & IN_USE != 0 {
+            self.hand_over_all(cpu);
         }
+    }
+
+    #[cold]
+    fn hand_over_all(&self, cpu: &mut VgicCpu) {
         let me = cpu.index;
         cpu.candidates.retain(|intid| {
             let Some(record) = self.record(None, intid).map(|record| record.load()) else {
