@@ -2,8 +2,9 @@
 
 use super::world::NEVER;
 use crate::{PcpuId, Vcpu, VcpuHandle, VcpuId};
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// The handle of a simulated vCPU.
 pub type Handle = Arc<VcpuHandle<Guest>>;
@@ -139,8 +140,8 @@ pub struct Shared {
     seen: AtomicU64,
     /// When its timer fires; only its owner writes it.
     timer: AtomicU64,
-    /// Who waits for its interrupt state, a bit each.
-    pub(super) inspectors: AtomicU64,
+    /// Who waits for its interrupt state.
+    inspectors: Mutex<BTreeSet<VcpuId>>,
     /// How many of its own inspections others have answered.
     pub(super) answers: AtomicU64,
     /// How often CPU_ON was called for it, counted between claim and commit.
@@ -157,6 +158,10 @@ impl Shared {
             timer: AtomicU64::new(NEVER),
             ..Self::default()
         }
+    }
+
+    pub(super) fn inspectors(&self) -> MutexGuard<'_, BTreeSet<VcpuId>> {
+        self.inspectors.lock().expect("nobody panics with it")
     }
 
     pub(super) fn has_unseen(&self) -> bool {

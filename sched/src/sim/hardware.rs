@@ -5,7 +5,7 @@ use super::{
     guest::{Guest, Handle},
     world::{NEVER, intrude},
 };
-use crate::{Machine, PcpuId, PcpuSet, Vcpu, VcpuId};
+use crate::{Machine, PcpuId, Vcpu, VcpuId};
 use core::sync::atomic::Ordering;
 
 impl Engine {
@@ -14,29 +14,19 @@ impl Engine {
         if inspector.shared().answers.swap(0, Ordering::AcqRel) > 0 || inspector.id() == vcpu {
             return true;
         }
-        let bit = 1 << inspector.id().index();
         let inspected = self.handle(vcpu);
-        inspected
-            .shared()
-            .inspectors
-            .fetch_or(bit, Ordering::AcqRel);
+        inspected.shared().inspectors().insert(inspector.id());
         intrude();
         if inspected.request_sync() {
             return false;
         }
-        inspected
-            .shared()
-            .inspectors
-            .fetch_and(!bit, Ordering::AcqRel);
+        inspected.shared().inspectors().remove(&inspector.id());
         true
     }
 
     fn answer_inspectors(&self, inspected: &Handle) {
-        let bits = inspected.shared().inspectors.swap(0, Ordering::AcqRel);
-        for inspector in PcpuSet::from_bits(bits)
-            .iter()
-            .map(|bit| &self.handles[bit.index()])
-        {
+        let inspectors = core::mem::take(&mut *inspected.shared().inspectors());
+        for inspector in inspectors.iter().map(|id| &self.handles[id.index()]) {
             inspector.shared().answers.fetch_add(1, Ordering::AcqRel);
             inspector.complete();
         }

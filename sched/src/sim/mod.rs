@@ -16,6 +16,8 @@ mod guest;
 mod hardware;
 mod outside;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod tests;
 mod world;
 

@@ -2,11 +2,12 @@
 
 use super::engine::Engine;
 use crate::{Host, PcpuId, VcpuId};
-use alloc::{rc::Weak, vec::Vec};
+use alloc::{collections::BTreeSet, rc::Weak, vec::Vec};
 use core::{
     cell::RefCell,
     sync::atomic::{AtomicU64, Ordering},
 };
+use std::sync::Mutex;
 
 /// No time.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -41,8 +42,8 @@ pub(super) struct World {
     pub(super) timer_sets: Vec<AtomicU64>,
     chance: AtomicU64,
     has_seed: bool,
-    /// A bit for each vCPU that was stopped and has parked.
-    pub(super) stopped: AtomicU64,
+    /// The vCPUs that were stopped and have parked.
+    stopped: Mutex<BTreeSet<VcpuId>>,
     /// How often a paused vCPU was announced as parked.
     pub(super) pauses: AtomicU64,
 }
@@ -62,7 +63,7 @@ impl World {
             timer_sets: each(0),
             chance: AtomicU64::new(seed.unwrap_or(0) ^ 0x9e37_79b9_7f4a_7c15),
             has_seed: seed.is_some(),
-            stopped: AtomicU64::new(0),
+            stopped: Mutex::default(),
             pauses: AtomicU64::new(0),
         }
     }
@@ -154,11 +155,8 @@ impl Host for World {
     }
 
     fn stopped(&self, vcpu: VcpuId) {
-        let bit = 1 << vcpu.index();
-        assert!(
-            self.stopped.fetch_or(bit, Ordering::Relaxed) & bit == 0,
-            "rule: a stop is told once"
-        );
+        let mut stopped = self.stopped.lock().expect("nobody panics with it");
+        assert!(stopped.insert(vcpu), "rule: a stop is told once");
     }
 
     fn paused(&self, _vcpu: VcpuId) {
