@@ -20,7 +20,7 @@ mod report;
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 use core::{
     fmt,
-    sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use spin::Once;
@@ -29,7 +29,7 @@ use trapline_handlers::{Dispatcher, Request, TimerQueue, pl031::WallTime};
 use trapline_platform::{
     BootInfo,
     engine::{self, Between, PoolHost},
-    panic, pcpu, power, timer,
+    heap, panic, pcpu, power, timer,
 };
 use trapline_sched::{PcpuId, PcpuSet, PolicyOptions, Pool, PoolConfig, VcpuId, policy_by_name};
 use trapline_vcpu::{
@@ -75,6 +75,8 @@ pub struct Machine {
     /// The slot that was worked on last.
     last_served: AtomicUsize,
     started_at: u64,
+    /// How much of the heap was in use when the first guests were there and nothing ran yet, in bytes.
+    heap_at_start: AtomicU64,
 }
 
 /// Registers an image's own devices with each guest that is built.
@@ -110,6 +112,7 @@ fn try_start(boot: BootInfo, customize: Customize) -> Result<(), Refusal> {
     let machine = MACHINE.call_once(|| machine);
     let first = || machine.slots.iter().filter(|slot| slot.config.starts);
     first().try_for_each(|slot| slot.build(machine))?;
+    machine.heap_at_start.store(heap::bytes_in_use(), Relaxed);
     panic::set_panic_hook(report::describe_pcpus);
     console::listen();
     boot.start_secondaries();
@@ -336,5 +339,6 @@ fn prepare(boot: &BootInfo, customize: Customize) -> Result<Machine, Refusal> {
         },
         last_served: AtomicUsize::new(0),
         started_at: timer::now(),
+        heap_at_start: AtomicU64::new(0),
     })
 }

@@ -8,7 +8,7 @@ use core::{
 
 use trapline_demos::wire::{ClockReport, ExitStatus, PcpuReport, Report, VcpuReport};
 use trapline_handlers::vm::VmEnd;
-use trapline_platform::{channel, heap, power, relax, timer};
+use trapline_platform::{boot, channel, heap, power, relax, timer};
 use trapline_sched::PcpuId;
 use trapline_vcpu::decode::ExitClass;
 
@@ -54,6 +54,7 @@ pub(super) fn finish(machine: &Machine) -> ! {
     for (handler, calls) in calls {
         send(&Report::Counter(&format!("calls_{handler}"), calls));
     }
+    report_memory(machine);
     let (status, why) = report_ends(machine);
     end(status, &why)
 }
@@ -68,6 +69,22 @@ fn totals(slot: &Slot, now: u64) -> Totals {
         totals
     });
     sum.unwrap_or_default()
+}
+
+/// Where the hypervisor's own memory goes, in bytes.
+fn report_memory(machine: &Machine) {
+    let image = boot::image_sizes();
+    for (part, bytes) in [
+        ("text", image.text),
+        ("rodata", image.rodata),
+        ("data", image.data),
+        ("stacks", image.stacks),
+        ("heap_room", image.heap),
+        ("heap_at_start", machine.heap_at_start.load(Relaxed)),
+        ("heap_at_end", heap::bytes_in_use()),
+    ] {
+        send(&Report::Counter(&format!("memory_{part}"), bytes));
+    }
 }
 
 /// Says how each guest ended; returns how the run did.

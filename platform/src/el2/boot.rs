@@ -51,6 +51,33 @@ impl BootInfo {
     }
 }
 
+/// How much RAM each part of the image takes, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ImageSizes {
+    /// Code.
+    pub text: u64,
+    /// Constants and unwind tables.
+    pub rodata: u64,
+    /// Per-pCPU areas and variables, those that start as zero included.
+    pub data: u64,
+    /// The boot pCPU's stacks.
+    pub stacks: u64,
+    /// The room for the heap.
+    pub heap: u64,
+}
+
+/// The sizes of the image that runs.
+pub fn image_sizes() -> ImageSizes {
+    let size = |range: Range<u64>| range.end - range.start;
+    ImageSizes {
+        text: size(symbols::text()),
+        rodata: size(symbols::rodata()),
+        data: size(symbols::data()),
+        stacks: size(symbols::stacks()),
+        heap: size(symbols::heap()),
+    }
+}
+
 /// Addresses that only the linker knows.
 pub(super) mod symbols {
     use core::{ops::Range, ptr::addr_of};
