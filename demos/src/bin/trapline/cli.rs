@@ -153,12 +153,23 @@ pub enum Bench {
     },
     /// Wall clock from start to power-off of the stock guest, as a ratio to bare QEMU with four CPUs
     Boot {
+        /// Four vCPUs on four pCPUs, on each model of CPU that Trapline is tested on
+        #[arg(long)]
+        models: bool,
         /// How often each is run
         #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u16).range(1..=99))]
         runs: u16,
     },
     /// What is lost of CPU-bound work when eight vCPUs share four pCPUs, by counting instructions
     Work,
+    /// Bytes that the hypervisor takes: its image, its heap, and what a VM and a vCPU add to it
+    Memory,
+    /// Wall clock of two stock guests with two vCPUs each on two pCPUs together, and one after the other
+    Pair {
+        /// How often each is run
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u16).range(1..=99))]
+        runs: u16,
+    },
 }
 
 #[derive(Args, Clone, Debug)]

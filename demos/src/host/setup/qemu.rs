@@ -8,6 +8,17 @@ use crate::host::{Failure, failure::Result, places};
 const PROGRAM: &str = "qemu-system-aarch64";
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// The models of CPU that Trapline is tested on: from 40-bit addresses and no pointer authentication to all that QEMU has.
+pub const TESTED_MODELS: [&str; 7] = [
+    "cortex-a53",
+    "cortex-a57",
+    "cortex-a72",
+    "cortex-a76",
+    "neoverse-n1",
+    "neoverse-v1",
+    "max",
+];
+
 /// QEMU, and what it can do.
 #[derive(Clone, Debug)]
 pub struct Qemu {
@@ -52,6 +63,13 @@ impl Qemu {
             .output();
         let text = help.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         parse_models(&text.unwrap_or_default())
+    }
+
+    /// Of [`TESTED_MODELS`] those that this QEMU has, and those that it has not.
+    pub fn tested_models(&self) -> (Vec<&'static str>, Vec<&'static str>) {
+        let models = self.cpu_models();
+        let is_known = |model: &&str| models.iter().any(|known| known == model);
+        TESTED_MODELS.into_iter().partition(is_known)
     }
 
     /// QEMU's major version, 0 if it is not a number.

@@ -1,44 +1,27 @@
 //! Wall clock from start to power-off of the stock guest. The machines take turns, so that a slow moment of this host hits
 //! all of them.
 
-use trapline_demos::host::{Failure, failure::Result, request::GuestSource};
+use trapline_demos::host::{Failure, failure::Result, request::GuestSource, setup::qemu::Qemu};
 
-use super::{machine, measure};
+use super::{WORKLOAD, WORKLOAD_OK, machine, measure, median};
 use crate::cli::MachineOptions;
 
-const WORKLOAD_OK: &str = "trapline: workload ok";
+/// What the machines are compared with.
+fn bare(cpu: &str) -> MachineOptions {
+    MachineOptions {
+        bare: true,
+        ..machine(4, 4, cpu)
+    }
+}
 
 pub fn boot(runs: usize) -> Result<u8> {
-    let bare = MachineOptions {
-        bare: true,
-        ..machine(4, 4, "cortex-a72")
-    };
+    let cpu = "cortex-a72";
     let machines = [
-        ("bare QEMU, 4 CPUs", bare),
-        ("4 vCPUs on 4 pCPUs", machine(4, 4, "cortex-a72")),
-        ("8 vCPUs on 4 pCPUs", machine(8, 4, "cortex-a72")),
+        ("bare QEMU, 4 CPUs", bare(cpu)),
+        ("4 vCPUs on 4 pCPUs", machine(4, 4, cpu)),
+        ("8 vCPUs on 4 pCPUs", machine(8, 4, cpu)),
     ];
-    let mut seconds = machines.each_ref().map(|_| Vec::new());
-    for run in 0..runs {
-        for ((name, options), times) in machines.iter().zip(&mut seconds) {
-            let ended = measure(
-                GuestSource::Stock,
-                "panic=-1 trapline=batch",
-                options,
-                &[WORKLOAD_OK],
-            )?;
-            if ended.marked[0].is_empty() {
-                return Err(Failure::hypervisor(format!("the workload failed: {name}")));
-            }
-            eprintln!(
-                "trapline: run {} of {runs}: {name}: {:.2} s",
-                run + 1,
-                ended.report.wall_seconds
-            );
-            times.push(ended.report.wall_seconds);
-        }
-    }
-    let medians = seconds.map(median);
+    let medians = medians(&machines, runs)?;
     for ((name, _), median) in machines.iter().zip(medians) {
         println!(
             "{name}: median {median:.2} s, ratio {:.2}",
@@ -48,23 +31,43 @@ pub fn boot(runs: usize) -> Result<u8> {
     Ok(0)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        (values[middle - 1] + values[middle]) / 2.0
+/// Four on four against bare QEMU, for each model that this QEMU has.
+pub fn models(runs: usize) -> Result<u8> {
+    let (known, unknown) = Qemu::set_up()?.tested_models();
+    for cpu in known {
+        let machines = [
+            (format!("{cpu}, bare QEMU"), bare(cpu)),
+            (format!("{cpu}, 4 vCPUs on 4 pCPUs"), machine(4, 4, cpu)),
+        ];
+        let [bare, ours] = medians(&machines, runs)?;
+        println!(
+            "{cpu:12} bare {bare:6.2} s, 4 vCPUs on 4 pCPUs {ours:6.2} s, ratio {:.2}",
+            ours / bare
+        );
     }
+    for cpu in unknown {
+        println!("{cpu:12} this QEMU has no such model");
+    }
+    Ok(0)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+/// The median of `runs` runs of each machine, in seconds.
+fn medians<const N: usize, S: AsRef<str>>(
+    machines: &[(S, MachineOptions); N],
+    runs: usize,
+) -> Result<[f64; N]> {
+    let mut seconds = [const { Vec::new() }; N];
+    for run in 0..runs {
+        for ((name, options), times) in machines.iter().zip(&mut seconds) {
+            let name = name.as_ref();
+            let ended = measure(GuestSource::Stock, WORKLOAD, options, &[WORKLOAD_OK])?;
+            if ended.marked[0].is_empty() {
+                return Err(Failure::hypervisor(format!("the workload failed: {name}")));
+            }
+            let wall = ended.report.wall_seconds;
+            eprintln!("trapline: run {} of {runs}: {name}: {wall:.2} s", run + 1);
+            times.push(wall);
+        }
     }
+    Ok(seconds.map(median))
 }

@@ -2,6 +2,8 @@
 
 mod boot;
 mod figures;
+mod memory;
+mod pair;
 mod work;
 
 use std::time::Duration;
@@ -24,8 +26,11 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub fn bench(options: &BenchOptions) -> Result<u8> {
     match &options.what {
         Bench::Figures { cpu, record } => figures::figures(cpu, *record),
-        Bench::Boot { runs } => boot::boot(usize::from(*runs)),
+        Bench::Boot { models: true, runs } => boot::models(usize::from(*runs)),
+        Bench::Boot { runs, .. } => boot::boot(usize::from(*runs)),
         Bench::Work => work::work(),
+        Bench::Memory => memory::memory(),
+        Bench::Pair { runs } => pair::pair(usize::from(*runs)),
     }
 }
 
@@ -55,13 +60,18 @@ fn measure(
     machine: &MachineOptions,
     markers: &[&str],
 ) -> Result<Ended> {
-    let request: Request = run::request(guest, bootargs.to_owned(), machine);
+    let request = run::request(guest, bootargs.to_owned(), machine);
+    measure_all(&request, machine, markers)
+}
+
+/// As [`measure`], for a request that is there already.
+fn measure_all(request: &Request, machine: &MachineOptions, markers: &[&str]) -> Result<Ended> {
     let run = Run {
         default_timeout: Some(LIMIT),
         markers,
         ..Run::default()
     };
-    let ended = run.execute(&request, machine)?;
+    let ended = run.execute(request, machine)?;
     if ended.report.status == 0 {
         return Ok(ended);
     }
@@ -74,6 +84,22 @@ fn measure(
     )))
 }
 
+/// What the stock guest is told to do its workload and power off.
+const WORKLOAD: &str = "panic=-1 trapline=batch";
+/// What it then says if all went well.
+const WORKLOAD_OK: &str = "trapline: workload ok";
+
+/// The middle one, or what lies between the two in the middle.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
+    }
+}
+
 /// The guest that measures.
 fn bench_guest() -> GuestSource {
     GuestSource::Own("bench-guest".into())
@@ -83,4 +109,15 @@ fn bench_guest() -> GuestSource {
 fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     line.split_ascii_whitespace()
         .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
 }
