@@ -45,17 +45,19 @@ pub struct Launch {
 }
 
 impl Request {
-    /// Checks everything, sets up what is missing, builds the images.
-    pub fn prepare(&self) -> Result<Launch> {
+    /// Checks everything, sets up what is missing, builds the images. What `inputs` has from an earlier run is used again.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, and where.
+    pub fn prepare(&self, inputs: &mut Inputs) -> Result<Launch> {
         let affinities = self.check_plain_values()?;
         self.check_memory(memory::available())?;
         // What the user named is checked before anything is set up for it.
-        let mut inputs = Inputs::default();
         for guest in &self.guests {
             inputs.read_named(guest)?;
         }
-        let qemu = Qemu::set_up()?;
-        self.check_model(&qemu)?;
+        let Emulator { qemu, models } = inputs.emulator()?;
+        self.check_model(&models)?;
         inputs.set_up(&self.guests)?;
         let machine = Machine {
             qemu: &qemu,
@@ -87,8 +89,8 @@ impl Request {
             }
             (command, None)
         } else {
-            let layout = self.lay_out(&mut inputs, affinities)?;
-            let built = cross::build(&[&self.hypervisor])?.remove(0);
+            let layout = self.lay_out(inputs, affinities)?;
+            let built = inputs.hypervisor(&self.hypervisor)?;
             let command = machine.boot_hypervisor(&built.flat, &layout, files.path())?;
             (command, Some(built))
         };
@@ -134,8 +136,7 @@ impl Request {
         Err(Failure::input(what, place.unwrap_or_default(), &remedy))
     }
 
-    fn check_model(&self, qemu: &Qemu) -> Result<()> {
-        let models = qemu.cpu_models();
+    fn check_model(&self, models: &[String]) -> Result<()> {
         if models.contains(&self.cpu) {
             return Ok(());
         }
@@ -236,9 +237,20 @@ struct Files {
     initrd: Option<PathBuf>,
 }
 
-/// What the guests are made of. Each file is read once, however many guests of one size have it.
+/// QEMU, and the models of CPU that it offers.
+#[derive(Clone, Debug)]
+pub struct Emulator {
+    /// The program.
+    pub qemu: Qemu,
+    /// What [`Request::cpu`] can be.
+    pub models: Vec<String>,
+}
+
+/// What runs are made of. Everything is found, built or read once, however many runs and guests of one size have it.
 #[derive(Default)]
-struct Inputs {
+pub struct Inputs {
+    emulator: Option<Emulator>,
+    hypervisors: BTreeMap<String, Built>,
     kernels: BTreeMap<(PathBuf, u64), Kernel>,
     ramdisks: BTreeMap<(PathBuf, bool, u64), Contents>,
     stock: Option<StockGuest>,
@@ -246,6 +258,27 @@ struct Inputs {
 }
 
 impl Inputs {
+    /// QEMU, which is installed if there is none.
+    ///
+    /// # Errors
+    /// There is no QEMU, and no way to get it.
+    pub fn emulator(&mut self) -> Result<Emulator> {
+        if let Some(known) = &self.emulator {
+            return Ok(known.clone());
+        }
+        let qemu = Qemu::set_up()?;
+        let models = qemu.cpu_models();
+        Ok(self.emulator.insert(Emulator { qemu, models }).clone())
+    }
+
+    fn hypervisor(&mut self, name: &str) -> Result<Built> {
+        if let Some(known) = self.hypervisors.get(name) {
+            return Ok(known.clone());
+        }
+        let built = cross::build(&[name])?.remove(0);
+        Ok(self.hypervisors.entry(name.into()).or_insert(built).clone())
+    }
+
     /// Reads the files that the user named for `guest`.
     fn read_named(&mut self, guest: &GuestRequest) -> Result<()> {
         let memory = guest.memory_mib * MIB;
@@ -267,18 +300,19 @@ impl Inputs {
         let mut names: Vec<&str> = Vec::new();
         for guest in guests {
             match &guest.source {
-                GuestSource::Own(name) => names.push(name),
+                GuestSource::Own(name) if !self.own.contains_key(name) => names.push(name),
                 GuestSource::Stock if self.stock.is_none() => {
                     self.stock = Some(StockGuest::set_up()?);
                 }
-                GuestSource::Stock | GuestSource::File(_) => {}
+                GuestSource::Own(_) | GuestSource::Stock | GuestSource::File(_) => {}
             }
         }
         names.sort_unstable();
         names.dedup();
         if !names.is_empty() {
             let built = cross::build(&names)?.into_iter().map(|image| image.flat);
-            self.own = names.into_iter().map(str::to_owned).zip(built).collect();
+            self.own
+                .extend(names.into_iter().map(str::to_owned).zip(built));
         }
         Ok(())
     }

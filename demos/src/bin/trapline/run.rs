@@ -10,6 +10,7 @@ use std::{
 use trapline_demos::host::{
     consoles::{Pty, Sink, Target},
     failure::{HYPERVISOR_FAILED, Result, TIMEOUT, at},
+    launch::Inputs,
     output_file::OutputFile,
     report::RunReport,
     request::{GuestRequest, GuestSource, Place, Request},
@@ -91,9 +92,19 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Prepares `request`, runs it to its end, and judges its guests.
     pub fn execute(&self, request: &Request, options: &MachineOptions) -> Result<Ended> {
+        self.execute_with(request, options, &mut Inputs::default())
+    }
+
+    /// The same with what an earlier run left in `inputs`.
+    pub fn execute_with(
+        &self,
+        request: &Request,
+        options: &MachineOptions,
+        inputs: &mut Inputs,
+    ) -> Result<Ended> {
         // Files that cannot be written are refused first. They keep their contents until the run is certain to start.
         let files = Files::open(self, request, options)?;
-        let launch = request.prepare()?;
+        let launch = request.prepare(inputs)?;
         let (log, sinks) = files.commit(request.guests.len())?;
         let names = request.guests.iter().map(|guest| guest.name.clone());
         let timeout = options
