@@ -274,13 +274,20 @@ struct Machine {
 
 impl Machine {
     fn new(tree: &Fdt<'_>) -> Self {
-        let devices = tree.root().children();
-        let devices = devices.filter(|node| node.compatible().is_some());
-        Self {
-            devices: devices
-                .filter_map(|node| Device::new(node, node.name()).ok())
-                .collect(),
+        // What lies below another device, as the ITS does below the GIC, has the addresses of the CPUs.
+        let mut devices = Vec::new();
+        for node in tree.root().children() {
+            // What lies below another device, as the ITS does below the GIC, has the addresses of the CPUs.
+            let below = node.children().filter_map(Self::device);
+            devices.extend(Self::device(node).into_iter().chain(below));
         }
+        Self { devices }
+    }
+
+    /// The device at `node`, if it is one.
+    fn device(node: FdtNode<'_>) -> Option<Device> {
+        let is_device = node.compatible().is_some();
+        is_device.then(|| Device::new(node, node.name()).ok())?
     }
 
     /// What there is, for whoever described something else.
