@@ -32,7 +32,7 @@ pub enum Command {
     /// Runs a guest: the user's, or Debian's stock Linux.
     Run(Box<RunOptions>),
     /// Runs a guest that uses all that Trapline emulates at once, and checks that nothing is lost, doubled or damaged.
-    Stress(StressOptions),
+    Stress(Box<StressOptions>),
     /// Measures what Trapline costs.
     Bench(BenchOptions),
     /// Builds the images for AArch64 and says where they are.
@@ -83,6 +83,26 @@ pub struct MachineOptions {
     pub hypervisor: String,
 }
 
+impl MachineOptions {
+    /// What describes the machine, as it is given on the command line, each option with a space before it.
+    pub fn as_arguments(&self) -> String {
+        let mut text = String::new();
+        let mut add = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                text += &format!(" --{name} {value}");
+            }
+        };
+        add("vcpus", self.vcpus.map(|count| count.to_string()));
+        add("pcpus", self.pcpus.map(|count| count.to_string()));
+        add("cpu", self.cpu.clone());
+        add("policy", self.policy.clone());
+        add("slice", self.slice.map(|slice| slice.to_string()));
+        add("timeout", self.timeout.map(|seconds| seconds.to_string()));
+        text += if self.icount { " --icount" } else { "" };
+        text
+    }
+}
+
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
     /// TOML file that describes a machine and its guests, see docs/guide/several-guests.md
@@ -127,11 +147,39 @@ pub struct StressOptions {
     /// How long, in seconds of the guest
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = value_parser!(u32).range(1..))]
     pub seconds: u32,
-    /// Where its random numbers start
+    /// Where its random numbers start; with --matrix those of the first machine
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// All sizes of machine on several models of CPU, one after the other, with a table at the end
+    #[arg(long, conflicts_with_all = ["seconds", "boots", "vcpus", "pcpus", "cpu", "affinity", "log", "stats", "bare", "hypervisor"])]
+    pub matrix: bool,
+    /// How long all machines of --matrix take together; each gets a second at least, with 0 each gets one
+    #[arg(long, value_name = "N", default_value_t = 30, requires = "matrix", value_parser = value_parser!(u32).range(..=10_000))]
+    pub minutes: u32,
+    /// Only these models of CPU, as QEMU calls them, with --matrix
+    #[arg(
+        long,
+        value_name = "MODEL,MODEL",
+        requires = "matrix",
+        value_delimiter = ','
+    )]
+    pub models: Vec<String>,
+    /// Only these numbers of vCPUs and pCPUs, as in 16x4,2x1, with --matrix
+    #[arg(long, value_name = "NxM,NxM", requires = "matrix", value_delimiter = ',', value_parser = size)]
+    pub sizes: Vec<Size>,
+    /// Instead, so many times a machine with three Linux guests of four vCPUs each, from power-on to power-off
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000),
+          conflicts_with_all = ["seconds", "seed", "affinity", "log", "stats", "bare", "hypervisor"])]
+    pub boots: Option<u32>,
     #[command(flatten)]
     pub machine: MachineOptions,
+}
+
+/// How many CPUs a guest has, and the machine under it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Size {
+    pub vcpus: u16,
+    pub pcpus: u16,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -184,5 +232,76 @@ fn console(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((name, target)) if !name.is_empty() && !target.is_empty() => Ok(text.to_owned()),
         _ => Err("give NAME=FILE or NAME=pty".into()),
+    }
+}
+
+/// As in `16x4`.
+fn size(text: &str) -> Result<Size, String> {
+    let count =
+        |text: &str, most: usize| text.parse().ok().filter(|count| (1..=most).contains(count));
+    let (vcpus, pcpus) = text.split_once('x').unwrap_or((text, ""));
+    match (count(vcpus, MAX_VCPUS), count(pcpus, MAX_PCPUS)) {
+        (Some(vcpus), Some(pcpus)) => Ok(Size {
+            vcpus: vcpus as u16,
+            pcpus: pcpus as u16,
+        }),
+        _ => Err(format!(
+            "give vCPUs and pCPUs as in 16x4, at most {MAX_VCPUS}x{MAX_PCPUS}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(["trapline"].into_iter().chain(arguments.split(' ')))
+    }
+
+    #[test]
+    fn a_machine_reads_back_what_it_writes() {
+        let stress = |arguments: &str| match parse(arguments).expect("good usage").command() {
+            Command::Stress(options) => options.machine.as_arguments(),
+            _ => unreachable!("it is what was parsed"),
+        };
+        let all = " --vcpus 3 --pcpus 2 --cpu max --policy pinned --slice 700 --timeout 9 --icount";
+        assert_eq!(stress(&format!("stress{all}")), all);
+        assert_eq!(stress("stress"), "");
+    }
+
+    #[test]
+    fn many_machines_take_no_options_of_one() {
+        for many in ["--matrix", "--boots 2"] {
+            assert!(parse(&format!("stress {many} --policy pinned --icount")).is_ok());
+            for one in [
+                "--seconds 3",
+                "--affinity 0",
+                "--log x",
+                "--stats x",
+                "--bare",
+            ] {
+                assert!(
+                    parse(&format!("stress {many} {one}")).is_err(),
+                    "{many} {one}"
+                );
+            }
+        }
+        for one in ["--vcpus 3", "--pcpus 3", "--cpu max", "--boots 2"] {
+            assert!(parse(&format!("stress --matrix {one}")).is_err(), "{one}");
+        }
+        for of_matrix in ["--minutes 3", "--models max", "--sizes 2x1"] {
+            assert!(
+                parse(&format!("stress {of_matrix}")).is_err(),
+                "{of_matrix}"
+            );
+            assert!(parse(&format!("stress --matrix {of_matrix}")).is_ok());
+        }
+        for bad in ["0x1", "1x0", "1", "x", "65x1", "1x65", "-1x1"] {
+            assert!(
+                parse(&format!("stress --matrix --sizes={bad}")).is_err(),
+                "{bad}"
+            );
+        }
     }
 }
