@@ -3,8 +3,8 @@
 const PREFIX: u8 = 0x01;
 
 /// What the keys are, for the user.
-pub const HELP: &str = "Ctrl-A x quits, Ctrl-A n and Ctrl-A 1..9 choose the console, Ctrl-A p pauses and resumes its guest, \
-                        Ctrl-A r resets it, Ctrl-A b presses its power key, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A ? is this help";
+pub const HELP: &str = "Ctrl-A x quits, Ctrl-A n and Ctrl-A 1..9 choose the console, Ctrl-A s starts its guest, \
+                        Ctrl-A p pauses and resumes it, Ctrl-A r resets it, Ctrl-A b presses its power key, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A ? is this help";
 
 /// What typed keys mean.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,6 +17,8 @@ pub enum Action {
     FocusNext,
     /// The guest with this number, from 0, gets the focus.
     Focus(usize),
+    /// The focused guest starts, if it is off.
+    Start,
     /// The focused guest pauses, or goes on.
     Pause,
     /// The focused guest starts again.
@@ -55,6 +57,7 @@ impl Keys {
                 }
                 b'x' | b'X' if is_command => Action::Leave,
                 b'n' | b'N' if is_command => Action::FocusNext,
+                b's' | b'S' if is_command => Action::Start,
                 b'p' | b'P' if is_command => Action::Pause,
                 b'r' | b'R' if is_command => Action::Reset,
                 b'b' | b'B' if is_command => Action::Button,
@@ -83,11 +86,12 @@ mod tests {
         let mut keys = Keys::new(true);
         assert_eq!(keys.translate(b"ab\x01"), [Action::Type(b"ab".into())]);
         assert_eq!(keys.translate(b"x"), [Action::Leave]);
-        let actions = keys.translate(b"\x01n\x013c\x01p\x01r\x01b\x01?");
+        let actions = keys.translate(b"\x01n\x013c\x01s\x01p\x01r\x01b\x01?");
         let expected = [
             Action::FocusNext,
             Action::Focus(2),
             Action::Type(b"c".into()),
+            Action::Start,
             Action::Pause,
             Action::Reset,
             Action::Button,

@@ -11,6 +11,7 @@ mod failure;
 mod guests;
 mod harness;
 mod images;
+mod keys;
 mod linux;
 mod lives;
 mod models;

@@ -91,10 +91,12 @@ impl Input {
                     self.command(if is_paused { "pause" } else { "resume" }, guest)?;
                 }
             }
-            Action::Reset => {
+            Action::Start | Action::Reset => {
                 if let Some(guest) = focus {
-                    self.is_paused[guest] = false;
-                    self.command("reset", guest)?;
+                    let is_start = action == Action::Start;
+                    // One that is on and paused stays so: there is nothing to start.
+                    self.is_paused[guest] &= is_start;
+                    self.command(if is_start { "start" } else { "reset" }, guest)?;
                 }
             }
             Action::Button => {
