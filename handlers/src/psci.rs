@@ -201,7 +201,8 @@ fn system_suspend(guest: &mut GuestCpu<'_>, entry: u64, context: u64) -> Result<
         interface,
     } = guest.interrupts();
     Ok(if vgic.has_wake_request(cpu, interface) {
-        Action::Restart { entry, context }
+        guest.set_register(0, context);
+        Action::Restart(entry)
     } else {
         Action::WaitAndRetry
     })

@@ -1,6 +1,6 @@
 //! What a guest that waits gets: its pCPU goes to others.
 
-use trapline_vcpu::{Action, Exit, exit::WaitKind};
+use trapline_vcpu::{Action, Exit, YieldTo, exit::WaitKind};
 
 use crate::{
     handler::{ExitHandler, GuestCpu},
@@ -30,7 +30,7 @@ impl ExitHandler for WaitInstructions {
             // pCPU. Guests wait like this for a lock: whoever holds it should run. The forms with a deadline are hidden
             // from the guest, and may end before it. [DDI0487: WFE wake-up events, WFIT]
             Exit::Wait(WaitKind::Event | WaitKind::InterruptUntil(_) | WaitKind::EventUntil(_)) => {
-                Action::Yield(None)
+                Action::Yield(YieldTo::ANYBODY)
             }
             _ => Action::Decline,
         }
@@ -48,9 +48,12 @@ mod tests {
         machine.register(&WaitInstructions::CLAIMS, WaitInstructions);
         let cases = [
             (WaitKind::Interrupt, Action::Wait),
-            (WaitKind::Event, Action::Yield(None)),
-            (WaitKind::InterruptUntil(0), Action::Yield(None)),
-            (WaitKind::EventUntil(u64::MAX), Action::Yield(None)),
+            (WaitKind::Event, Action::Yield(YieldTo::ANYBODY)),
+            (WaitKind::InterruptUntil(0), Action::Yield(YieldTo::ANYBODY)),
+            (
+                WaitKind::EventUntil(u64::MAX),
+                Action::Yield(YieldTo::ANYBODY),
+            ),
         ];
         for (kind, expected) in cases {
             assert_eq!(machine.cpu(0).exit(Exit::Wait(kind)), expected, "{kind:?}");

@@ -3,6 +3,8 @@
 use trapline_sched::VcpuId;
 
 /// What happens to the vCPU that exited. No handler moves the guest PC: the action says how.
+///
+/// What a variant carries is one word, so that the compiler returns an action in two registers: every exit returns one twice.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Action {
@@ -18,15 +20,11 @@ pub enum Action {
     Wait,
     /// Run the same instruction again, once this vCPU may have an interrupt, also one that it cannot take; or sooner.
     WaitAndRetry,
-    /// Done: the vCPU's registers are as PSCI CPU_ON leaves them, with this PC and this x0. Its interrupts stay as they are.
-    Restart {
-        /// The PC.
-        entry: u64,
-        /// x0.
-        context: u64,
-    },
-    /// Done, and others may run first: the vCPU named, if it is ready here, else whoever the policy picks.
-    Yield(Option<VcpuId>),
+    /// Done: the vCPU's registers are as PSCI CPU_ON leaves them, with this PC, and with x0 as the handler has left it. Its
+    /// interrupts stay as they are.
+    Restart(u64),
+    /// Done, and others may run first.
+    Yield(YieldTo),
     /// Run the same instruction again, once somebody calls `VcpuHandle::complete`.
     Suspend,
     /// Done; the vCPU is off until a PSCI CPU_ON.
@@ -38,8 +36,30 @@ pub enum Action {
     Decline,
 }
 
+const _: () = assert!(size_of::<Action>() == 2 * size_of::<u64>());
+
+/// Who runs first when a vCPU yields.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct YieldTo(u64);
+
+impl YieldTo {
+    /// Whoever the policy picks.
+    pub const ANYBODY: Self = Self(u64::MAX);
+
+    /// This vCPU, if it is ready on the same pCPU, else whoever the policy picks.
+    pub const fn vcpu(vcpu: VcpuId) -> Self {
+        Self(vcpu.index() as u64)
+    }
+
+    /// The vCPU that was named.
+    pub fn named(self) -> Option<VcpuId> {
+        u16::try_from(self.0).ok().map(VcpuId::new)
+    }
+}
+
 /// An exception that the guest takes at EL1. [DDI0487: AArch64.TakeException]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u64)]
 pub enum GuestFault {
     /// Unknown reason: the instruction is undefined.
     Undefined,
@@ -47,4 +67,17 @@ pub enum GuestFault {
     ExternalAbort,
     /// An SError interrupt.
     SError,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_yield_names_one_or_anybody() {
+        for vcpu in [0, 1, u16::MAX].map(VcpuId::new) {
+            assert_eq!(YieldTo::vcpu(vcpu).named(), Some(vcpu));
+        }
+        assert_eq!(YieldTo::ANYBODY.named(), None);
+    }
 }

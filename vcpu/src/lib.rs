@@ -38,7 +38,7 @@ mod syndrome;
 pub mod vcpu;
 pub mod vmid;
 
-pub use action::{Action, GuestFault};
+pub use action::{Action, GuestFault, YieldTo};
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub use arch::aarch64::{Aarch64PerCpu, Step};
 pub use exit::Exit;

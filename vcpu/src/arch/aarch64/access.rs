@@ -111,7 +111,7 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 Action::Fault(GuestFault::ExternalAbort) | Action::Decline => {
                     return self.abort_access(access.abort());
                 }
-                action @ (Action::Fault(_) | Action::Stop | Action::Restart { .. }) => {
+                action @ (Action::Fault(_) | Action::Stop | Action::Restart(_)) => {
                     return self.answer_with(action, &exit, access.abort().esr);
                 }
             }

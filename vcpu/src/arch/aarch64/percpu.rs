@@ -308,13 +308,14 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 decode::rewind(frame, exit);
                 self.block(BlockReason::Waiting);
             }
-            Action::Restart { entry, context } => {
+            Action::Restart(entry) => {
+                let context = frame.gpr(0);
                 self.hardware.restart(vcpu, entry, context);
                 self.must_refresh = true;
             }
             Action::Yield(to) => {
                 decode::step_over(frame, exit, esr);
-                self.scheduler.yield_now(to);
+                self.scheduler.yield_now(to.named());
                 self.must_schedule = true;
             }
             Action::PowerOff => {
