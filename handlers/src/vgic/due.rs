@@ -72,9 +72,11 @@ impl Due {
         if self.is_empty() {
             return;
         }
-        let summary = self.summary.swap(0, Ordering::AcqRel);
-        for (index, word) in self.words.iter().enumerate() {
-            if summary & 1 << index != 0 {
+        let mut summary = self.summary.swap(0, Ordering::AcqRel);
+        while summary != 0 {
+            let index = summary.trailing_zeros() as usize;
+            summary &= summary - 1;
+            if let Some(word) = self.words.get(index) {
                 set.insert_word(index, take(word));
             }
         }

@@ -11,7 +11,7 @@ use trapline_vcpu::interrupts::{TimerPpi, VirtualCpuInterface};
 use crate::sync::atomic::{Ordering, fence};
 
 use super::{
-    Vgic, VgicCpu,
+    PRIORITY_MASK, Vgic, VgicCpu,
     cpu::MAX_LIST_REGISTERS,
     list_register::{
         ENABLE, OnEnd, State, TELL_NO_PENDING, TELL_UNLISTED_END, TRAP_DEACTIVATE, intid_of,
@@ -22,9 +22,12 @@ use super::{
     record::{ANYBODY, Record, Role},
 };
 
+/// What [`urgency`] makes of an interrupt.
+type Key = u16;
+
 /// The smallest keys that were offered, in ascending order.
 struct Shortlist {
-    keys: [u32; MAX_LIST_REGISTERS],
+    keys: [Key; MAX_LIST_REGISTERS],
     len: usize,
     limit: usize,
     /// Some key did not fit.
@@ -46,16 +49,21 @@ impl Shortlist {
         }
     }
 
-    fn offer(&mut self, key: u32) {
-        let at = self.keys().partition_point(|&other| other < key);
-        self.overflows |= self.len == self.limit;
-        if at < self.limit {
-            self.len = (self.len + 1).min(self.limit);
-            let mut moved = key;
-            for slot in self.keys.iter_mut().take(self.len).skip(at) {
-                core::mem::swap(slot, &mut moved);
+    fn offer(&mut self, key: Key) {
+        if self.len < self.limit {
+            self.len += 1;
+        } else {
+            self.overflows = true;
+            if self.keys().last().is_none_or(|&last| last < key) {
+                return;
             }
         }
+        let mut at = self.len - 1;
+        while at > 0 && self.keys[at - 1] > key {
+            self.keys[at] = self.keys[at - 1];
+            at -= 1;
+        }
+        self.keys[at] = key;
     }
 
     fn shorten(&mut self, limit: usize) {
@@ -65,15 +73,25 @@ impl Shortlist {
         }
     }
 
-    fn keys(&self) -> &[u32] {
+    fn keys(&self) -> &[Key] {
         self.keys.get(..self.len).unwrap_or_default()
     }
 }
 
-/// Orders by what the guest would be given, or would end, first.
-fn urgency(priority: u8, intid: u32, is_group_taken: bool) -> u32 {
-    u32::from(!is_group_taken) << 24 | u32::from(priority) << 16 | intid
+/// Orders by what the guest would be given, or would end, first: its group is taken, its priority, its INTID.
+fn urgency(priority: u8, intid: u32, is_group_taken: bool) -> Key {
+    let priority = Key::from(priority >> PRIORITY_MASK.trailing_zeros());
+    Key::from(!is_group_taken) << 15 | priority << INTID_BITS | intid as Key
 }
+
+/// The INTID of a key.
+fn intid_of_key(key: Key) -> u32 {
+    u32::from(key) & ((1 << INTID_BITS) - 1)
+}
+
+/// All INTIDs have so few bits, and so few are left for the priorities that there are.
+const INTID_BITS: u32 = 10;
+const _: () = assert!(INTID_BITS + PRIORITY_MASK.count_ones() < Key::BITS);
 
 /// The timer behind `intid`, by its index in [`TimerPpi::ALL`].
 fn timer_of(intid: u32) -> Option<usize> {
@@ -148,7 +166,7 @@ impl Vgic {
             true
         });
         for &key in ended.keys() {
-            self.change_own(cpu, key & 0xffff, Record::clear_active);
+            self.change_own(cpu, intid_of_key(key), Record::clear_active);
         }
     }
 
@@ -189,8 +207,10 @@ impl Vgic {
 
         let was_used = cpu.used;
         cpu.used = 0;
-        for &key in pending.keys().iter().chain(active.keys()) {
-            self.list(cpu, interface, key & 0xffff, groups);
+        for shortlist in [&pending, &active] {
+            for &key in shortlist.keys() {
+                self.list(cpu, interface, intid_of_key(key), groups);
+            }
         }
         for index in cpu.used..was_used {
             cpu.list_registers[index] = 0;

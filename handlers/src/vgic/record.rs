@@ -346,10 +346,16 @@ impl Record {
     /// While it is listed that is its owner, unless its list register does as well as it is: a line that rises is sampled
     /// at the EOI, and one that falls matters only until the guest acknowledges. While it is active nobody needs to until
     /// its owner ends it. Else it is the target, if there is something to deliver that was not there before.
+    #[inline]
     pub(super) const fn attention(self, next: Self) -> Option<u8> {
         if self.0 == next.0 {
-            return None;
+            None
+        } else {
+            self.attention_to_change(next)
         }
+    }
+
+    const fn attention_to_change(self, next: Self) -> Option<u8> {
         let rerouted = (self.0 ^ next.0) & ROUTING != 0;
         let vcpu = if next.is_listed() {
             let line_alone = (self.0 ^ next.0) & !(LINE | MESSAGE) == 0;

@@ -68,9 +68,15 @@ impl Vgic {
 
     /// Whether an access of `cpu` is complete that has just been applied to the records and concerns what the vCPUs in
     /// `owners` have listed: all of them are unbound, or have folded since it was first tried. Else it is to be suspended.
+    #[inline]
     pub(super) fn is_settled(&self, cpu: &mut VgicCpu, owners: u64, access: AccessKey) -> bool {
-        let earlier = cpu.ticket.take().filter(|ticket| ticket.access == access);
         let owners = owners & !(1 << cpu.index);
+        (owners == 0 && cpu.ticket.is_none()) || self.settle(cpu, owners, access)
+    }
+
+    #[cold]
+    fn settle(&self, cpu: &mut VgicCpu, owners: u64, access: AccessKey) -> bool {
+        let earlier = cpu.ticket.take().filter(|ticket| ticket.access == access);
         if earlier.is_none() && owners == 0 {
             return true;
         }
