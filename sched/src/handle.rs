@@ -167,15 +167,19 @@ impl<V: Vcpu> VcpuHandle<V> {
         self.wake_from(BlockReason::Remote);
     }
 
+    #[inline]
     fn wake_from(&self, reason: BlockReason) {
         match self.state.update(|state| state.wake(reason)) {
             Wake::Noted => {}
             Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
-            Wake::Claimed(last) => {
-                self.pool.trace_here(TraceEvent::Wake(self.id));
-                self.unpark(last);
-            }
+            Wake::Claimed(last) => self.unpark_woken(last),
         }
+    }
+
+    #[inline(never)]
+    fn unpark_woken(&self, last: PcpuId) {
+        self.pool.trace_here(TraceEvent::Wake(self.id));
+        self.unpark(last);
     }
 
     /// Adds a reason not to run; it takes effect at once, wherever the vCPU is. See [`Self::is_parked`].

@@ -425,12 +425,17 @@ impl<V: Vcpu> Pool<V> {
     pub(crate) fn nudge(&self, to: PcpuId, about: About) {
         let here = self.host.this_pcpu();
         if here != Some(to) {
-            if self.cell(to).attention.nudge(about) == Kick::Send {
-                self.kick(here, to);
-            }
+            self.nudge_other(here, to, about);
         } else if about != About::Loaded {
             // It looks at the loaded one before it enters it anyway.
             self.cell(to).attention.remind(about);
+        }
+    }
+
+    #[inline(never)]
+    fn nudge_other(&self, here: Option<PcpuId>, to: PcpuId, about: About) {
+        if self.cell(to).attention.nudge(about) == Kick::Send {
+            self.kick(here, to);
         }
     }
 
