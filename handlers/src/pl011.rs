@@ -97,8 +97,10 @@ impl Pl011 {
 
     fn read(&self, offset: u64) -> u32 {
         let (value, took_input) = self.registers.lock().read(offset);
+        // Any other read changes nothing.
         if took_input {
             self.poll_input();
+            self.sync();
         }
         value
     }
@@ -110,6 +112,7 @@ impl Pl011 {
             Effect::Send(byte) => self.port.write(byte),
             Effect::Room => self.poll_input(),
         }
+        self.sync();
     }
 }
 
@@ -129,7 +132,7 @@ impl ExitHandler for Pl011 {
         // device is made for. The other bytes of a word hold nothing.
         let offset = address.wrapping_sub(self.base);
         let is_register = offset.is_multiple_of(4);
-        let action = match direction {
+        match direction {
             Direction::Read if is_register => Action::FinishRead(self.read(offset).into()),
             Direction::Read => Action::FinishRead(0),
             Direction::Write(value) => {
@@ -138,8 +141,6 @@ impl ExitHandler for Pl011 {
                 }
                 Action::Finish
             }
-        };
-        self.sync();
-        action
+        }
     }
 }
