@@ -266,6 +266,8 @@ pub fn rewind(frame: &mut TrapFrame, exit: &Exit) {
     const HVC_LENGTH: u64 = 4;
     if matches!(exit, Exit::Call(call) if call.conduit == Conduit::Hvc) {
         frame.elr = frame.elr.wrapping_sub(HVC_LENGTH);
+        // It counted as a step already. Where software step is off, SS is ignored. [DDI0487: SSAdvance; SPSR_EL2.SS]
+        frame.spsr |= SPSR_STEP;
     }
 }
 

@@ -386,5 +386,11 @@ fn a_call_that_is_retried_runs_again() {
         });
         rewind(&mut frame, &call);
         assert_eq!(frame.elr, 0x1000, "{conduit:?}");
+        let is_step_due = frame.spsr & 1 << 21 != 0;
+        assert_eq!(
+            is_step_due,
+            conduit == Conduit::Hvc,
+            "an HVC was stepped over"
+        );
     }
 }
