@@ -8,7 +8,9 @@ use crate::{
     registry::{Claim, RegisterError},
     smccc::ArchitectureCalls,
     stolen_time::StolenTimeCalls,
-    sysregs::{FixedRegisters, IdRegisters, SetWayMaintenance, TranslationRegisters},
+    sysregs::{
+        DebugRegisters, FixedRegisters, IdRegisters, SetWayMaintenance, TranslationRegisters,
+    },
     vendor::VendorCalls,
     vgic,
     vm::Vm,
@@ -34,6 +36,7 @@ pub fn register(vm: &Vm, id_registers: IdRegisters) -> Result<(), RegisterError>
         Arc::new(TranslationRegisters::default()),
     )?;
     add(&SetWayMaintenance::claims(), Arc::new(SetWayMaintenance))?;
+    add(&DebugRegisters::claims(), Arc::new(DebugRegisters))?;
     add(&FixedRegisters::claims(), Arc::new(FixedRegisters))?;
     add(&interrupt_registers, Arc::new(vgic::SystemRegisters))?;
     add(&[Claim::Mmio(distributor)], Arc::new(vgic::Distributor))?;

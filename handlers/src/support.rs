@@ -188,6 +188,11 @@ impl Cpu {
         self.dispatcher.unbind(&mut self.vcpu, &mut self.interface);
     }
 
+    /// From now on the hardware has none of the registers that handlers reach.
+    pub(crate) fn lose_registers(&mut self) {
+        self.registers.are_lost = true;
+    }
+
     pub(crate) fn traps_translation_registers(&self) -> bool {
         !self.registers.is_trapping_over
     }
@@ -358,17 +363,19 @@ impl GuestMemory for FakeMemory {
 #[derive(Default)]
 struct FakeRegisters {
     values: HashMap<SystemRegister, u64>,
+    /// There is no register at all.
+    are_lost: bool,
     is_trapping_over: bool,
 }
 
 impl BoundRegisters for FakeRegisters {
     fn read(&self, register: SystemRegister) -> Option<u64> {
-        Some(self.values.get(&register).copied().unwrap_or(0))
+        (!self.are_lost).then(|| self.values.get(&register).copied().unwrap_or(0))
     }
 
     fn write(&mut self, register: SystemRegister, value: u64) -> bool {
         self.values.insert(register, value);
-        true
+        !self.are_lost
     }
 
     fn stop_trapping_translation_registers(&mut self) {

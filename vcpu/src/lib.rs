@@ -15,6 +15,11 @@ extern crate alloc;
 
 pub mod action;
 pub mod arch;
+#[cfg_attr(
+    not(all(target_arch = "aarch64", target_os = "none")),
+    allow(dead_code, reason = "only the engine debugs")
+)]
+pub mod debug;
 pub mod decode;
 pub mod dispatch;
 #[cfg_attr(

@@ -10,6 +10,7 @@ use trapline_sched::{Vcpu, VcpuHandle};
 
 use crate::arch::aarch64::control::guest_hcr;
 use crate::arch::aarch64::registers::{GuestSystemRegisters, PointerAuthKeys, VirtualErrors};
+use crate::debug::DebugRegisters;
 use crate::decode::ExitClass;
 use crate::emulate::Access;
 use crate::frame::{FpState, TrapFrame};
@@ -48,6 +49,8 @@ pub struct VmCpuRegisters {
     pub virtual_errors: VirtualErrors,
     /// FP and SIMD. In the hardware from their first use after `bind` to `unbind`.
     pub fp: FpState,
+    /// Debug registers. What could fire is also in the hardware from `bind` to `unbind`.
+    pub debug: DebugRegisters,
     /// A load or store that waits in its middle: it is through before the guest runs again.
     pub(crate) unfinished: Option<Access>,
 }

@@ -71,6 +71,9 @@ tests! {
     random_numbers_are_called_for = "random-numbers" on 1 over 1;
     nothing_is_stolen_from_a_cpu_alone = "stolen-time" on 1 over 1;
     a_cpu_sees_what_is_stolen_from_it = "stolen-time" on 2 over 1;
+    breakpoints_and_watchpoints_fire = "debug-registers" on 1 over 1;
+    a_step_is_one_instruction = "debug-step" on 1 over 1;
+    breakpoints_are_ones_own = "debug-shared" on 4 over 1;
     psci_turns_cpus_on_and_off = "psci" on 4 over 2;
     floating_point_registers_are_ones_own = "fp-switch" on 2 over 1;
     pointer_authentication_works = "pauth" on 1 over 1;

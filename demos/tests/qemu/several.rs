@@ -109,6 +109,29 @@ fn a_console_can_be_elsewhere_and_a_pipe_can_be_one_guests() {
     output.require(right.contains("trapline: workload ok"), || right.clone());
 }
 
+/// Both have the same addresses, and share a pCPU.
+#[test]
+fn what_one_guest_breaks_at_does_not_stop_another() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let file = directory.path().join("debuggers.toml");
+    let vm = |name: &str, append: &str| {
+        format!(
+            "[[vm]]\nname = \"{name}\"\nguest = \"test-guest\"\nvcpus = 2\nmemory = \"64M\"\n\
+             append = \"test=debug-shared {append}\"\n"
+        )
+    };
+    let text = vm("first", "") + &vm("second", "") + &vm("third", "quiet=1");
+    fs::write(&file, text).expect("room for a file");
+    let run = Run::on_qemu("run").option("--config", file.display());
+    let output = run.pcpus(1).deadline(120).start();
+    expect_good_ends(&output, &["first", "second", "third"]);
+    output.expect_in_order(["[third] TEST debug-shared PASS breaks=0 watches=0"]);
+    for name in ["first", "second"] {
+        output.expect_in_order([format!("[{name}] TEST debug-shared PASS").as_str()]);
+    }
+    output.expect_absent("FAIL");
+}
+
 #[test]
 fn one_guest_that_fails_decides_the_status() {
     let directory = tempfile::tempdir().expect("a directory for temporary files");

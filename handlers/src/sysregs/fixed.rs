@@ -10,47 +10,29 @@ use crate::{
     registry::Claim,
 };
 
-/// MDSCR_EL1, which is switched with the vCPU: single-stepping within the guest works.
-const MDSCR_EL1: SystemRegister = SystemRegister::new(2, 0, 0, 2, 2);
-
-/// OSLSR_EL1: an OS lock is implemented (OSLM) and not locked. [DDI0487: OSLSR_EL1]
-const OSLSR_UNLOCKED: u64 = 1 << 3;
-
-/// Registers from `first` to `last` that read as `value`.
+/// A register that reads as `value`.
 struct Row {
     name: &'static str,
-    first: SystemRegister,
-    last: SystemRegister,
+    register: SystemRegister,
     value: u64,
 }
 
 const fn one(name: &'static str, register: SystemRegister, value: u64) -> Row {
     Row {
         name,
-        first: register,
-        last: register,
+        register,
         value,
     }
 }
 
-const fn block(name: &'static str, first: SystemRegister, last: SystemRegister) -> Row {
-    Row {
-        name,
-        first,
-        last,
-        value: 0,
-    }
-}
-
-/// Breakpoints and watchpoints can be written, and never hit: their registers are not switched. Nobody is at the other end
-/// of the debug communication channel.
+/// Nobody is at the other end of the debug communication channel, and no debugger holds claim tags or powers the CPU.
 #[rustfmt::skip] // read by column
 const ROWS: &[Row] = &[
-    block("OSDTRRX_EL1, DBGB*<n>_EL1, DBGW*<n>_EL1, MDCCINT_EL1, OSDTRTX_EL1, OSECCR_EL1",
-                                 SystemRegister::new(2, 0, 0, 0, 0),  SystemRegister::new(2, 0, 0, 15, 7)),
+    one("OSDTRRX_EL1",           SystemRegister::new(2, 0, 0, 0, 2),  0),
+    one("MDCCINT_EL1",           SystemRegister::new(2, 0, 0, 2, 0),  0),
+    one("OSDTRTX_EL1",           SystemRegister::new(2, 0, 0, 3, 2),  0),
+    one("OSECCR_EL1",            SystemRegister::new(2, 0, 0, 6, 2),  0),
     one("MDRAR_EL1",             SystemRegister::new(2, 0, 1, 0, 0),  0),
-    one("OSLAR_EL1",             SystemRegister::new(2, 0, 1, 0, 4),  0),
-    one("OSLSR_EL1",             SystemRegister::new(2, 0, 1, 1, 4),  OSLSR_UNLOCKED),
     one("OSDLR_EL1",             SystemRegister::new(2, 0, 1, 3, 4),  0),
     one("DBGPRCR_EL1",           SystemRegister::new(2, 0, 1, 4, 4),  0),
     one("DBGCLAIMSET_EL1",       SystemRegister::new(2, 0, 7, 8, 6),  0),
@@ -66,21 +48,21 @@ const _: () = {
     let mut index = 1;
     while index < ROWS.len() {
         assert!(
-            ROWS[index - 1].last.bits() < ROWS[index].first.bits(),
-            "rows must be in order and must not overlap"
+            ROWS[index - 1].register.bits() < ROWS[index].register.bits(),
+            "rows must be in order"
         );
         index += 1;
     }
 };
 
-/// Answers ACTLR_EL1 and the debug registers.
+/// Answers ACTLR_EL1 and the debug registers that hold nothing.
 pub struct FixedRegisters;
 
 impl FixedRegisters {
     /// All rows.
     pub fn claims() -> alloc::vec::Vec<Claim> {
         ROWS.iter()
-            .map(|row| Claim::SystemRegisters(row.first..=row.last))
+            .map(|row| Claim::system_register(row.register))
             .collect()
     }
 
@@ -95,24 +77,16 @@ impl ExitHandler for FixedRegisters {
         "fixed-registers"
     }
 
-    fn handle(&self, guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
+    fn handle(&self, _guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
         let Exit::SystemRegister(access) = exit else {
             return Action::Decline;
         };
         match access.direction {
-            Direction::Read if access.register == MDSCR_EL1 => {
-                Action::FinishRead(guest.registers().read(MDSCR_EL1).unwrap_or(0))
-            }
             Direction::Read => {
-                let index = ROWS.partition_point(|row| row.last < access.register);
+                let index = ROWS.partition_point(|row| row.register < access.register);
                 Action::FinishRead(ROWS.get(index).map_or(0, |row| row.value))
             }
-            Direction::Write(value) => {
-                if access.register == MDSCR_EL1 {
-                    guest.registers().write(MDSCR_EL1, value);
-                }
-                Action::Finish
-            }
+            Direction::Write(_) => Action::Finish,
         }
     }
 }
@@ -129,31 +103,12 @@ mod tests {
         let machine = Machine::with_vcpus(1);
         machine.register(&FixedRegisters::claims(), FixedRegisters);
         for row in ROWS {
-            for register in [row.first, row.last] {
-                let mut cpu = machine.cpu(0);
-                assert_eq!(
-                    cpu.write_register(register, u64::MAX),
-                    Action::Finish,
-                    "{}",
-                    row.name
-                );
-                assert_eq!(
-                    cpu.read_register(register),
-                    Action::FinishRead(row.value),
-                    "{}",
-                    row.name
-                );
-            }
+            let mut cpu = machine.cpu(0);
+            let written = cpu.write_register(row.register, u64::MAX);
+            assert_eq!(written, Action::Finish, "{}", row.name);
+            let read = cpu.read_register(row.register);
+            assert_eq!(read, Action::FinishRead(row.value), "{}", row.name);
         }
-    }
-
-    #[test]
-    fn mdscr_is_the_vcpus_own() {
-        let machine = Machine::with_vcpus(1);
-        machine.register(&FixedRegisters::claims(), FixedRegisters);
-        let mut cpu = machine.cpu(0);
-        assert_eq!(cpu.write_register(MDSCR_EL1, 1), Action::Finish);
-        assert_eq!(cpu.read_register(MDSCR_EL1), Action::FinishRead(1));
     }
 
     #[test]

@@ -122,9 +122,9 @@ const ROWS: &[Row] = &[
     row("ID_AA64PFR0_EL1",  4, 0, fields(&[0, 16, 20, 24, 48, 56, 60])).at_most(&[(24, 1), (56, 1)]).set(1 << 4),
     // BTI and SSBS, whose state is in SCTLR_EL1 and PSTATE; CSV2_frac without SCXTNUM; no MTE, SME, NMI, GCS, THE.
     row("ID_AA64PFR1_EL1",  4, 1, fields(&[0, 4, 32])).at_most(&[(32, 1)]),
-    // Two breakpoints and two watchpoints, the least there can be (see `fixed`), and no OS double lock; no PMU, trace,
-    // SPE, TRBE, BRBE.
-    row("ID_AA64DFR0_EL1",  5, 0, fields(&[0])).at_most(&[(0, 8)]).set(1 << 12 | 1 << 20 | 0xf << 36),
+    // Breakpoints and watchpoints as many as there are (see `debug`), and no OS double lock; no PMU, trace, SPE, TRBE,
+    // BRBE.
+    row("ID_AA64DFR0_EL1",  5, 0, fields(&[0, 12, 20, 28])).at_most(&[(0, 8)]).set(0xf << 36),
     // No TME; the rest has no state.
     row("ID_AA64ISAR0_EL1", 6, 0, !fields(&[0, 24])),
     // Pointer authentication is switched; no XS, LS64 (HCRX_EL2).

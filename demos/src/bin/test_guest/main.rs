@@ -8,6 +8,7 @@
 
 mod calls;
 mod churn;
+mod debug;
 mod devices;
 mod floating_point;
 mod gic_active;
@@ -72,6 +73,9 @@ const TESTS: &[Test] = &[
     ("power-key",           1, devices::power_key),
     ("random-numbers",      1, hypervisor_calls::random_numbers),
     ("stolen-time",         1, hypervisor_calls::stolen_time),
+    ("debug-registers",     1, debug::registers),
+    ("debug-step",          1, debug::step),
+    ("debug-shared",        2, debug::shared),
     ("psci",                2, power_states::all),
     ("system-suspend",      2, sleep::until_the_timer),
     ("fp-switch",           2, floating_point::patterns),

@@ -42,7 +42,7 @@ fn hardware_that_has_everything_shows_what_is_switched() {
         ("ID_MMFR5_EL1",     0x0000_0000_0000_00ff),
         ("ID_AA64PFR0_EL1",  0xf10f_0000_01ff_0012),
         ("ID_AA64PFR1_EL1",  0x0000_0001_0000_00ff),
-        ("ID_AA64DFR0_EL1",  0x0000_00f0_0010_1008),
+        ("ID_AA64DFR0_EL1",  0x0000_00f0_f0f0_f008),
         ("ID_AA64ISAR0_EL1", 0xffff_ffff_f0ff_fff0),
         ("ID_AA64ISAR1_EL1", 0x00ff_ffff_ffff_ffff),
         ("ID_AA64ISAR2_EL1", 0x00ff_0000_fff0_fff0),

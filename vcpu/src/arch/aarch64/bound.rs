@@ -1,7 +1,9 @@
 //! Which registers of a bound vCPU its handlers may touch: those whose writes HCR_EL2.TVM traps, until its caches are on,
-//! and MDSCR_EL1, which is switched and traps with the debug registers that are not (MDCR_EL2.TDA).
+//! and the debug registers, which always trap (MDCR_EL2.TDA).
 
 use super::control::{translation_register_traps, virtual_serror};
+use super::debug::HardwareDebug;
+use crate::debug::DebugRegisters;
 use crate::dispatch::BoundRegisters;
 use crate::exit::SystemRegister;
 
@@ -11,9 +13,21 @@ pub(crate) struct HardwareRegisters<'a> {
     pub(crate) vcpu_hcr: &'a mut u64,
     /// HCR_EL2 as it is on this pCPU.
     pub(crate) hcr: &'a mut u64,
+    /// The vCPU's debug registers.
+    pub(crate) debug: &'a mut DebugRegisters,
+    /// Where they go.
+    pub(crate) hardware_debug: &'a mut HardwareDebug,
 }
 
-/// Lists the registers once, for reading and for writing. [DDI0487: HCR_EL2.TVM, MDCR_EL2.TDA]
+impl HardwareRegisters<'_> {
+    fn write_debug(&mut self, register: SystemRegister, value: u64) -> bool {
+        let is_there = self.debug.write(register, value, self.hardware_debug.has);
+        self.hardware_debug.follow(self.debug);
+        is_there
+    }
+}
+
+/// Lists the registers once, for reading and for writing. [DDI0487: HCR_EL2.TVM]
 macro_rules! reachable_registers {
     ($($name:literal = $op0:literal $op1:literal $crn:literal $crm:literal $op2:literal),* $(,)?) => {
         impl BoundRegisters for HardwareRegisters<'_> {
@@ -22,7 +36,7 @@ macro_rules! reachable_registers {
                     $(_ if register == const { SystemRegister::new($op0, $op1, $crn, $crm, $op2) } => {
                         Some(read_sysreg!($name))
                     })*
-                    _ => None,
+                    _ => self.debug.read(register, self.hardware_debug.has),
                 }
             }
 
@@ -31,7 +45,7 @@ macro_rules! reachable_registers {
                     $(_ if register == const { SystemRegister::new($op0, $op1, $crn, $crm, $op2) } => {
                         write_sysreg!($name, value);
                     })*
-                    _ => return false,
+                    _ => return self.write_debug(register, value),
                 }
                 true
             }
@@ -48,7 +62,6 @@ macro_rules! reachable_registers {
 }
 
 reachable_registers! {
-    "mdscr_el1" = 2 0 0 2 2,
     "sctlr_el1" = 3 0 1 0 0,
     "ttbr0_el1" = 3 0 2 0 0,
     "ttbr1_el1" = 3 0 2 0 1,

@@ -60,7 +60,7 @@ pub const CPTR_TRAP_FP: u64 = CPTR_TRAP_NONE | 1 << 10;
 /// CNTHCTL_EL2 with E2H=0: the guest reads the physical counter and uses the physical timer (EL1PCTEN, EL1PCEN).
 const CNTHCTL_GUEST: u64 = 0b11;
 
-/// MDCR_EL2: debug (TDRA, TDOSA, TDA), PMU (TPM, TPMCR), profiling (TPMS) and trace-filter (TTRF) registers trap; profiling
+/// MDCR_EL2: debug (TDRA, TDOSA, TDA; see `debug`), PMU (TPM, TPMCR), profiling (TPMS) and trace-filter (TTRF) registers trap; profiling
 /// and trace buffers stay EL2's (E2PB, E2TB are 0). HPMN keeps the host's value, which is a valid one.
 const MDCR_TRAP_ALL: u64 = 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10 | 1 << 9 | 1 << 6 | 1 << 5;
 /// MDCR_EL2.HPMN: how many event counters EL1 would have.

@@ -11,7 +11,7 @@ use super::control;
 use super::interface::HardwareInterface;
 use super::registers::{is_timer_armed, is_timer_firing};
 use super::takeover::HostControl;
-use super::{bound::HardwareRegisters, fault, fp, switch::synchronize_context, tlb};
+use super::{bound::HardwareRegisters, debug::HardwareDebug, fault, fp, switch::synchronize_context, tlb};
 use crate::action::{Action, GuestFault};
 use crate::dispatch::{BoundGuest, Dispatch};
 use crate::exit::Exit;
@@ -38,6 +38,7 @@ pub(crate) struct Hardware<D: Dispatch, H: Host> {
 struct Enabled {
     control: HostControl,
     interface: HardwareInterface,
+    debug: HardwareDebug,
     /// HCR_EL2 and VTTBR_EL2 as they are: writing either costs more than comparing.
     hcr: u64,
     vttbr: u64,
@@ -99,6 +100,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         synchronize_context();
         let hcr = control::guest_hcr();
         self.enabled = Some(Enabled {
+            debug: HardwareDebug::new(control.features.comparators),
             control,
             interface,
             hcr,
@@ -175,6 +177,8 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         let mut registers = HardwareRegisters {
             vcpu_hcr: &mut vcpu.hcr,
             hcr: &mut enabled.hcr,
+            debug: &mut vcpu.registers.debug,
+            hardware_debug: &mut enabled.debug,
         };
         let mut guest = BoundGuest {
             frame: &mut vcpu.registers.trap_context_regs,
@@ -225,9 +229,10 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         if core::mem::take(&mut self.is_fp_open) {
             fp::close(&mut vcpu.registers.fp);
         }
-        vcpu.reset_registers_to(entry, context);
-        vcpu.registers.vm_system_regs.restore();
         let (_, enabled) = self.parts();
+        vcpu.reset_registers_to(entry, context);
+        enabled.debug.follow(&vcpu.registers.debug);
+        vcpu.registers.vm_system_regs.restore();
         if enabled.control.features.pointer_authentication {
             vcpu.registers.pointer_auth_keys.restore();
         }
@@ -376,6 +381,7 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
         if enabled.control.features.error_records {
             copied += vcpu.registers.virtual_errors.restore();
         }
+        copied += enabled.debug.follow(&vcpu.registers.debug);
         vcpu.handle().shared().count_context_registers(copied);
         write_sysreg!("vmpidr_el2", vcpu.mpidr);
         write_sysreg!("cntvoff_el2", vcpu.space.counter_offset());

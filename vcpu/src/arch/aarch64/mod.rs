@@ -7,6 +7,7 @@
 //! | `switch` | how does a pCPU enter a guest and come back |
 //! | [`registers`] | which EL1 registers move when a pCPU changes vCPU |
 //! | `fp` | how do FP and SIMD registers move, on first use |
+//! | `debug` | how do debug registers move, for a guest that debugs itself |
 //! | `interface` | how does the vGIC reach this pCPU's list registers |
 //! | [`control`] | what does EL2 trap while guests run |
 //! | `takeover` | how do its control registers change hands between the host and us |
@@ -32,6 +33,7 @@ macro_rules! on_the_machine {
 on_the_machine! {
     mod access;
     mod bound;
+    mod debug;
     mod fault;
     mod fp;
     mod hardware;

@@ -33,7 +33,6 @@ switched_registers! {
         tpidr_el1: "tpidr_el1" = 0,
         tpidrro_el0: "tpidrro_el0" = 0,
         csselr_el1: "csselr_el1" = 0,
-        mdscr_el1: "mdscr_el1" = 0,
         cntkctl_el1: "cntkctl_el1" = 0,
         cntv_cval_el0: "cntv_cval_el0" = 0,
         cntv_ctl_el0: "cntv_ctl_el0" = 0,

@@ -1,12 +1,14 @@
 //! How EL2's guest-facing control registers change hands, from `hardware_enable` to `hardware_disable`.
 
+use super::debug::HostDebug;
 use super::control::{
     ControlRegisters, ExtendedConfiguration, FineGrainedTraps, MDCR_COUNTERS,
 };
 use super::switch::synchronize_context;
+use crate::debug::Comparators;
 
 /// What this pCPU has, as far as the switch cares.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Features {
     /// FEAT_PAuth: keys move with the vCPU.
     pub pointer_authentication: bool,
@@ -18,6 +20,8 @@ pub struct Features {
     pub fine_grained_traps: bool,
     /// FEAT_VMID16.
     pub wide_vmid: bool,
+    /// Breakpoints and watchpoints.
+    pub comparators: Comparators,
     /// MIDR_EL1, which guests see too.
     pub main_id: u64,
 }
@@ -30,6 +34,7 @@ pub struct HostControl {
     control: ControlRegisters,
     fine_grained: FineGrainedTraps,
     extended: ExtendedConfiguration,
+    debug: HostDebug,
 }
 
 impl Features {
@@ -52,6 +57,7 @@ impl Features {
             extended_configuration: field(mmfr1, 40) != 0,
             fine_grained_traps: field(mmfr0, 56) != 0,
             wide_vmid: field(mmfr1, 4) == 2,
+            comparators: Comparators::new(read_sysreg!("id_aa64dfr0_el1")),
             main_id: read_sysreg!("midr_el1"),
         }
     }
@@ -66,6 +72,7 @@ impl HostControl {
             control: ControlRegisters::default(),
             fine_grained: FineGrainedTraps::default(),
             extended: ExtendedConfiguration::default(),
+            debug: HostDebug::take_over(features.comparators),
         };
         let mut ours = ControlRegisters {
             vtcr_el2: vtcr,
@@ -96,6 +103,7 @@ impl HostControl {
         if self.features.extended_configuration {
             self.extended.restore();
         }
+        self.debug.give_back(self.features.comparators);
         self.control.restore();
         synchronize_context();
     }
