@@ -72,10 +72,11 @@ impl Due {
         if self.is_empty() {
             return;
         }
-        let mut summary = self.summary.swap(0, Ordering::AcqRel);
-        while summary != 0 {
-            let index = summary.trailing_zeros() as usize;
-            summary &= summary - 1;
+        let summary = self.summary.swap(0, Ordering::AcqRel);
+        let mut left = summary & ((1 << WORDS) - 1);
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            left &= left - 1;
             if let Some(word) = self.words.get(index) {
                 set.insert_word(index, take(word));
             }

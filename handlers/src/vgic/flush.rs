@@ -23,7 +23,7 @@ use super::{
 };
 
 /// What [`urgency`] makes of an interrupt.
-type Key = u16;
+type Key = u32;
 
 /// The smallest keys that were offered, in ascending order.
 struct Shortlist {
@@ -81,16 +81,16 @@ impl Shortlist {
 /// Orders by what the guest would be given, or would end, first: its group is taken, its priority, its INTID.
 fn urgency(priority: u8, intid: u32, is_group_taken: bool) -> Key {
     let priority = Key::from(priority >> PRIORITY_MASK.trailing_zeros());
-    Key::from(!is_group_taken) << 15 | priority << INTID_BITS | intid as Key
+    Key::from(!is_group_taken) << (Key::BITS - 1) | priority << INTID_BITS | intid
 }
 
 /// The INTID of a key.
 fn intid_of_key(key: Key) -> u32 {
-    u32::from(key) & ((1 << INTID_BITS) - 1)
+    key & ((1 << INTID_BITS) - 1)
 }
 
-/// All INTIDs have so few bits, and so few are left for the priorities that there are.
-const INTID_BITS: u32 = 10;
+/// All INTIDs have so few bits, LPIs included. [GICD_TYPER.IDbits]
+const INTID_BITS: u32 = 16;
 const _: () = assert!(INTID_BITS + PRIORITY_MASK.count_ones() < Key::BITS);
 
 /// The timer behind `intid`, by its index in [`TimerPpi::ALL`].
