@@ -119,6 +119,10 @@ impl VcpuSignals for Vcpus {
             vcpu.complete();
         }
     }
+
+    fn pcpu(&self, vcpu: usize) -> Option<PcpuId> {
+        self.get(vcpu).map(VcpuControl::last_pcpu)
+    }
 }
 
 /// What a VM is made of.

@@ -81,6 +81,7 @@ impl Vgic {
         interface.set_active_priorities(cpu.active_priorities);
         // Not known: one that is active here and belongs to nobody would never fire again.
         cpu.is_timer_active = [true; 2];
+        self.route_physical(cpu);
         self.refresh(cpu, interface);
     }
 

@@ -11,11 +11,12 @@ use trapline_vcpu::interrupts::{TimerPpi, VirtualCpuInterface};
 use crate::sync::atomic::{Ordering, fence};
 
 use super::{
-    PRIORITY_MASK, Vgic, VgicCpu,
+    PRIORITY_MASK, PRIVATE_COUNT, Vgic, VgicCpu,
     cpu::MAX_LIST_REGISTERS,
     list_register::{
         ENABLE, OnEnd, State, TELL_NO_PENDING, TELL_UNLISTED_END, TRAP_DEACTIVATE, intid_of,
-        list_register, priority_of, splits_end, takes_group, tell_group_changes, unlisted_ends,
+        is_physical, list_register, priority_of, splits_end, takes_group, tell_group_changes,
+        unlisted_ends,
     },
     lpi::FIRST_LPI,
     one_of_n::{TAKES_PART_ANY, group_watch},
@@ -140,13 +141,15 @@ impl Vgic {
         for index in 0..cpu.used.min(MAX_LIST_REGISTERS) {
             let value = interface.list_register(index);
             cpu.list_registers[index] = value;
-            let mut left = State::of(value);
-            if intid_of(value) >= FIRST_LPI {
+            let (mut left, intid) = (State::of(value), intid_of(value));
+            if intid >= FIRST_LPI {
                 // The CPU interface may say otherwise, and does not miss it. [QEMU: icv_activate_irq, icv_eoir_write]
                 left = left.without_active();
             }
-            self.change_own(cpu, intid_of(value), |record| {
-                record.folded(left, priority_of(value))
+            // The timers' physical interrupts are looked at where they are.
+            let is_physical = is_physical(value) && intid >= PRIVATE_COUNT;
+            self.change_own(cpu, intid, |record| {
+                record.folded(left, priority_of(value), is_physical)
             });
         }
     }
@@ -176,6 +179,9 @@ impl Vgic {
             return;
         };
         let (old, new) = record.update(transition);
+        if new.is_orphan() {
+            self.release_physical(intid);
+        }
         match old.attention(new) {
             // What may go to any vCPU stays here if this one takes part.
             Some(concerned) if concerned == cpu.me() || concerned == ANYBODY => {
@@ -303,12 +309,17 @@ impl Vgic {
             return;
         };
         cpu.candidates.remove(intid);
-        let is_physical =
+        let is_timer =
             timer_of(intid).is_some_and(|timer| cpu.is_timer_active[timer]) && !listing.is_latched;
-        let on_end = match (is_physical, listing.tells_end) {
-            (true, _) => OnEnd::DeactivatePhysical,
-            (false, true) => OnEnd::Tell,
-            (false, false) => OnEnd::Nothing,
+        let physical = if listing.is_physical {
+            self.physical_intid(intid)
+        } else {
+            is_timer.then_some(intid)
+        };
+        let on_end = match (physical, listing.tells_end) {
+            (Some(physical), _) => OnEnd::DeactivatePhysical(physical),
+            (None, true) => OnEnd::Tell,
+            (None, false) => OnEnd::Nothing,
         };
         let value = list_register(
             intid,

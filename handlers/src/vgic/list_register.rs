@@ -35,9 +35,11 @@ pub(super) enum OnEnd {
     Nothing,
     /// A maintenance interrupt.
     Tell,
-    /// It deactivates the physical interrupt of the same INTID.
-    DeactivatePhysical,
+    /// It deactivates the physical interrupt with this INTID.
+    DeactivatePhysical(u32),
 }
+
+const HARDWARE: u64 = 1 << 61;
 
 /// A list register's value.
 pub(super) const fn list_register(
@@ -50,7 +52,7 @@ pub(super) const fn list_register(
     let end = match on_end {
         OnEnd::Nothing => 0,
         OnEnd::Tell => 1 << 41,
-        OnEnd::DeactivatePhysical => 1 << 61 | (intid as u64) << 32,
+        OnEnd::DeactivatePhysical(physical) => HARDWARE | (physical as u64) << 32,
     };
     (state.0 as u64) << 62 | end | (group1 as u64) << 60 | (priority as u64) << 48 | intid as u64
 }
@@ -58,6 +60,11 @@ pub(super) const fn list_register(
 /// The INTID of a list register.
 pub(super) const fn intid_of(value: u64) -> u32 {
     value as u32
+}
+
+/// The guest's end of what is in a list register deactivates a physical interrupt.
+pub(super) const fn is_physical(value: u64) -> bool {
+    value & HARDWARE != 0
 }
 
 /// The priority of a list register.

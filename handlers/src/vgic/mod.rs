@@ -9,7 +9,7 @@
 //!                                                    |
 //!   VgicCpu (its owner):  fold list registers, drain the due set, choose the most urgent, write list registers
 //! ```
-//! What any vCPU may take goes to one ([`one_of_n`]).
+//! What any vCPU may take goes to one ([`one_of_n`]). A device that the guest drives itself interrupts it through [`physical`].
 //! What is in another vCPU's list registers is seen by asking its owner to fold them ([`remote`]). The register front-ends
 //! are tables ([`distributor`], [`redistributor`]). LPIs ([`lpi`]) come through the [`its`]. The GICv2 view is not there.
 
@@ -22,6 +22,7 @@ mod lines;
 mod list_register;
 mod lpi;
 mod one_of_n;
+mod physical;
 mod record;
 mod redistributor;
 mod registers;
@@ -34,11 +35,13 @@ mod tests;
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use hashbrown::HashMap;
+use trapline_sched::PcpuId;
 
 pub use cpu::VgicCpu;
 pub use distributor::{DISTRIBUTOR_SIZE, Distributor};
 pub use its::{ITS_SIZE, TranslationService};
 pub use lines::{InterruptLine, LineError};
+pub use physical::{PhysicalInterrupts, PhysicalLine};
 pub use redistributor::{REDISTRIBUTOR_SIZE, Redistributors};
 pub use sysregs::SystemRegisters;
 
@@ -46,6 +49,7 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use distributor::distributor_type;
 use due::Due;
 use lpi::Lpis;
+use physical::Physical;
 use record::{AtomicRecord, NOBODY, Record};
 
 /// INTIDs below this are private to each vCPU: 16 SGIs, then 16 PPIs.
@@ -68,6 +72,11 @@ pub trait VcpuSignals: Send + Sync {
     fn request_sync(&self, vcpu: usize) -> bool;
     /// Lets a vCPU go on that got [`Action::Suspend`](trapline_vcpu::Action::Suspend) from the interrupt controller.
     fn complete(&self, vcpu: usize);
+    /// The pCPU where the vCPU is, or was last; `None` if that is not known. It may be another one when this returns.
+    fn pcpu(&self, vcpu: usize) -> Option<PcpuId> {
+        let _ = vcpu;
+        None
+    }
 }
 
 /// What a VM's interrupt controller looks like to the guest.
@@ -132,6 +141,7 @@ pub struct Vgic {
     /// GICD_TYPER.
     distributor_type: u32,
     signals: Arc<dyn VcpuSignals>,
+    physical: Option<Physical>,
 }
 
 impl Vgic {
@@ -160,6 +170,7 @@ impl Vgic {
             distributor_base: config.distributor_base,
             redistributor_base: config.redistributor_base,
             signals,
+            physical: None,
         };
         vgic.reset();
         Ok(vgic)
@@ -179,10 +190,11 @@ impl Vgic {
             lpis.reset();
         }
         let target = self.vcpu_of_affinity(0);
-        for (record, route) in self.shared.iter().zip(&self.routes) {
+        for ((intid, record), route) in (PRIVATE_COUNT..).zip(&self.shared).zip(&self.routes) {
             let line = record.load().line();
-            record.store(Record::new(target).set_line(line));
+            let (old, _) = record.update(|_| Record::new(target).set_line(line));
             route.store(0, Ordering::Release);
+            self.reset_physical(intid, old);
         }
     }
 
@@ -237,6 +249,9 @@ impl Vgic {
         transition: impl Fn(Record) -> Record,
     ) -> Option<Record> {
         let (old, new) = self.record(vcpu, intid)?.update(transition);
+        if new.is_orphan() || old.is_set_up_unlike(new) {
+            self.follow_physical(intid, old, new);
+        }
         if let Some(concerned) = old.attention(new) {
             self.tell(usize::from(concerned), intid, new);
         }

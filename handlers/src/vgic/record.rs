@@ -37,6 +37,10 @@ const LISTED_ACTIVE: u64 = 1 << 8;
 const ACTIVE_VOID: u64 = 1 << 9;
 /// The level of a level-sensitive interrupt that comes as messages.
 const MESSAGE: u64 = 1 << 10;
+/// The physical interrupt behind it is active, and the guest has not been given it: pending.
+const RAISED: u64 = 1 << 11;
+/// The physical interrupt behind it is active, and stays so until the guest deactivates this one.
+const HELD: u64 = 1 << 12;
 
 const PRIORITY_SHIFT: u32 = 16;
 const TARGET_SHIFT: u32 = 24;
@@ -74,6 +78,8 @@ pub(super) struct Listing {
     pub(super) tells_end: bool,
     /// It was pending whatever its line does.
     pub(super) is_latched: bool,
+    /// The guest's end of it deactivates the physical interrupt behind it.
+    pub(super) is_physical: bool,
 }
 
 impl Record {
@@ -140,7 +146,7 @@ impl Record {
 
     /// Pending, as far as the record knows: exact unless listed, then as of the last fold.
     pub(super) const fn is_pending(self) -> bool {
-        self.has(LATCH | LISTED_LATCH) || self.is_high() && !self.has(EDGE)
+        self.has(LATCH | LISTED_LATCH | RAISED) || self.is_high() && !self.has(EDGE)
     }
 
     /// Pending whatever its line does.
@@ -187,7 +193,8 @@ impl Record {
     }
 
     pub(super) const fn set_enabled(self, on: bool) -> Self {
-        self.with(ENABLED, on)
+        let next = self.with(ENABLED, on);
+        if on { next } else { next.give_up_raised() }
     }
 
     pub(super) const fn set_group1(self, on: bool) -> Self {
@@ -220,7 +227,7 @@ impl Record {
 
     /// Software takes the pending state away; that of a high level line stays. [IHI0069: GICD_ICPENDR<n>]
     pub(super) const fn clear_pending(self) -> Self {
-        self.with(LATCH | LISTED_LATCH, false)
+        self.with(LATCH | LISTED_LATCH, false).give_up_raised()
     }
 
     /// A message raises it. [IHI0069: GICD_SETSPI_NSR]
@@ -258,6 +265,42 @@ impl Record {
             .with(ACTIVE_VOID, void)
     }
 
+    /// The physical interrupt behind it was taken and is active. Unchanged if it is disabled: then it is not kept.
+    pub(super) const fn raise_physical(self) -> Self {
+        self.with(RAISED, self.has(RAISED) || self.is_enabled())
+    }
+
+    /// It is not pending any more because of the physical interrupt, which raises it again if its line is still high.
+    const fn give_up_raised(self) -> Self {
+        let held = self.has(RAISED) && !cfg!(mutant = "vgic_keep_given_up");
+        self.with(RAISED, false).with(HELD, self.has(HELD) || held)
+    }
+
+    /// The physical interrupt is active for nobody: it is to be deactivated by whoever makes [`Record::released`] of it.
+    pub(super) const fn is_orphan(self) -> bool {
+        self.0 & (HELD | ACTIVE | LISTED) == HELD
+    }
+
+    /// The record without the physical interrupt that is active for nobody.
+    pub(super) const fn released(self) -> Self {
+        self.with(HELD, self.has(HELD) && !self.is_orphan())
+    }
+
+    /// The physical interrupt is active because of this record, list registers aside.
+    pub(super) const fn has_physical(self) -> bool {
+        self.has(RAISED | HELD)
+    }
+
+    /// The record without any part in the physical interrupt.
+    pub(super) const fn without_physical(self) -> Self {
+        self.with(RAISED | HELD, false)
+    }
+
+    /// Whether and where the physical interrupt has to come differs from `other`.
+    pub(super) const fn is_set_up_unlike(self, other: Self) -> bool {
+        (self.0 ^ other.0) & (ENABLED | 0xff << TARGET_SHIFT) != 0
+    }
+
     /// It may go to any vCPU, and this one takes part in that for the groups in `groups` (from [`TAKES_PART`] on).
     const fn may_go_to_one(self, groups: u32) -> bool {
         self.target() == ANYBODY && groups & (TAKES_PART << self.is_group1() as u32) != 0
@@ -289,6 +332,9 @@ impl Record {
     /// `None` if it has no role there. A level-sensitive interrupt is never both pending and active in a list register:
     /// its line is sampled again when the guest ends it. Nor is one that is to be delivered elsewhere or otherwise than
     /// it was: it keeps its latch here, and is looked at again when the guest ends it.
+    ///
+    /// The end of one that came from a physical interrupt deactivates that, unless it is pending for another reason as well:
+    /// then the list register knows of the other reason only, and the physical interrupt has its turn afterwards.
     pub(super) const fn listed_by(self, me: u8, groups: u32) -> Option<(Self, Listing)> {
         let (state, priority) = match self.role(me, groups) {
             Role::None => return None,
@@ -296,6 +342,7 @@ impl Record {
             Role::Active => {
                 let again = matches!(self.with(ACTIVE, false).role(me, groups), Role::Pending)
                     && self.has(EDGE)
+                    && !self.has(RAISED | HELD)
                     && self.priority() == self.active_priority();
                 let state = if again {
                     State::PENDING_AND_ACTIVE
@@ -306,15 +353,25 @@ impl Record {
             }
         };
         let takes_latch = state.is_pending() && self.has(LATCH);
+        let physical = if state.is_pending() { RAISED } else { HELD };
+        let is_physical = self.has(physical) && !self.has(LATCH);
         let next = self.with(LISTED, true).with_field(OWNER_SHIFT, me);
+        let next = if is_physical {
+            next.with(physical, false)
+        } else {
+            next
+        };
         let next = next
-            .with(LISTED_LATCH, takes_latch)
+            .with(
+                LISTED_LATCH,
+                takes_latch || is_physical && state.is_pending(),
+            )
             .with(LISTED_ACTIVE, state.is_active());
         let next = next
             .with(ACTIVE, false)
             .with(LATCH, self.has(LATCH) && !takes_latch);
         let is_resampled = !self.has(EDGE) && !cfg!(mutant = "vgic_no_resample_on_eoi");
-        let tells_end = is_resampled || next.has(LATCH);
+        let tells_end = is_resampled || next.has(LATCH | RAISED | HELD);
         Some((
             next,
             Listing {
@@ -323,17 +380,25 @@ impl Record {
                 group1: self.is_group1(),
                 tells_end,
                 is_latched: self.has(LATCH),
+                is_physical,
             },
         ))
     }
 
     /// Takes back from the list register what the guest left in it, except what others have cleared meanwhile; `priority`
-    /// is what it was listed with.
-    pub(super) const fn folded(self, left: State, priority: u8) -> Self {
-        let latch = self.has(LATCH) || (left.is_pending() && self.has(LISTED_LATCH));
+    /// is what it was listed with. The guest's end of a physical one (`is_physical`) has deactivated it.
+    pub(super) const fn folded(self, left: State, priority: u8, is_physical: bool) -> Self {
+        let stays_pending = left.is_pending() && self.has(LISTED_LATCH);
+        let latch = self.has(LATCH) || (stays_pending && !is_physical);
         let active = self.has(ACTIVE) || (left.is_active() && !self.has(ACTIVE_VOID));
         let next = self.with(LISTED | LISTED_LATCH | LISTED_ACTIVE | ACTIVE_VOID, false);
         let next = next.with(LATCH, latch).with(ACTIVE, active);
+        let next = if is_physical && (left.is_pending() || left.is_active()) {
+            let is_raised = stays_pending && self.is_enabled();
+            next.with(if is_raised { RAISED } else { HELD }, true)
+        } else {
+            next
+        };
         if left.is_active() {
             next.with_field(ACTIVE_PRIORITY_SHIFT, priority)
         } else {

@@ -26,10 +26,10 @@ use crate::vgic::{
 
 const GICD: u64 = 0x0800_0000;
 /// The interrupts in play, in one word of the due sets: edge-triggered, group 1, enabled, routed to vCPU 0.
-const FIRST: u32 = 40;
+pub(super) const FIRST: u32 = 40;
 const SECOND: u32 = 41;
 
-struct Signals {
+pub(super) struct Signals {
     woken: [AtomicBool; 2],
     syncs: AtomicBool,
     completed: Notify,
@@ -56,28 +56,28 @@ impl VcpuSignals for Signals {
 }
 
 /// A vCPU bound to a pCPU.
-struct Owner {
-    vgic: Arc<Vgic>,
+pub(super) struct Owner {
+    pub(super) vgic: Arc<Vgic>,
     signals: StdArc<Signals>,
-    cpu: VgicCpu,
-    interface: Interface,
+    pub(super) cpu: VgicCpu,
+    pub(super) interface: Interface,
 }
 
 impl Owner {
-    fn bind(&mut self) {
+    pub(super) fn bind(&mut self) {
         self.vgic.bind(&mut self.cpu, &mut self.interface);
         self.interface.set_machine_control(OPEN);
     }
 
     /// What the engine does before each entry.
-    fn refresh_if_woken(&mut self) {
+    pub(super) fn refresh_if_woken(&mut self) {
         if self.signals.woken[self.cpu.index].swap(false, Ordering::AcqRel) {
             self.vgic.refresh(&mut self.cpu, &mut self.interface);
         }
     }
 
     /// How many list registers are pending for `intid`.
-    fn listed(&self, intid: u32) -> usize {
+    pub(super) fn listed(&self, intid: u32) -> usize {
         let is_pending = |value: &&u64| **value >> 62 == 1 && **value as u32 == intid;
         self.interface
             .list_registers
@@ -88,6 +88,14 @@ impl Owner {
 }
 
 fn explore(model: impl Fn([Owner; 2]) + Send + Sync + 'static) {
+    explore_with(|vgic| (vgic, ()), move |owners, ()| model(owners));
+}
+
+/// `prepare` makes of the interrupt controller what the model wants, and what the model gets beside the vCPUs.
+pub(super) fn explore_with<T>(
+    prepare: impl Fn(Vgic) -> (Vgic, T) + Send + Sync + 'static,
+    model: impl Fn([Owner; 2], T) + Send + Sync + 'static,
+) {
     let mut builder = Builder::new();
     builder.max_branches = 20_000;
     builder.preemption_bound = Some(5);
@@ -104,13 +112,14 @@ fn explore(model: impl Fn([Owner; 2]) + Send + Sync + 'static) {
             completed: Notify::new(),
             loaded: AtomicBool::new(false),
         });
-        let vgic = Arc::new(Vgic::new(config, signals.clone()).unwrap());
+        let (vgic, more) = prepare(Vgic::new(config, signals.clone()).unwrap());
+        let vgic = Arc::new(vgic);
         vgic.groups.store(0b10, Ordering::Relaxed);
         for intid in [FIRST, SECOND] {
             let set = |record: Record| record.set_group1(true).set_edge(true).set_enabled(true);
             vgic.change(None, intid, set);
         }
-        model([0, 1].map(|index| {
+        let owners = [0, 1].map(|index| {
             let interface = Interface::new(2);
             Owner {
                 cpu: vgic.cpu(index).unwrap(),
@@ -118,7 +127,8 @@ fn explore(model: impl Fn([Owner; 2]) + Send + Sync + 'static) {
                 signals: signals.clone(),
                 interface,
             }
-        }));
+        });
+        model(owners, more);
     });
 }
 

@@ -26,6 +26,8 @@ pub struct Interface {
     /// The outputs of the bound vCPU's timers.
     pub timer_lines: [bool; 2],
     pub physical_active: [bool; 2],
+    /// The physical shared interrupts that the guest has deactivated by ending its own.
+    pub physical_ends: Vec<u32>,
     /// How often a list register was read or written.
     pub accesses: std::cell::Cell<usize>,
 }
@@ -46,6 +48,7 @@ impl Interface {
             active_priorities: ActivePriorities::default(),
             timer_lines: [false; 2],
             physical_active: [false; 2],
+            physical_ends: Vec::new(),
             accesses: 0.into(),
         }
     }
@@ -125,12 +128,17 @@ impl Interface {
             Some(value) if matches(*value) => {
                 *value &= !ACTIVE;
                 if *value & HARDWARE != 0 {
-                    assert_eq!(*value >> 32 & 0x3ff, u64::from(intid));
-                    let timer = TimerPpi::ALL
+                    let physical = (*value >> 32 & 0x3ff) as u32;
+                    match TimerPpi::ALL
                         .iter()
                         .position(|timer| timer.intid() == intid)
-                        .unwrap();
-                    self.physical_active[timer] = false;
+                    {
+                        Some(timer) => {
+                            assert_eq!(physical, intid);
+                            self.physical_active[timer] = false;
+                        }
+                        None => self.physical_ends.push(physical),
+                    }
                 }
             }
             Some(_) => {}

@@ -1,7 +1,8 @@
 //! A VM whose vCPUs run on pCPUs in software: it does what the engine does with wakes, syncs and maintenance interrupts.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
 use trapline_vcpu::{
@@ -9,8 +10,12 @@ use trapline_vcpu::{
     exit::{Direction, MmioAccess, SystemRegister, SystemRegisterAccess},
 };
 
-use super::interface::{Interface, OPEN};
-use crate::vgic::{InterruptLine, VcpuSignals, Vgic, VgicConfig, VgicCpu};
+use super::{
+    board::Board,
+    interface::{Interface, OPEN},
+};
+use crate::vgic::{InterruptLine, PhysicalLine, VcpuSignals, Vgic, VgicConfig, VgicCpu};
+use trapline_sched::PcpuId;
 
 pub const GICD: u64 = 0x0800_0000;
 pub const GICR: u64 = 0x080a_0000;
@@ -26,6 +31,8 @@ pub struct Signals {
     pub syncs: AtomicU64,
     pub completed: AtomicU64,
     pub bound: AtomicU64,
+    /// The pCPU where each vCPU is, or was last.
+    pub pcpus: Mutex<BTreeMap<usize, PcpuId>>,
 }
 
 impl VcpuSignals for Signals {
@@ -43,6 +50,10 @@ impl VcpuSignals for Signals {
     fn complete(&self, vcpu: usize) {
         self.completed.fetch_or(1 << vcpu, Ordering::SeqCst);
     }
+
+    fn pcpu(&self, vcpu: usize) -> Option<PcpuId> {
+        self.pcpus.lock().unwrap().get(&vcpu).copied()
+    }
 }
 
 /// The VM, and as many pCPUs as vCPUs.
@@ -57,6 +68,9 @@ pub struct Machine {
     pub timers: Vec<[bool; 2]>,
     /// Bit n: vCPU n has been made to look at its interrupts.
     pub looked: u64,
+    /// The physical interrupts, and the guest's part in them.
+    pub board: Arc<Board>,
+    pub physical: Vec<PhysicalLine>,
 }
 
 pub fn config(vcpus: usize) -> VgicConfig {
@@ -80,7 +94,9 @@ impl Machine {
     /// The same, with an interrupt controller that has more.
     pub fn with(vcpus: usize, list_registers: usize, extend: impl FnOnce(Vgic) -> Vgic) -> Self {
         let signals = Arc::new(Signals::default());
+        let board = Arc::new(Board::default());
         let vgic = Vgic::new(config(vcpus), signals.clone()).unwrap();
+        let vgic = vgic.with_physical_interrupts(board.clone());
         let vgic = Arc::new(extend(vgic));
         let cpus = (0..vcpus).map(|index| vgic.cpu(index).unwrap()).collect();
         let pcpus = (0..vcpus).map(|_| Interface::new(list_registers)).collect();
@@ -96,6 +112,8 @@ impl Machine {
             places,
             timers,
             looked: 0,
+            board,
+            physical: Vec::new(),
         };
         for vcpu in 0..vcpus {
             machine.bind(vcpu, vcpu);
@@ -125,6 +143,8 @@ impl Machine {
         self.places[vcpu] = Some(pcpu);
         self.signals.bound.fetch_or(1 << vcpu, Ordering::SeqCst);
         self.pcpus[pcpu].timer_lines = self.timers[vcpu];
+        let place = PcpuId::new(pcpu as u16).unwrap();
+        self.signals.pcpus.lock().unwrap().insert(vcpu, place);
         self.vgic.bind(&mut self.cpus[vcpu], &mut self.pcpus[pcpu]);
         self.settle();
     }
@@ -163,9 +183,9 @@ impl Machine {
     /// Lets every pCPU take its physical interrupts and do what it has been asked for, until nothing is left.
     pub fn settle(&mut self) {
         for _round in 0..50 {
+            let mut did = self.board.settle(&mut self.pcpus, &self.physical);
             let woken = self.signals.woken.load(Ordering::SeqCst);
             let syncs = self.signals.syncs.swap(0, Ordering::SeqCst);
-            let mut did = false;
             for (vcpu, cpu) in self.cpus.iter_mut().enumerate() {
                 let Some(pcpu) = self.places[vcpu] else {
                     continue;

@@ -4,6 +4,8 @@
 #[cfg_attr(loom, allow(dead_code))]
 mod interface;
 
+#[cfg(not(loom))]
+mod board;
 #[cfg(loom)]
 mod crossings;
 #[cfg(not(loom))]
@@ -16,6 +18,10 @@ mod machine;
 mod model;
 #[cfg(not(loom))]
 mod one_of_n;
+#[cfg(not(loom))]
+mod physical;
+#[cfg(loom)]
+mod physical_crossings;
 #[cfg(not(loom))]
 mod registers;
 #[cfg(not(loom))]
