@@ -18,9 +18,9 @@ pub trait Host {
     fn set_timer(&mut self, deadline: Option<u64>);
 
     /// Acknowledges the most urgent pending interrupt, drops its priority, and deactivates it unless it is a
-    /// [`PhysicalInterrupt::GuestTimer`], which stays active until the guest or the vGIC is done with it, or a
-    /// [`PhysicalInterrupt::Host`], which is the host's. It must not be one of those that only the host wants: for them it
-    /// leaves everything as it is.
+    /// [`PhysicalInterrupt::GuestTimer`] or a [`PhysicalInterrupt::Passed`], which stay active until the guest or the vGIC is
+    /// done with them, or a [`PhysicalInterrupt::Host`], which is the host's. It must not be one of those that only the host
+    /// wants: for them it leaves everything as it is.
     fn acknowledge(&mut self) -> PhysicalInterrupt;
 
     /// The private peripheral interrupt is active on this pCPU. [IHI0069: GICR_ISACTIVER0]
@@ -41,6 +41,8 @@ pub enum PhysicalInterrupt {
     GuestTimer(TimerPpi),
     /// The virtual CPU interface ran low on list registers, or the guest ended an interrupt that must be sampled again.
     Maintenance,
+    /// A guest's device: the host has told whoever passes it to the guest.
+    Passed,
     /// None of ours.
     Host,
     /// Nothing was pending.

@@ -1,6 +1,6 @@
 //! How the engine of `trapline-vcpu` runs on this machine: its host traits, and the loop of one pCPU.
 
-use super::{gic, heap::NoAllocGuard, pcpu, power, timer, uart};
+use super::{gic, heap::NoAllocGuard, pcpu, power, shared, timer, uart};
 use alloc::sync::Arc;
 use core::marker::PhantomData;
 use trapline_sched::{LocalScheduler, PcpuId, VcpuId};
@@ -51,6 +51,7 @@ impl Host for EngineHost {
         match interrupt {
             // Active until the guest's EOI, through the list register that names it, or until the vGIC gives it up.
             PhysicalInterrupt::GuestTimer(_) => {}
+            PhysicalInterrupt::Host if shared::pass_on(intid) => return PhysicalInterrupt::Passed,
             PhysicalInterrupt::Host => self.pending = Some(intid),
             _ => gic::deactivate(intid),
         }

@@ -138,6 +138,21 @@ pub fn enable_shared(intid: u32) {
         .expect("the INTID is a shared interrupt");
 }
 
+/// Enables shared interrupt `intid` or disables it, and routes it to pCPU `to` if it is given and exists.
+pub(super) fn configure_shared(intid: u32, is_enabled: bool, to: Option<u16>) {
+    let intid = IntId::spi(intid - SHARED_START);
+    let mpidrs = MACHINE.get().map_or(&[][..], |machine| machine.mpidrs());
+    let mpidr = to.and_then(|to| mpidrs.get(usize::from(to)));
+    let mut distributor = DISTRIBUTOR.lock();
+    let distributor = distributor
+        .as_mut()
+        .expect("the boot pCPU has set the GIC up");
+    let routed = mpidr.map_or(Ok(()), |&mpidr| distributor.set_routing(intid, Some(mpidr)));
+    routed
+        .and_then(|()| distributor.enable_interrupt(intid, is_enabled))
+        .expect("the INTID is a shared interrupt");
+}
+
 /// Lets private interrupt `intid` (below 32) reach this pCPU: one of a host with interrupts of its own.
 pub fn enable_private(intid: u32) {
     let register = (pcpu::current().redistributor.load(Relaxed) + ISENABLER0) as *mut u32;

@@ -209,6 +209,27 @@ pub(super) fn map_ram(range: &Range<u64>, access: Access) -> Result<(), MapRamEr
     Ok(())
 }
 
+/// Maps the registers of a device on all pCPUs, each address to itself, for good. It does nothing if they are mapped.
+///
+/// It may allocate tables: not for exit paths.
+///
+/// # Errors
+/// `Range`: it is not whole pages, or is RAM.
+pub(super) fn map_device(range: &Range<u64>) -> Result<(), MapRamError> {
+    let is_whole = range.start.is_multiple_of(PAGE_SIZE) && range.end.is_multiple_of(PAGE_SIZE);
+    let mut tables = TABLES.lock();
+    let Tables { map, memory, .. } = tables.as_mut().ok_or(MapRamError::Range)?;
+    let is_ram = range.start < memory.end && memory.start < range.end;
+    if range.is_empty() || !is_whole || is_ram {
+        return Err(MapRamError::Range);
+    }
+    map.map_range(&region(range), DEVICE)
+        .map_err(|_| MapRamError::Range)?;
+    barrier::dsb(barrier::ISHST);
+    barrier::isb(barrier::SY);
+    Ok(())
+}
+
 /// How much RAM is mapped beside the hypervisor's own, in bytes.
 pub fn mapped_ram() -> u64 {
     TABLES.lock().as_ref().map_or(0, |tables| tables.lent)

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod channel;
+pub mod devices;
 pub mod engine;
 pub mod gic;
 pub mod heap;
@@ -11,6 +12,7 @@ pub mod pcpu;
 pub mod power;
 pub mod ram;
 pub mod relax;
+pub mod shared;
 pub mod smp;
 mod stacks;
 pub mod timer;

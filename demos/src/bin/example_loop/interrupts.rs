@@ -14,7 +14,7 @@ use core::sync::atomic::{
 };
 
 use trapline_demos::config::MAX_PCPUS;
-use trapline_platform::{gic, pcpu, timer, uart};
+use trapline_platform::{gic, pcpu, shared, timer, uart};
 use trapline_vcpu::{
     Aarch64PerCpu,
     dispatch::Dispatch,
@@ -86,6 +86,8 @@ fn serve(intid: u32) {
         BEAT => _ = this_pcpu().beats.fetch_add(1, Relaxed),
         // The loop looks at each turn.
         gic::ATTENTION => {}
+        // A guest's: it ends it.
+        _ if shared::pass_on(intid) => return,
         _ => uart::handle_interrupt(),
     }
     gic::deactivate(intid);

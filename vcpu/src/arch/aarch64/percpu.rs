@@ -407,7 +407,8 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 }
                 self.must_schedule = true;
             }
-            PhysicalInterrupt::Host | PhysicalInterrupt::None => {}
+            // Whoever it was passed to has woken the vCPU that it is for.
+            PhysicalInterrupt::Passed | PhysicalInterrupt::Host | PhysicalInterrupt::None => {}
         }
     }
 }
