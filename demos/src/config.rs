@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const BOOTARGS_KEY: &str = "trapline.config";
 
 /// The first bytes of an encoded [`BootConfig`]; the last one is its version.
-const MAGIC: [u8; 8] = *b"TRAPCFG\x03";
+const MAGIC: [u8; 8] = *b"TRAPCFG\x04";
 
 /// The most guests of one run.
 pub const MAX_GUESTS: usize = 32;
@@ -105,10 +105,34 @@ pub struct GuestConfig {
     pub images: Vec<StagedImage>,
     /// What the guest reads and executes but cannot write, where it lies: whole pages, outside the guest's RAM.
     pub roms: Vec<StagedImage>,
+    /// The devices of the machine that the guest drives itself, instead of emulated ones: each at most once, and no other guest's.
+    pub devices: Vec<PassedDevice>,
     /// Where the first vCPU starts, as an intermediate physical address.
     pub entry: u64,
     /// Where the device tree is: the first vCPU's x0.
     pub device_tree: u64,
+}
+
+/// A device of the machine that a guest may drive itself. It is where the guest's emulated one would be, and has the same interrupt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum PassedDevice {
+    /// The PL031: [`guest_machine::CLOCK`].
+    Clock,
+    /// The PL061: [`guest_machine::PINS`].
+    Pins,
+}
+
+impl PassedDevice {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Clock, Self::Pins];
+
+    /// What the user calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Clock => "pl031",
+            Self::Pins => "gpio",
+        }
+    }
 }
 
 /// What becomes of a guest that asks for a reset. [DEN0022: SYSTEM_RESET]
@@ -212,6 +236,7 @@ mod tests {
                     destination: guest_machine::RAM_BASE,
                 }],
                 roms: alloc::vec![],
+                devices: alloc::vec![PassedDevice::Pins],
                 entry: guest_machine::RAM_BASE,
                 device_tree: 0x4800_0000,
             }],

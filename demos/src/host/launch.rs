@@ -204,6 +204,7 @@ impl GuestRequest {
             },
             images: Vec::new(),
             roms: Vec::new(),
+            devices: self.devices.clone(),
             entry: layout.entry,
             device_tree: layout.device_tree,
         };

@@ -298,6 +298,7 @@ mod tests {
                 },
                 images: Vec::new(),
                 roms: Vec::new(),
+                devices: Vec::new(),
                 entry: RAM_BASE,
                 device_tree: RAM_BASE,
             },

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use trapline_sched::{PcpuId, PcpuSet, policies};
 
 use super::{Failure, cross, failure::Result};
-use crate::config::{MAX_GUESTS, MAX_VCPUS_IN_ALL, OnReset};
+use crate::config::{MAX_GUESTS, MAX_VCPUS_IN_ALL, OnReset, PassedDevice};
 
 /// Linux keeps no longer command line. [Linux: arch/arm64, COMMAND_LINE_SIZE]
 const LONGEST_BOOTARGS: usize = 2047;
@@ -97,6 +97,8 @@ pub struct GuestRequest {
     pub starts: bool,
     /// What becomes of it when it asks for a reset.
     pub on_reset: OnReset,
+    /// The devices of the machine that it drives itself.
+    pub devices: Vec<PassedDevice>,
     /// Where all this was given.
     pub place: Place,
 }
@@ -116,6 +118,7 @@ impl GuestRequest {
             weight: DEFAULT_WEIGHT,
             starts: true,
             on_reset: OnReset::End,
+            devices: Vec::new(),
             place: Place::default(),
         }
     }
@@ -165,6 +168,7 @@ impl Request {
                 ));
             }
         }
+        self.check_devices()?;
         let affinities = self.guests.iter().map(|guest| {
             if guest.affinity.is_empty() {
                 return Ok(vec![all_pcpus(self.pcpus).bits(); guest.vcpus]);
@@ -219,6 +223,24 @@ impl Request {
                 "bare",
                 "leave it out",
             );
+        }
+        Ok(())
+    }
+
+    /// The machine has one of each device.
+    fn check_devices(&self) -> Result<()> {
+        for device in PassedDevice::ALL {
+            let mut given = self.guests.iter().flat_map(|guest| {
+                let has = |other: &&PassedDevice| **other == device;
+                guest.devices.iter().filter(has).map(move |_| guest)
+            });
+            if let Some(second) = given.nth(1) {
+                return Err(Failure::input(
+                    format!("the machine's {} is given twice", device.name()),
+                    second.place.of("device"),
+                    "give it to one guest: the others have one that is emulated",
+                ));
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use alloc::{format, vec::Vec};
 use core::ops::Range;
 
 use trapline_demos::config::{
-    self, BootConfig, GuestConfig, MAX_GUESTS, MAX_VCPUS, MAX_VCPUS_IN_ALL, Region,
+    self, BootConfig, GuestConfig, MAX_GUESTS, MAX_VCPUS, MAX_VCPUS_IN_ALL, PassedDevice, Region,
 };
 use trapline_platform::{BootInfo, mmu::Access, ram::Ram};
 
@@ -63,6 +63,13 @@ fn check(boot: &BootInfo, config: &BootConfig) -> Result<(), Refusal> {
         return Err(Refusal(format!(
             "{vcpus} vCPUs are configured, there can be {MAX_VCPUS_IN_ALL}"
         )));
+    }
+    for device in PassedDevice::ALL {
+        let given = config.guests.iter().flat_map(|guest| &guest.devices);
+        if given.filter(|&&other| other == device).count() > 1 {
+            let name = device.name();
+            return Err(Refusal(format!("the machine's {name} is given twice")));
+        }
     }
     let mut taken: Vec<Range<u64>> = Vec::new();
     for (index, guest) in config.guests.iter().enumerate() {

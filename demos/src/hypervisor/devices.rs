@@ -6,7 +6,7 @@ use alloc::{
     sync::{Arc, Weak},
 };
 
-use trapline_demos::config::{GuestConfig, MAX_GUESTS, guest_machine};
+use trapline_demos::config::{GuestConfig, MAX_GUESTS, PassedDevice, guest_machine};
 use trapline_handlers::{
     ExitHandler, TimerHost, TimerQueue,
     pl031::{Pl031, WallTime},
@@ -44,7 +44,7 @@ impl Lasting {
         }
     }
 
-    /// Presses the guest's power key; false if the guest is off.
+    /// Presses the guest's power key; false if the guest is off, or drives the machine's own pins.
     pub(super) fn press_power_key(&self) -> bool {
         let pins = self.pins.lock().upgrade();
         if let Some(pins) = &pins {
@@ -54,8 +54,13 @@ impl Lasting {
     }
 }
 
-/// Gives `guest` the devices. `boot` is what time it was at some moment.
-pub(super) fn add(guest: &Guest, lasting: &Lasting, boot: WallTime) -> Result<(), Refusal> {
+/// Gives `guest` the devices, but for those that it drives itself (`passed`). `boot` is what time it was at some moment.
+pub(super) fn add(
+    guest: &Guest,
+    lasting: &Lasting,
+    passed: &[PassedDevice],
+    boot: WallTime,
+) -> Result<(), Refusal> {
     let line = |intid| {
         let line = InterruptLine::claim(guest.vm.vgic(), intid);
         line.map(Arc::new)
@@ -70,15 +75,19 @@ pub(super) fn add(guest: &Guest, lasting: &Lasting, boot: WallTime) -> Result<()
             .map(drop)
             .map_err(|error| Refusal(format!("{name}: {error}")))
     };
-    let clock_line = line(guest_machine::CLOCK_INTID)?;
-    let clock = Pl031::new(guest_machine::CLOCK.start, boot, timers, clock_line)
-        .map_err(|error| ("clock", error))?;
-    register(&clock.claims(), clock)?;
-    let pins_line = line(guest_machine::PINS_INTID)?;
-    let pins = Pl061::new(guest_machine::PINS.start, timers, pins_line)
-        .map_err(|error| ("power key", error))?;
-    register(&pins.claims(), pins.clone())?;
-    *lasting.pins.lock() = Arc::downgrade(&pins);
+    if !passed.contains(&PassedDevice::Clock) {
+        let clock_line = line(guest_machine::CLOCK_INTID)?;
+        let clock = Pl031::new(guest_machine::CLOCK.start, boot, timers, clock_line)
+            .map_err(|error| ("clock", error))?;
+        register(&clock.claims(), clock)?;
+    }
+    if !passed.contains(&PassedDevice::Pins) {
+        let pins_line = line(guest_machine::PINS_INTID)?;
+        let pins = Pl061::new(guest_machine::PINS.start, timers, pins_line)
+            .map_err(|error| ("power key", error))?;
+        register(&pins.claims(), pins.clone())?;
+        *lasting.pins.lock() = Arc::downgrade(&pins);
+    }
     register(&Trng::CLAIMS, Arc::new(Trng::new(lasting.numbers.clone())))
 }
 

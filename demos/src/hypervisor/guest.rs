@@ -23,6 +23,7 @@ use super::{
     Machine, Refusal,
     console::Console,
     memory::{GuestRam, whole_pages},
+    passed::{self, Passed, SharedInterrupts},
 };
 
 /// A vCPU of a guest.
@@ -51,6 +52,8 @@ pub struct Guest {
     /// Walked by the hardware while the guest lives.
     stage2: Stage2<Identity>,
     ram: Arc<GuestRam>,
+    /// The devices of the machine that it drives itself.
+    passed: Vec<Passed>,
     entry: u64,
     device_tree: u64,
 }
@@ -93,6 +96,18 @@ impl Guest {
         for rom in &config.roms {
             map_rom(&mut stage2, rom)?;
         }
+        for &device in &config.devices {
+            let page = passed::page(device);
+            stage2
+                .map(
+                    page.start,
+                    page.start,
+                    page.end - page.start,
+                    Attributes::DEVICE,
+                    &tlb,
+                )
+                .map_err(|error| Refusal(format!("{}: {error:?}", device.name())))?;
+        }
 
         let vcpu_count = usize::from(config.vcpu_count);
         let stolen_time = StolenTime::new(
@@ -119,7 +134,10 @@ impl Guest {
         )
         .and_then(|vgic| vgic.with_its(guest_machine::GITS.start, ram.clone()))
         .map_err(|error| Refusal(format!("interrupt controller: {error:?}")))?;
-        let vgic = Arc::new(vgic);
+        let vgic = Arc::new(vgic.with_physical_interrupts(Arc::new(SharedInterrupts)));
+        let passed = config.devices.iter();
+        let passed = passed.map(|&device| Passed::give(device, &vgic));
+        let passed = passed.collect::<Result<Vec<_>, Refusal>>()?;
         let line = InterruptLine::claim(&vgic, guest_machine::UART_INTID)
             .map_err(|error| Refusal(format!("console: {error:?}")))?;
         let uart = Arc::new(Pl011::new(
@@ -168,6 +186,7 @@ impl Guest {
             space,
             stage2,
             ram,
+            passed,
             entry: config.entry,
             device_tree: config.device_tree,
         })
@@ -203,6 +222,7 @@ impl Guest {
         };
         // No TLB of any pCPU leads into the tables or the RAM any more when this returns.
         tlb.invalidate(0..self.stage2.geometry().guest_size());
+        drop(self.passed);
         self.ram
     }
 }

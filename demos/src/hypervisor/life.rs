@@ -235,7 +235,12 @@ impl Slot {
 
     fn assemble(&self, machine: &Machine, ram: Arc<GuestRam>) -> Result<Guest, Refusal> {
         let guest = Guest::new(machine, self.index, &self.config, &self.console, ram)?;
-        devices::add(&guest, &self.lasting, machine.boot_time)?;
+        devices::add(
+            &guest,
+            &self.lasting,
+            &self.config.devices,
+            machine.boot_time,
+        )?;
         (machine.customize)(&guest);
         Ok(guest)
     }

@@ -15,6 +15,7 @@ mod devices;
 mod guest;
 mod life;
 mod memory;
+mod passed;
 mod report;
 
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};

@@ -67,6 +67,9 @@ tests! {
     unmapped_addresses_abort = "unmapped" on 1 over 1;
     undescribed_loads_and_stores_reach_devices = "isv" on 1 over 1;
     the_clock_tells_the_time_and_wakes = "clock" on 1 over 1;
+    a_clocks_alarm_is_one_interrupt = "clock-moves" on 1 over 1;
+    a_clocks_alarm_goes_where_it_is_routed = "clock-retarget" on 2 over 2;
+    a_clocks_alarm_may_be_disabled = "clock-disable" on 1 over 1;
     pins_interrupt_by_level = "pins" on 1 over 1;
     random_numbers_are_called_for = "random-numbers" on 1 over 1;
     nothing_is_stolen_from_a_cpu_alone = "stolen-time" on 1 over 1;

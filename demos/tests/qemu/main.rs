@@ -16,6 +16,7 @@ mod linux;
 mod lives;
 mod models;
 mod moves;
+mod passed;
 mod rogue;
 mod several;
 mod stress;

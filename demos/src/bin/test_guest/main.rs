@@ -23,6 +23,7 @@ mod isv;
 mod its;
 mod lives;
 mod migrate;
+mod passed;
 mod power_states;
 mod sleep;
 mod support;
@@ -71,6 +72,10 @@ const TESTS: &[Test] = &[
     ("clock",               1, devices::clock),
     ("pins",                1, devices::pins),
     ("power-key",           1, devices::power_key),
+    ("clock-moves",         1, passed::moves),
+    ("clock-retarget",      2, passed::retarget),
+    ("clock-disable",       1, passed::disable),
+    ("clock-reset",         1, passed::reset),
     ("random-numbers",      1, hypervisor_calls::random_numbers),
     ("stolen-time",         1, hypervisor_calls::stolen_time),
     ("debug-registers",     1, debug::registers),

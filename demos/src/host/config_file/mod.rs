@@ -9,7 +9,7 @@ use std::{fs::File, io::Read, ops::RangeInclusive, path::Path};
 
 use trapline_sched::policies;
 
-use self::text::{FileText, ResetText, VmText};
+use self::text::{DeviceText, FileText, ResetText, VmText};
 use super::{
     Failure,
     consoles::Target,
@@ -17,7 +17,7 @@ use super::{
     failure::{Result, at},
     request::{DEFAULT_MEMORY_MIB, DEFAULT_WEIGHT, GuestRequest, GuestSource, Place},
 };
-use crate::config::{MAX_PCPUS, MAX_VCPUS, OnReset};
+use crate::config::{MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice};
 
 /// More than 512 vCPUs can want.
 const LONGEST_FILE: u64 = 1 << 20;
@@ -26,8 +26,6 @@ pub const SLICE_US: RangeInclusive<i64> = 50..=10_000_000;
 const WEIGHT: RangeInclusive<i64> = 1..=10_000;
 /// The longest timeout, in seconds.
 const TIMEOUT: RangeInclusive<i64> = 1..=u32::MAX as i64;
-/// The kinds of device that a guest can be given.
-const DEVICE_KINDS: [&str; 0] = [];
 
 /// What the file says.
 #[derive(Clone, Debug)]
@@ -169,18 +167,8 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
         within(value, range, key, &place).map(|value| value.unwrap_or(default))
     };
     let path = |path: &String| base.join(path);
-    if let Some(device) = text
-        .device
-        .iter()
-        .find(|device| !DEVICE_KINDS.contains(&device.kind.as_str()))
-    {
-        let what = format!(
-            "there is no kind of device `{}`",
-            device.kind.escape_debug()
-        );
-        let remedy = "leave it out: every guest has its PL011, and no other kind is known";
-        return Err(Failure::input(what, place.of("device"), remedy));
-    }
+    let devices = text.device.iter().map(|device| device_of(device, &place));
+    let devices = devices.collect::<Result<Vec<_>>>()?;
     let source = source_of(text, base, &place)?;
     let vcpus = within(text.vcpus, 1..=MAX_VCPUS as i64, "vcpus", 1)? as usize;
     let weight = within(text.weight, WEIGHT, "weight", i64::from(DEFAULT_WEIGHT))? as u32;
@@ -208,9 +196,19 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
                 Some(ResetText::Restart) => OnReset::Restart,
                 Some(ResetText::End) | None => OnReset::End,
             },
+            devices,
             place,
         },
         console,
+    })
+}
+
+fn device_of(text: &DeviceText, place: &Place) -> Result<PassedDevice> {
+    let named = |device: &PassedDevice| device.name() == text.kind;
+    PassedDevice::ALL.into_iter().find(named).ok_or_else(|| {
+        let what = format!("there is no kind of device `{}`", text.kind.escape_debug());
+        let names = PassedDevice::ALL.map(PassedDevice::name);
+        Failure::input(what, place.of("device"), &choose(&text.kind, &names))
     })
 }
 

@@ -129,7 +129,7 @@ fn unknown_words_come_with_a_suggestion() {
     refuse(
         "",
         "[[vm.device]]\nkind = \"floppy\"",
-        &["device `floppy`", "x.toml"],
+        &["device `floppy`", "x.toml", "choose one of pl031, gpio"],
     );
     refuse(
         "",

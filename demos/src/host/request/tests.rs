@@ -46,6 +46,21 @@ fn affinity_is_for_each_vcpu_or_for_all() {
 }
 
 #[test]
+fn a_device_is_given_once() {
+    let with = |name, devices: &[PassedDevice]| GuestRequest {
+        devices: devices.to_vec(),
+        ..guest(name, 1, "")
+    };
+    let [clock, pins] = PassedDevice::ALL;
+    let apart = vec![with("a", &[clock]), with("b", &[pins])];
+    assert!(request("round-robin", apart).check_plain_values().is_ok());
+    let said = "the machine's pl031 is given twice";
+    let two = vec![with("a", &[clock, pins]), with("b", &[clock])];
+    refuse(&request("round-robin", two), said);
+    refuse(&request("round-robin", vec![with("a", &[clock; 2])]), said);
+}
+
+#[test]
 fn names_are_single_words_and_differ() {
     for name in ["", "two words", "-x", "a\nb", "ä", "a/b", &"a".repeat(33)] {
         refuse(
