@@ -92,12 +92,12 @@ impl Requests {
 
     /// These, and `later` ones on top: a later one makes void what it contradicts.
     pub fn then(self, later: Self) -> Self {
-        let later = Request::ALL
+        // `later` contradicts itself no more: `Agenda::ask` has seen to that in the order of the asking.
+        let void = Request::ALL
             .into_iter()
-            .filter(|&request| later.has(request));
-        Self(later.fold(self.0, |word, request| {
-            word & !request.overrides() | request.bit()
-        }))
+            .filter(|&request| later.has(request))
+            .fold(0, |void, request| void | request.overrides());
+        Self(self.0 & !void | later.0)
     }
 
     /// These without `request`.

@@ -140,6 +140,11 @@ impl Access {
         self.done != 0
     }
 
+    /// It writes to memory.
+    pub(crate) fn is_store(&self) -> bool {
+        self.load_store.is_store
+    }
+
     /// Vector registers move.
     pub(crate) fn uses_vectors(&self) -> bool {
         self.load_store.bank == Bank::Vector

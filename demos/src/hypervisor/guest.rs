@@ -134,7 +134,12 @@ impl Guest {
         )
         .and_then(|vgic| vgic.with_its(guest_machine::GITS.start, ram.clone()))
         .map_err(|error| Refusal(format!("interrupt controller: {error:?}")))?;
-        let vgic = Arc::new(vgic.with_physical_interrupts(Arc::new(SharedInterrupts)));
+        // A guest without devices of the machine does not look for them at every switch.
+        let vgic = Arc::new(if config.devices.is_empty() {
+            vgic
+        } else {
+            vgic.with_physical_interrupts(Arc::new(SharedInterrupts))
+        });
         let passed = config.devices.iter();
         let passed = passed.map(|&device| Passed::give(device, &vgic));
         let passed = passed.collect::<Result<Vec<_>, Refusal>>()?;

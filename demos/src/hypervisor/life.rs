@@ -212,8 +212,9 @@ impl Slot {
     ) -> (Stage, bool) {
         if life.take(Request::Stop) {
             life.outcome = Outcome::Stopped;
-            self.is_over.store(true, Release);
-            return (Stage::Scrubbing(ram, 0, Next::Off), true);
+            let next = self.next(life, Next::Off);
+            self.is_over.store(next == Next::Off, Release);
+            return (Stage::Scrubbing(ram, 0, next), true);
         }
         let built = match ram.load(&self.config.images, &machine.staging, &mut loaded) {
             Ok(false) => return (Stage::Loading(ram, loaded), true),

@@ -79,7 +79,7 @@ fn virtual_time_stands_still_while_a_guest_is_paused() {
         STRESS,
     ];
     // Counted, since the guest says how far its counter may go between two looks.
-    let output = start(&vms, 120, Run::icount);
+    let output = start(&vms, 300, Run::icount);
     output.expect_exit(0);
     for verdict in ["TEST paused PASS", "TEST pause-others PASS"] {
         output.expect_in_order([verdict]);

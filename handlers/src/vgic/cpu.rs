@@ -121,12 +121,15 @@ impl Vgic {
         let has_timer = self.sample_timers(cpu, interface);
         let idle = cpu.used == 0 && cpu.candidates.is_empty() && !has_timer;
         if idle && self.shared_cpu(cpu).due.is_empty() {
-            cpu.most_urgent = [None; 2];
             let machine_control = interface.machine_control();
             let groups = self.groups_for(cpu, machine_control);
-            let watch = group_watch(groups, machine_control);
-            write_control(cpu, interface, machine_control, watch);
-            return;
+            // It may have begun to take part just now, and been told of what waited for that.
+            if self.shared_cpu(cpu).due.is_empty() {
+                cpu.most_urgent = [None; 2];
+                let watch = group_watch(groups, machine_control);
+                write_control(cpu, interface, machine_control, watch);
+                return;
+            }
         }
         let fold = self.begin_fold(cpu);
         self.fold(cpu, interface);

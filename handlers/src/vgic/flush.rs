@@ -23,6 +23,9 @@ use super::{
     record::{ANYBODY, Record, Role},
 };
 
+/// How often the list registers are filled anew for groups that change meanwhile.
+const MOST_FLUSHES: usize = 3;
+
 /// What [`urgency`] makes of an interrupt.
 type Key = u32;
 
@@ -194,8 +197,39 @@ impl Vgic {
 
     /// Chooses among what is due and what was folded, and writes the list registers and their control.
     pub(super) fn flush(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
+        let groups = self.groups_for(cpu, interface.machine_control());
+        self.flush_for(cpu, interface, groups);
+        // Groups are not part of the records: one that was turned off while its interrupts were being listed takes them out
+        // again. Pairs with the fence of whoever writes GICD_CTLR: either it sees them listed, or this sees the group off.
+        fence(Ordering::SeqCst);
+        if (self.groups() ^ groups) & !TAKES_PART_ANY != 0 {
+            self.flush_again(cpu, interface);
+        }
+    }
+
+    /// The groups have changed since. A guest may go on changing them: after a few times nothing is listed, and the maintenance
+    /// interrupt that says so brings the vCPU back at once.
+    #[cold]
+    fn flush_again(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
+        for _ in 0..MOST_FLUSHES {
+            self.fold(cpu, interface);
+            let groups = self.groups_for(cpu, interface.machine_control());
+            self.flush_for(cpu, interface, groups);
+            fence(Ordering::SeqCst);
+            if (self.groups() ^ groups) & !TAKES_PART_ANY == 0 {
+                return;
+            }
+        }
+        self.fold(cpu, interface);
+        self.flush_for(cpu, interface, 0);
         let machine_control = interface.machine_control();
-        let groups = self.groups_for(cpu, machine_control);
+        let control = group_watch(0, machine_control) | TELL_NO_PENDING;
+        write_control(cpu, interface, machine_control, control);
+    }
+
+    /// Lists what is due and whose group is among `groups`.
+    fn flush_for(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface, groups: u32) {
+        let machine_control = interface.machine_control();
         self.shared_cpu(cpu).due.drain_into(&mut cpu.candidates);
         let count = interface.list_register_count();
         let (mut pending, mut active) = (Shortlist::new(count), Shortlist::new(count));
@@ -235,14 +269,6 @@ impl Vgic {
             cpu.control = 0;
         }
         write_control(cpu, interface, machine_control, control);
-
-        // Groups are not part of the records: one that was turned off while its interrupts were being listed takes them out
-        // again. Pairs with the fence of whoever writes GICD_CTLR: either it sees them listed, or this sees the group off.
-        fence(Ordering::SeqCst);
-        if (self.groups() ^ groups) & !TAKES_PART_ANY != 0 {
-            self.fold(cpu, interface);
-            self.flush(cpu, interface);
-        }
     }
 
     /// Offers the candidates for list registers to `pending` and `active`. Those that are neither are no candidates any more.

@@ -67,10 +67,12 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
         let exit = Exit::DataAbort(*access.abort());
         loop {
             let registers = &self.loaded().registers;
+            // Hardware has checked what the guest may do on the page that it reported only. [DDI0487: SPSR_EL2.M]
+            let is_el0 = registers.trap_context_regs.spsr & 0b1100 == 0;
             let next = access.next(
                 &registers.trap_context_regs,
                 &registers.fp.vectors,
-                |address| HardwareAddresses.translate(address),
+                |address| fault::translate_as(address, is_el0, access.is_store()),
             );
             let element = match next {
                 Next::Element(element) => Exit::Mmio(element),

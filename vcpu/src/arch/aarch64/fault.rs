@@ -61,17 +61,33 @@ impl FaultAddresses for HardwareAddresses {
     }
 
     fn translate(&self, virtual_address: u64) -> Option<u64> {
-        // PAR_EL1 is the guest's: it may sit between its own AT and the read of the answer.
-        let guest_par = PAR_EL1.get();
-        // SAFETY: AT only writes PAR_EL1, which is put back below; the walk uses the bound guest's own tables.
-        unsafe { core::arch::asm!("at s1e1r, {}", in(reg) virtual_address, options(nostack, preserves_flags)) }
-        synchronize_context();
-        let answer = PAR_EL1.get();
-        PAR_EL1.set(guest_par);
-        // [DDI0487: PAR_EL1.F, PAR_EL1.PA]
-        let has_failed = answer & 1 != 0;
-        (!has_failed).then_some(answer & 0x000f_ffff_ffff_f000 | virtual_address & 0xfff)
+        translate_as(virtual_address, false, false)
     }
+}
+
+/// Where the bound guest's own tables lead an access to `virtual_address` by EL0, else by EL1, that writes or reads; `None`: the
+/// guest may not make it.
+pub(super) fn translate_as(virtual_address: u64, is_el0: bool, is_store: bool) -> Option<u64> {
+    macro_rules! translate {
+        ($operation:literal) => {
+            // SAFETY: AT only writes PAR_EL1, which is put back below; the walk uses the bound guest's own tables.
+            unsafe { core::arch::asm!(concat!("at ", $operation, ", {}"), in(reg) virtual_address, options(nostack, preserves_flags)) }
+        };
+    }
+    // PAR_EL1 is the guest's: it may sit between its own AT and the read of the answer.
+    let guest_par = PAR_EL1.get();
+    match (is_el0, is_store) {
+        (false, false) => translate!("s1e1r"),
+        (false, true) => translate!("s1e1w"),
+        (true, false) => translate!("s1e0r"),
+        (true, true) => translate!("s1e0w"),
+    }
+    synchronize_context();
+    let answer = PAR_EL1.get();
+    PAR_EL1.set(guest_par);
+    // [DDI0487: PAR_EL1.F, PAR_EL1.PA]
+    let has_failed = answer & 1 != 0;
+    (!has_failed).then_some(answer & 0x000f_ffff_ffff_f000 | virtual_address & 0xfff)
 }
 
 /// Makes the bound guest take `fault`. `false`: it is an SError, which the caller makes pending.
