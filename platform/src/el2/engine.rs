@@ -183,6 +183,10 @@ pub fn run<D: Dispatch>(
             while engine.take_interrupts() {
                 is_asked |= engine.host_mut().answer();
             }
+            if is_asked {
+                // Before a vCPU that has just become ready, and that may never exit.
+                until = Some(timer::now());
+            }
         }
     }
 }
