@@ -3,11 +3,12 @@
 //! Pure: the engine brings the instruction, dispatches each [`Next::Element`], and tells what was read.
 //!
 //! ```text
-//! Access::new -> next -> Element -> dispatch -> complete -> next -> ... -> Done -> finish: registers, base register
+//! Access::new -> next -> Element -> dispatch -> answered -> next -> ... -> Done -> finish: registers, base register
 //!                  '---> Nowhere: an external abort, and no register has changed
 //! ```
 //! What was done stays done: an element that must wait keeps its place here, and those before it are not repeated.
 
+use crate::action::{Action, GuestFault};
 use crate::decode::{complete_read, swap_bytes};
 use crate::exit::{Abort, Direction, MmioAccess};
 use crate::frame::TrapFrame;
@@ -69,6 +70,8 @@ pub(crate) struct Access {
     done: u8,
     /// What they read.
     values: [u64; MOST_ELEMENTS],
+    /// What happens to the vCPU once all are done.
+    afterwards: Action,
 }
 
 /// What is next for an [`Access`].
@@ -80,6 +83,19 @@ pub(crate) enum Next {
     Done,
     /// The next element has no address that one access could have.
     Nowhere,
+}
+
+/// What follows from the answer to an element of an [`Access`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Then {
+    /// It is done: go on with the next one.
+    GoOn,
+    /// It is to be asked for again, and those before it are not: keep the access, and let the vCPU wait as this says.
+    Keep(Action),
+    /// The guest gets an external abort.
+    Abort,
+    /// This is the answer to the instruction.
+    Answer(Action),
 }
 
 impl Access {
@@ -116,6 +132,7 @@ impl Access {
             abort: *abort,
             done: 0,
             values: [0; MOST_ELEMENTS],
+            afterwards: Action::Finish,
         };
         access.matches_abort().then_some(access)
     }
@@ -135,9 +152,9 @@ impl Access {
         &self.abort
     }
 
-    /// An element was done: the instruction must not start from its beginning.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.done != 0
+    /// What happens to the vCPU once all is done.
+    pub(crate) fn afterwards(&self) -> Action {
+        self.afterwards
     }
 
     /// It writes to memory.
@@ -226,8 +243,35 @@ impl Access {
         })
     }
 
-    /// The element that [`Access::next`] gave was done, and read `value`.
-    pub(crate) fn complete(&mut self, value: u64) {
+    /// The element that [`Access::next`] gave was answered with `action`.
+    pub(crate) fn answered(&mut self, action: Action) -> Then {
+        let has_begun = self.done != 0;
+        match action {
+            Action::Finish => self.complete(0),
+            Action::FinishRead(value) => self.complete(value),
+            Action::Wait | Action::Yield(_) | Action::PowerOff => {
+                self.complete(0);
+                if weight(action) > weight(self.afterwards) {
+                    self.afterwards = action;
+                }
+            }
+            Action::Retry | Action::WaitAndRetry | Action::Suspend if has_begun => {
+                return Then::Keep(action);
+            }
+            Action::Fault(GuestFault::ExternalAbort) | Action::Decline => return Then::Abort,
+            // Nothing was done yet, so the instruction runs again as a whole; or nothing of it is left to do.
+            Action::Retry
+            | Action::WaitAndRetry
+            | Action::Suspend
+            | Action::Fault(_)
+            | Action::Stop
+            | Action::Restart(_) => return Then::Answer(action),
+        }
+        Then::GoOn
+    }
+
+    /// The next element was done, and read `value`.
+    fn complete(&mut self, value: u64) {
         if let Some(place) = self.values.get_mut(usize::from(self.done)) {
             *place = value;
             self.done += 1;
@@ -285,6 +329,16 @@ impl Access {
             }
             Base::ProgramCounter => None,
         }
+    }
+}
+
+/// Of what two elements say about the vCPU, the one that keeps it longer comes to pass.
+fn weight(afterwards: Action) -> u8 {
+    match afterwards {
+        Action::PowerOff => 3,
+        Action::Wait => 2,
+        Action::Yield(_) => 1,
+        _ => 0,
     }
 }
 

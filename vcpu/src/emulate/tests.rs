@@ -88,16 +88,17 @@ impl Guest {
         let start = (element.address - DEVICE) as usize;
         let place = &mut self.device[start..start + usize::from(element.width)];
         let mut bytes = [0; 8];
-        match element.direction {
+        let action = match element.direction {
             Direction::Read => {
                 bytes[..place.len()].copy_from_slice(place);
-                access.complete(u64::from_le_bytes(bytes));
+                Action::FinishRead(u64::from_le_bytes(bytes))
             }
             Direction::Write(value) => {
                 place.copy_from_slice(&value.to_le_bytes()[..place.len()]);
-                access.complete(0);
+                Action::Finish
             }
-        }
+        };
+        assert_eq!(access.answered(action), Then::GoOn);
         true
     }
 
@@ -224,8 +225,7 @@ fn an_access_that_waits_goes_on_where_it_was() {
     let mut access = guest
         .access(LDP_X1_X2_X3_AFTER_16, &Guest::abort(0, 0))
         .unwrap();
-    assert!(!access.has_begun());
-    assert!(guest.advance(&mut access) && access.has_begun());
+    assert!(guest.advance(&mut access));
     assert_eq!(
         guest.frame, before,
         "no register changes before all is done"
@@ -238,6 +238,53 @@ fn an_access_that_waits_goes_on_where_it_was() {
     assert_eq!(guest.accessed, [(DEVICE, 8), (DEVICE + 8, 8)]);
     assert_eq!(guest.frame.gpr(1), 0x0706_0504_0302_0100);
     assert_eq!(guest.frame.gpr(2), 0x0f0e_0d0c_0b0a_0908);
+}
+
+#[test]
+fn what_waits_before_anything_was_done_is_run_again_as_a_whole() {
+    let guest = Guest::new();
+    for action in [Action::Retry, Action::WaitAndRetry, Action::Suspend] {
+        let mut access = guest.access(LDP_X1_X2_X3, &Guest::abort(0, 0)).unwrap();
+        assert_eq!(access.answered(action), Then::Answer(action));
+    }
+}
+
+#[test]
+fn what_an_element_says_of_the_vcpu_outlasts_the_wait_of_the_next() {
+    let guest = Guest::new();
+    let yields = Action::Yield(crate::YieldTo::ANYBODY);
+    for action in [Action::Retry, Action::WaitAndRetry, Action::Suspend] {
+        for says in [yields, Action::Wait, Action::PowerOff] {
+            let mut access = guest.access(LDP_X1_X2_X3, &Guest::abort(0, 0)).unwrap();
+            assert_eq!(access.answered(says), Then::GoOn);
+            assert_eq!(access.answered(action), Then::Keep(action));
+            let mut resumed = access;
+            assert_eq!(resumed.answered(Action::FinishRead(0)), Then::GoOn);
+            assert_eq!(
+                (guest.next(&resumed), resumed.afterwards()),
+                (Next::Done, says)
+            );
+        }
+    }
+}
+
+#[test]
+fn of_two_elements_the_one_that_keeps_the_vcpu_longer_decides() {
+    let guest = Guest::new();
+    let order = [
+        Action::Finish,
+        Action::Yield(crate::YieldTo::ANYBODY),
+        Action::Wait,
+        Action::PowerOff,
+    ];
+    for (index, first) in order.into_iter().enumerate() {
+        for (other, second) in order.into_iter().enumerate() {
+            let mut access = guest.access(LDP_X1_X2_X3, &Guest::abort(0, 0)).unwrap();
+            assert_eq!(access.answered(first), Then::GoOn);
+            assert_eq!(access.answered(second), Then::GoOn);
+            assert_eq!(access.afterwards(), order[index.max(other)]);
+        }
+    }
 }
 
 #[test]
@@ -255,7 +302,7 @@ fn each_page_is_translated_by_itself() {
         _ => None,
     };
     assert_eq!(address(&access, &elsewhere), Some(DEVICE + 0xff8));
-    access.complete(0);
+    assert_eq!(access.answered(Action::FinishRead(0)), Then::GoOn);
     assert_eq!(address(&access, &elsewhere), Some(0x0a00_0000));
     assert_eq!(guest.next(&access), Next::Nowhere, "the page is not mapped");
 

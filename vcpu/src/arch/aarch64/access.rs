@@ -5,10 +5,10 @@ use trapline_sched::BlockReason;
 
 use super::fault::{self, HardwareAddresses};
 use super::percpu::Aarch64PerCpu;
-use crate::action::{Action, GuestFault};
+use crate::action::Action;
 use crate::decode::{self, FaultAddresses};
 use crate::dispatch::Dispatch;
-use crate::emulate::{self, Access, Next, Verdict};
+use crate::emulate::{self, Access, Next, Then, Verdict};
 use crate::exit::{Abort, Exit};
 use crate::host::Host;
 
@@ -63,7 +63,6 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
         if access.uses_vectors() {
             self.take_vectors();
         }
-        let mut afterwards = Action::Finish;
         let exit = Exit::DataAbort(*access.abort());
         loop {
             let registers = &self.loaded().registers;
@@ -84,22 +83,12 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                     if let Some(stack_pointer) = stack_pointer {
                         fault::set_stack_pointer(frame.spsr, stack_pointer);
                     }
-                    return self.answer_with(afterwards, &exit, access.abort().esr);
+                    return self.answer_with(access.afterwards(), &exit, access.abort().esr);
                 }
             };
-            match self.dispatch(&element) {
-                Action::Finish => access.complete(0),
-                Action::FinishRead(value) => access.complete(value),
-                action @ (Action::Wait | Action::Yield(_) | Action::PowerOff) => {
-                    access.complete(0);
-                    afterwards = action;
-                }
-                // Nothing was done yet: the instruction runs again as a whole.
-                action @ (Action::Retry | Action::WaitAndRetry | Action::Suspend)
-                    if !access.has_begun() => {
-                    return self.answer_with(action, &exit, access.abort().esr);
-                }
-                action @ (Action::Retry | Action::WaitAndRetry | Action::Suspend) => {
+            match access.answered(self.dispatch(&element)) {
+                Then::GoOn => {}
+                Then::Keep(action) => {
                     self.loaded().registers.unfinished = Some(access);
                     match action {
                         Action::Suspend => self.block(BlockReason::Remote),
@@ -110,10 +99,8 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                     self.must_schedule = true;
                     return;
                 }
-                Action::Fault(GuestFault::ExternalAbort) | Action::Decline => {
-                    return self.abort_access(access.abort());
-                }
-                action @ (Action::Fault(_) | Action::Stop | Action::Restart(_)) => {
+                Then::Abort => return self.abort_access(access.abort()),
+                Then::Answer(action) => {
                     return self.answer_with(action, &exit, access.abort().esr);
                 }
             }
