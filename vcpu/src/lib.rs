@@ -42,6 +42,11 @@ mod syndrome;
 )]
 pub mod vcpu;
 pub mod vmid;
+#[cfg_attr(
+    not(all(target_arch = "aarch64", target_os = "none")),
+    allow(dead_code, reason = "only the engine waits")
+)]
+mod wait;
 
 pub use action::{Action, GuestFault, YieldTo};
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]

@@ -16,6 +16,7 @@ use crate::emulate::Access;
 use crate::frame::{FpState, TrapFrame};
 use crate::stage2::{PhysicalAddress, Stage2};
 use crate::vmid::VmVmid;
+use crate::wait::WaitsFor;
 
 /// PSTATE of a vCPU that PSCI turns on: EL1 with its own stack pointer, all interrupts masked. [DEN0022: initial core state]
 const PSTATE_AT_POWER_ON: u64 = 0x3c5;
@@ -53,6 +54,8 @@ pub struct VmCpuRegisters {
     pub debug: DebugRegisters,
     /// A load or store that waits in its middle: it is through before the guest runs again.
     pub(crate) unfinished: Option<Access>,
+    /// Which interrupts end its wait, if it waits.
+    pub(crate) waits_for: WaitsFor,
 }
 
 /// A vCPU.

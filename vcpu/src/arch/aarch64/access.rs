@@ -11,6 +11,7 @@ use crate::dispatch::Dispatch;
 use crate::emulate::{self, Access, Next, Then, Verdict};
 use crate::exit::{Abort, Exit};
 use crate::host::Host;
+use crate::wait::WaitsFor;
 
 impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
     /// Does what hardware would about a data abort that no handler has answered.
@@ -92,7 +93,7 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                     self.loaded().registers.unfinished = Some(access);
                     match action {
                         Action::Suspend => self.block(BlockReason::Remote),
-                        Action::WaitAndRetry => self.block(BlockReason::Waiting),
+                        Action::WaitAndRetry => self.wait_for(WaitsFor::Any),
                         _ => {}
                     }
                     // The loop comes back here by way of the scheduler, whether the vCPU was blocked or not.

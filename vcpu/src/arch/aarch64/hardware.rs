@@ -9,7 +9,7 @@ use trapline_sched::{Machine, PcpuId, Vcpu as _};
 
 use super::control;
 use super::interface::HardwareInterface;
-use super::registers::{is_timer_armed, is_timer_firing};
+use super::registers::is_timer_armed;
 use super::takeover::HostControl;
 use super::{bound::HardwareRegisters, debug::HardwareDebug, fault, fp, switch::synchronize_context, tlb};
 use crate::action::{Action, GuestFault};
@@ -20,6 +20,7 @@ use crate::interrupts::TimerPpi;
 use crate::stage2::Geometry;
 use crate::vcpu::Aarch64VCpu;
 use crate::vmid::{LastRan, VmidAllocator};
+use crate::wait::{ArmedTimer, wake_up_at};
 
 /// One pCPU's registers, and the two sides that act on them: what exits mean, and the host's timer and interrupts.
 pub(crate) struct Hardware<D: Dispatch, H: Host> {
@@ -319,31 +320,21 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         let offset = vcpu.space.counter_offset();
         let registers = &vcpu.registers.vm_system_regs;
         let virtual_deadline = registers.cntv_cval_el0.saturating_add(offset);
-        let (mut is_any_due, mut next) = (false, None);
-        for (timer, control, deadline) in [
+        let timers = [
             (TimerPpi::Virtual, registers.cntv_ctl_el0, virtual_deadline),
             (
                 TimerPpi::Physical,
                 registers.cntp_ctl_el0,
                 registers.cntp_cval_el0,
             ),
-        ] {
-            if !is_timer_armed(control) || !self.dispatch.is_timer_enabled(&vcpu.extension, timer) {
-                continue;
-            }
-            // Not by the clock: QEMU's timers fire a little after their time, and until then nothing has happened. A deadline
-            // that has passed wakes the vCPU at once, and binding it again shows what its timer says.
-            if is_timer_firing(control) {
-                is_any_due = true;
-            } else {
-                next = Some(next.map_or(deadline, |other: u64| other.min(deadline)));
-            }
-        }
-        // One that is due already is deliverable, or is held back by something that comes with a wake-up of its own.
-        if is_any_due && self.has_deliverable_interrupt(vcpu) {
-            return Some(self.host.now());
-        }
-        next
+        ];
+        let armed = timers.map(|(timer, control, deadline)| {
+            let is_armed = is_timer_armed(control)
+                && self.dispatch.is_timer_enabled(&vcpu.extension, timer);
+            is_armed.then_some(ArmedTimer { control, deadline })
+        });
+        let waits_for = vcpu.registers.waits_for;
+        wake_up_at(armed, waits_for, || self.has_deliverable_interrupt(vcpu))
     }
 
     /// Makes `vcpu`, which is bound here, take `fault` at the instruction that exited.

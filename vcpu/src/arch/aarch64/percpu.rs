@@ -19,6 +19,7 @@ use crate::host::{Host, PhysicalInterrupt};
 use crate::stage2::{Geometry, PhysicalAddress, Stage2};
 use crate::vcpu::Aarch64VCpu;
 use crate::vmid::VmidAllocator;
+use crate::wait::WaitsFor;
 
 /// Why [`Aarch64PerCpu::step`] returned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -297,7 +298,7 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
             Action::Wait => {
                 decode::step_over(frame, exit, esr);
                 if !self.hardware.has_deliverable_interrupt(vcpu) {
-                    self.block(BlockReason::Waiting);
+                    self.wait_for(WaitsFor::Deliverable);
                 }
             }
             Action::Suspend => {
@@ -306,7 +307,7 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
             }
             Action::WaitAndRetry => {
                 decode::rewind(frame, exit);
-                self.block(BlockReason::Waiting);
+                self.wait_for(WaitsFor::Any);
             }
             Action::Restart(entry) => {
                 let context = frame.gpr(0);
@@ -357,6 +358,12 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
         let vcpu = self.scheduler.loaded().expect("as in `loaded`");
         self.hardware
             .inject_at(vcpu, GuestFault::ExternalAbort, esr, far);
+    }
+
+    /// Takes the loaded vCPU off until it has such an interrupt.
+    pub(super) fn wait_for(&mut self, interrupt: WaitsFor) {
+        self.loaded().registers.waits_for = interrupt;
+        self.block(BlockReason::Waiting);
     }
 
     /// Takes the loaded vCPU off, unless somebody woke it meanwhile: then it goes on, and looks at its interrupts first.
