@@ -29,7 +29,7 @@ pub mod registry;
 pub mod smccc;
 pub mod standard;
 pub mod stolen_time;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod support;
 mod sync;
 pub mod sysregs;

@@ -1,8 +1,6 @@
 //! The interrupt controller as a guest sees it, on a machine in software; and, under loom, what crosses between pCPUs.
 
-// The models use a part of it.
-#[cfg_attr(loom, allow(dead_code))]
-mod interface;
+use crate::support::interface;
 
 #[cfg(not(loom))]
 mod board;

@@ -1,0 +1,384 @@
+//! A VM for host tests: fake vCPUs, fake RAM, and CPUs that exit as they are told.
+
+use alloc::{string::ToString, sync::Arc, vec, vec::Vec};
+use core::ops::Range;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState, VcpuId};
+use trapline_vcpu::{
+    Action, Exit, TrapFrame,
+    dispatch::{BoundGuest, BoundRegisters, Dispatch},
+    exit::{Call, Conduit, Direction, MmioAccess, SystemRegister, SystemRegisterAccess},
+};
+
+use super::interface::Interface;
+use crate::{
+    affinity::affinity_of,
+    dispatcher::Dispatcher,
+    handler::ExitHandler,
+    memory::{GuestMemory, NotRam},
+    registry::{Claim, Registration, Registry},
+    stolen_time::StolenTime,
+    vgic::{Vgic, VgicConfig},
+    vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu},
+};
+
+/// A VM and what it is made of.
+pub(crate) struct Machine {
+    pub(crate) vm: Arc<Vm>,
+    pub(crate) memory: Arc<FakeMemory>,
+    pub(crate) vcpus: Vec<Arc<FakeVcpu>>,
+    pub(crate) ends: Arc<Ends>,
+}
+
+impl Machine {
+    /// A VM whose vCPUs are off, with an empty registry.
+    pub(crate) fn with_vcpus(count: usize) -> Self {
+        Self::with_stolen_time(count, None)
+    }
+
+    /// The same, whose guest is told what was stolen from it.
+    pub(crate) fn with_stolen_time(count: usize, stolen_time: Option<Arc<StolenTime>>) -> Self {
+        let vcpus: Vec<_> = (0..count).map(|_| Arc::new(FakeVcpu::default())).collect();
+        let controls = Vcpus::new(count);
+        for (index, vcpu) in vcpus.iter().enumerate() {
+            controls.attach(index, vcpu.clone());
+        }
+        let config = VgicConfig {
+            affinities: (0..count).map(affinity_of).collect(),
+            spi_count: 32,
+            distributor_base: 0x800_0000,
+            redistributor_base: 0x80a_0000,
+        };
+        let vgic = Vgic::new(config, controls.clone()).expect("the configuration is QEMU's");
+        let memory = Arc::new(FakeMemory::default());
+        let ends = Arc::new(Ends::default());
+        let vm = Vm::new(VmParts {
+            name: "guest".to_string(),
+            vcpus: controls,
+            vgic: Arc::new(vgic),
+            memory: memory.clone(),
+            registry: Registry::new(4),
+            stolen_time,
+            observer: ends.clone(),
+        });
+        Self {
+            vm,
+            memory,
+            vcpus,
+            ends,
+        }
+    }
+
+    pub(crate) fn register(
+        &self,
+        claims: &[Claim],
+        handler: impl ExitHandler + 'static,
+    ) -> Registration {
+        self.vm
+            .registry()
+            .register(claims, Arc::new(handler))
+            .expect("the claims are free")
+    }
+
+    /// vCPU `index`, bound to a pCPU of its own.
+    pub(crate) fn cpu(&self, index: usize) -> Cpu {
+        Cpu {
+            frame: TrapFrame::default(),
+            vcpu: VmVcpu::new(self.vm.clone(), index).expect("the VM has the vCPU"),
+            dispatcher: Dispatcher::new(PcpuId::new(index as u16 % 4).unwrap()),
+            interface: Interface::new(4),
+            registers: FakeRegisters::default(),
+        }
+    }
+}
+
+/// A vCPU whose guest does what a test says.
+pub(crate) struct Cpu {
+    frame: TrapFrame,
+    pub(crate) vcpu: VmVcpu,
+    pub(crate) dispatcher: Dispatcher,
+    interface: Interface,
+    registers: FakeRegisters,
+}
+
+impl Cpu {
+    pub(crate) fn get(&self, index: u8) -> u64 {
+        self.frame.gpr(index)
+    }
+
+    pub(crate) fn set(&mut self, index: u8, value: u64) {
+        self.frame.set_gpr(index, value);
+    }
+
+    pub(crate) fn exit(&mut self, exit: Exit) -> Action {
+        let pc = (self.frame.elr, self.frame.spsr);
+        let mut guest = BoundGuest {
+            frame: &mut self.frame,
+            extension: &mut self.vcpu,
+            interface: &mut self.interface,
+            registers: &mut self.registers,
+        };
+        let action = self.dispatcher.dispatch(&mut guest, &exit);
+        assert_eq!(
+            pc,
+            (self.frame.elr, self.frame.spsr),
+            "no handler moves the PC"
+        );
+        action
+    }
+
+    /// `hvc #0`: what happens, and x0 after it.
+    pub(crate) fn call(&mut self, function: u64, arguments: [u64; 3]) -> (Action, u64) {
+        self.call_by(Conduit::Hvc, function, arguments)
+    }
+
+    pub(crate) fn call_by(
+        &mut self,
+        conduit: Conduit,
+        function: u64,
+        arguments: [u64; 3],
+    ) -> (Action, u64) {
+        self.set(0, function);
+        (1..)
+            .zip(arguments)
+            .for_each(|(index, argument)| self.set(index, argument));
+        let action = self.exit(Exit::Call(Call {
+            conduit,
+            immediate: 0,
+        }));
+        (action, self.get(0))
+    }
+
+    pub(crate) fn read_register(&mut self, register: SystemRegister) -> Action {
+        self.exit(Exit::SystemRegister(SystemRegisterAccess {
+            register,
+            rt: 1,
+            direction: Direction::Read,
+        }))
+    }
+
+    pub(crate) fn write_register(&mut self, register: SystemRegister, value: u64) -> Action {
+        let direction = Direction::Write(value);
+        self.exit(Exit::SystemRegister(SystemRegisterAccess {
+            register,
+            rt: 1,
+            direction,
+        }))
+    }
+
+    pub(crate) fn mmio(&mut self, address: u64, width: u8, direction: Direction) -> Action {
+        self.exit(Exit::Mmio(MmioAccess {
+            address,
+            width,
+            direction,
+            rt: 1,
+            sign_extend: false,
+            is_64bit: false,
+        }))
+    }
+
+    pub(crate) fn bind(&mut self) {
+        self.dispatcher.bind(&mut self.vcpu, &mut self.interface);
+    }
+
+    pub(crate) fn unbind(&mut self) {
+        self.dispatcher.unbind(&mut self.vcpu, &mut self.interface);
+    }
+
+    /// From now on the hardware has none of the registers that handlers reach.
+    pub(crate) fn lose_registers(&mut self) {
+        self.registers.are_lost = true;
+    }
+
+    pub(crate) fn traps_translation_registers(&self) -> bool {
+        !self.registers.is_trapping_over
+    }
+}
+
+/// A vCPU as others control it: its power state, and what they did.
+#[derive(Default)]
+pub(crate) struct FakeVcpu {
+    power: Mutex<FakePower>,
+    pub(crate) wakes: AtomicU64,
+    pub(crate) stops: AtomicU64,
+    pub(crate) ready: AtomicU64,
+    is_paused: AtomicBool,
+}
+
+#[derive(Default)]
+struct FakePower {
+    state: Option<PowerState>,
+    entry: (u64, u64),
+}
+
+impl FakeVcpu {
+    /// The vCPU runs, from where it was told to.
+    pub(crate) fn enter(&self) -> (u64, u64) {
+        let mut power = self.power.lock().unwrap();
+        power.state = Some(PowerState::On);
+        power.entry
+    }
+
+    /// The core has acted on `Action::PowerOff`.
+    pub(crate) fn leave(&self) {
+        self.power.lock().unwrap().state = None;
+    }
+}
+
+impl VcpuControl for FakeVcpu {
+    fn id(&self) -> VcpuId {
+        VcpuId::new(0)
+    }
+
+    fn wake(&self) {
+        self.wakes.fetch_add(1, SeqCst);
+    }
+
+    fn complete(&self) {}
+
+    fn request_sync(&self) -> bool {
+        false
+    }
+
+    fn power_on(&self, entry: u64, context: u64) -> Result<(), PowerOnError> {
+        let mut power = self.power.lock().unwrap();
+        match power.state {
+            None | Some(PowerState::Off) => {
+                *power = FakePower {
+                    state: Some(PowerState::OnPending),
+                    entry: (entry, context),
+                };
+                Ok(())
+            }
+            Some(PowerState::OnPending) => Err(PowerOnError::OnPending),
+            Some(PowerState::On) => Err(PowerOnError::AlreadyOn),
+        }
+    }
+
+    fn power_state(&self) -> PowerState {
+        self.power.lock().unwrap().state.unwrap_or(PowerState::Off)
+    }
+
+    fn stop(&self) {
+        self.stops.fetch_add(1, SeqCst);
+    }
+
+    fn pause(&self) {
+        self.is_paused.store(true, SeqCst);
+    }
+
+    fn resume(&self) {
+        self.is_paused.store(false, SeqCst);
+    }
+
+    fn is_parked(&self) -> bool {
+        self.is_paused.load(SeqCst)
+    }
+
+    fn migrate(&self, _to: PcpuId) -> Result<(), MigrateError> {
+        Ok(())
+    }
+
+    fn ready_ticks(&self) -> u64 {
+        self.ready.load(SeqCst)
+    }
+
+    fn last_pcpu(&self) -> PcpuId {
+        PcpuId::new(0).unwrap()
+    }
+}
+
+/// The ends that an observer was told of.
+#[derive(Default)]
+pub(crate) struct Ends(Mutex<Vec<VmEnd>>);
+
+impl Ends {
+    pub(crate) fn seen(&self) -> Vec<VmEnd> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl VmObserver for Ends {
+    fn ended(&self, _vm: &Vm, end: &VmEnd) {
+        self.0.lock().unwrap().push(end.clone());
+    }
+}
+
+/// RAM of 1 MiB and a bit at 1 GiB, and of a page further up.
+pub(crate) struct FakeMemory {
+    ranges: Vec<Range<u64>>,
+    cleaned: Mutex<Vec<Range<u64>>>,
+}
+
+impl Default for FakeMemory {
+    fn default() -> Self {
+        let ranges = vec![0x4000_0000..0x4010_0100, 0x1_0000_0000..0x1_0000_1000];
+        Self {
+            ranges,
+            cleaned: Mutex::default(),
+        }
+    }
+}
+
+impl FakeMemory {
+    /// What was cleaned and invalidated so far.
+    pub(crate) fn cleaned(&self) -> Vec<Range<u64>> {
+        self.cleaned.lock().unwrap().clone()
+    }
+}
+
+impl GuestMemory for FakeMemory {
+    fn ranges(&self) -> &[Range<u64>] {
+        &self.ranges
+    }
+
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), NotRam> {
+        // Each byte of it is the low byte of its address.
+        for (offset, byte) in bytes.iter_mut().enumerate() {
+            *byte = (address as usize).wrapping_add(offset) as u8;
+        }
+        if self.contains(address, bytes.len() as u64) {
+            Ok(())
+        } else {
+            Err(NotRam)
+        }
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), NotRam> {
+        if self.contains(address, bytes.len() as u64) {
+            Ok(())
+        } else {
+            Err(NotRam)
+        }
+    }
+
+    fn clean_and_invalidate(&self, range: Range<u64>) {
+        self.cleaned.lock().unwrap().push(range);
+    }
+}
+
+#[derive(Default)]
+struct FakeRegisters {
+    values: HashMap<SystemRegister, u64>,
+    /// There is no register at all.
+    are_lost: bool,
+    is_trapping_over: bool,
+}
+
+impl BoundRegisters for FakeRegisters {
+    fn read(&self, register: SystemRegister) -> Option<u64> {
+        (!self.are_lost).then(|| self.values.get(&register).copied().unwrap_or(0))
+    }
+
+    fn write(&mut self, register: SystemRegister, value: u64) -> bool {
+        self.values.insert(register, value);
+        !self.are_lost
+    }
+
+    fn stop_trapping_translation_registers(&mut self) {
+        self.is_trapping_over = true;
+    }
+}
