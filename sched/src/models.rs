@@ -208,6 +208,16 @@ fn interrupt(handle: &VcpuHandle<Model>) {
     handle.wake();
 }
 
+/// One pCPU with `N` vCPUs that are on, the first of them loaded; what led there has been answered.
+fn busy_pcpu<const N: usize>() -> (Start, Pcpu, [Arc<VcpuHandle<Model>>; N]) {
+    let start = Start::new(1);
+    let vcpus = [(); N].map(|()| start.running(PcpuSet::only(P0)));
+    let mut pcpu = start.pcpu(P0);
+    assert_eq!(pcpu.schedule(), Decision::Run);
+    start.forget_kicks();
+    (start, pcpu, vcpus)
+}
+
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(5));
@@ -218,14 +228,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn loom_park_against_wake() {
     explore(|| {
-        let start = Start::new(1);
-        let (a, b) = (
-            start.running(PcpuSet::only(P0)),
-            start.running(PcpuSet::only(P0)),
-        );
-        let mut pcpu = start.pcpu(P0);
-        assert_eq!(pcpu.schedule(), Decision::Run);
-        start.forget_kicks();
+        let (_start, mut pcpu, [a, b]) = busy_pcpu();
         let other = thread::spawn({
             let a = a.clone();
             move || interrupt(&a)
@@ -245,11 +248,7 @@ fn loom_park_against_wake() {
 #[test]
 fn loom_waiting_loaded_against_wake() {
     explore(|| {
-        let start = Start::new(1);
-        let a = start.running(PcpuSet::only(P0));
-        let mut pcpu = start.pcpu(P0);
-        assert_eq!(pcpu.schedule(), Decision::Run);
-        start.forget_kicks();
+        let (_start, mut pcpu, [a]) = busy_pcpu();
         let other = thread::spawn({
             let a = a.clone();
             move || interrupt(&a)
@@ -365,17 +364,9 @@ fn loom_going_idle_against_receiving() {
 #[test]
 fn loom_slice_disarm_against_post() {
     explore(|| {
-        let start = Start::new(1);
-        let only_p0 = PcpuSet::only(P0);
-        let (_a, b, c) = (
-            start.running(only_p0),
-            start.running(only_p0),
-            start.vcpu(only_p0),
-        );
-        let mut pcpu = start.pcpu(P0);
-        assert_eq!(pcpu.schedule(), Decision::Run);
+        let (start, mut pcpu, [_a, b]) = busy_pcpu();
+        let c = start.vcpu(PcpuSet::only(P0));
         assert!(pcpu.hardware.timer.is_some(), "another waits");
-        start.forget_kicks();
         let other = thread::spawn({
             let c = c.clone();
             move || c.claim_power_on().expect("it is off").commit()
@@ -392,10 +383,7 @@ fn loom_slice_disarm_against_post() {
 #[test]
 fn loom_two_power_ons_against_a_power_off() {
     explore(|| {
-        let start = Start::new(1);
-        let a = start.running(PcpuSet::only(P0));
-        let mut pcpu = start.pcpu(P0);
-        assert_eq!(pcpu.schedule(), Decision::Run);
+        let (_start, mut pcpu, [a]) = busy_pcpu();
         let turn_on = |handle: &VcpuHandle<Model>, entry: u64| {
             let claim = handle.claim_power_on();
             claim.map(|claim| {
@@ -403,7 +391,6 @@ fn loom_two_power_ons_against_a_power_off() {
                 claim.commit();
             })
         };
-        start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
             move || turn_on(&a, 7).is_ok()
@@ -423,14 +410,7 @@ fn loom_two_power_ons_against_a_power_off() {
 #[test]
 fn loom_request_sync_against_unbind() {
     explore(|| {
-        let start = Start::new(1);
-        let (a, _b) = (
-            start.running(PcpuSet::only(P0)),
-            start.running(PcpuSet::only(P0)),
-        );
-        let mut pcpu = start.pcpu(P0);
-        assert_eq!(pcpu.schedule(), Decision::Run);
-        start.forget_kicks();
+        let (_start, mut pcpu, [a, _b]) = busy_pcpu();
         let other = thread::spawn({
             let a = a.clone();
             move || {
