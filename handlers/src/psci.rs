@@ -25,9 +25,9 @@ const IS_64BIT: u32 = 1 << 30;
 const NO_TRUSTED_OS: i32 = 2;
 
 /// Of CPU_SUSPEND's power_state in the original format: must be zero. [DEN0022: power_state]
-const POWER_STATE_RESERVED: u64 = 0xfcfe_0000;
-/// The caller gives an entry point, and expects to lose its context.
-const POWER_STATE_POWERDOWN: u64 = 1 << 16;
+const POWER_STATE_RESERVED: u32 = 0xfcfe_0000;
+/// The caller loses its context, and gives an entry point.
+const POWER_STATE_POWERDOWN: u32 = 1 << 16;
 
 /// SYSTEM_RESET2's only architectural reset type; bit 31 marks a vendor's own, and there is none. [DEN0022: SYSTEM_RESET2]
 const SYSTEM_WARM_RESET: u32 = 0;
@@ -56,17 +56,14 @@ impl ExitHandler for Psci {
             psci::PSCI_FEATURES => features(x1 as u32),
             psci::PSCI_MIGRATE_INFO_TYPE => NO_TRUSTED_OS,
             psci::PSCI_AFFINITY_INFO_32 | psci::PSCI_AFFINITY_INFO_64 => {
-                affinity_info(guest.vm(), x1, x2)
+                affinity_info(guest.vm(), x1, x2 as u32)
             }
             psci::PSCI_CPU_ON_32 | psci::PSCI_CPU_ON_64 => cpu_on(guest.vm(), x1, x2, x3),
             psci::PSCI_CPU_SUSPEND_32 | psci::PSCI_CPU_SUSPEND_64 => {
-                let result = cpu_suspend(guest.vm(), x1, x2);
-                guest.set_register(0, result as i64 as u64);
-                return if result == SUCCESS {
-                    Action::Wait
-                } else {
-                    Action::Finish
-                };
+                match cpu_suspend(guest, x1 as u32, x2, x3) {
+                    Ok(action) => return action,
+                    Err(error) => error,
+                }
             }
             psci::PSCI_SYSTEM_SUSPEND_32 | psci::PSCI_SYSTEM_SUSPEND_64 => {
                 match system_suspend(guest, x1, x2) {
@@ -141,7 +138,7 @@ fn target(vm: &Vm, affinity: u64) -> Option<usize> {
     index_of(affinity).filter(|&index| index < vm.vcpu_count())
 }
 
-fn affinity_info(vm: &Vm, affinity: u64, lowest_level: u64) -> i32 {
+fn affinity_info(vm: &Vm, affinity: u64, lowest_level: u32) -> i32 {
     // Since 1.0 only level 0 need be answered. [DEN0022: AFFINITY_INFO]
     let vcpu = target(vm, affinity)
         .filter(|_| lowest_level == 0)
@@ -171,41 +168,53 @@ fn cpu_on(vm: &Vm, affinity: u64, entry: u64, context: u64) -> i32 {
     }
 }
 
-/// A vCPU keeps its context in every state that it suspends to, so a power-down returns like a stand-by, as it does on
-/// hardware when a wake-up event comes first. [DEN0022: CPU_SUSPEND, Implementation responsibilities]
-fn cpu_suspend(vm: &Vm, power_state: u64, entry: u64) -> i32 {
-    if power_state & (POWER_STATE_RESERVED | !0xffff_ffff) != 0 {
-        error::INVALID_PARAMETERS
-    } else if power_state & POWER_STATE_POWERDOWN != 0 && !is_entry_point(vm, entry) {
-        error::INVALID_ADDRESS
+/// All states of the original format are there, at all levels. [DEN0022: CPU_SUSPEND]
+fn cpu_suspend(
+    guest: &mut GuestCpu<'_>,
+    power_state: u32,
+    entry: u64,
+    context: u64,
+) -> Result<Action, i32> {
+    if power_state & POWER_STATE_RESERVED != 0 {
+        Err(error::INVALID_PARAMETERS)
+    } else if power_state & POWER_STATE_POWERDOWN == 0 {
+        guest.set_register(0, SUCCESS as u64);
+        Ok(Action::Wait)
+    } else if is_entry_point(guest.vm(), entry) {
+        Ok(power_down(guest, entry, context))
     } else {
-        SUCCESS
+        Err(error::INVALID_ADDRESS)
     }
 }
 
-/// The VM sleeps until an interrupt, and then starts at `entry` as if its vCPU had been turned on. Until then the call is made
-/// again after each wake-up, so one that was about nothing ends no sleep. [DEN0022: SYSTEM_SUSPEND]
+/// [DEN0022: SYSTEM_SUSPEND]
 fn system_suspend(guest: &mut GuestCpu<'_>, entry: u64, context: u64) -> Result<Action, i32> {
     let (vm, caller) = (guest.vm(), guest.vcpu());
     let others = (0..vm.vcpu_count()).filter(|&index| index != caller);
     let mut others = others.filter_map(|index| vm.vcpu(index));
     if others.any(|vcpu| vcpu.power_state() != PowerState::Off) {
-        return Err(error::DENIED);
+        Err(error::DENIED)
+    } else if is_entry_point(vm, entry) {
+        Ok(power_down(guest, entry, context))
+    } else {
+        Err(error::INVALID_ADDRESS)
     }
-    if !is_entry_point(vm, entry) {
-        return Err(error::INVALID_ADDRESS);
-    }
+}
+
+/// The vCPU sleeps until an interrupt, and then starts at `entry` as if it had been turned on. Until then the call is made again
+/// after each wake-up, so one that was about nothing ends no sleep.
+fn power_down(guest: &mut GuestCpu<'_>, entry: u64, context: u64) -> Action {
     let Interrupts {
         vgic,
         cpu,
         interface,
     } = guest.interrupts();
-    Ok(if vgic.has_wake_request(cpu, interface) {
+    if vgic.has_wake_request(cpu, interface) {
         guest.set_register(0, context);
         Action::Restart(entry)
     } else {
         Action::WaitAndRetry
-    })
+    }
 }
 
 /// An A64 instruction can be fetched there.

@@ -3,10 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 
-use trapline_vcpu::exit::{Call, Conduit};
+use trapline_vcpu::exit::{Call, Conduit, Direction};
 
 use super::*;
-use crate::support::Machine;
+use crate::{
+    support::{Cpu, Machine},
+    vgic::{Distributor, Redistributors},
+};
 
 const RAM: u64 = 0x4000_0000;
 const HIGH_RAM: u64 = 0x1_0000_0000;
@@ -48,10 +51,14 @@ fn every_function_has_its_answer() {
         ("VERSION",               VERSION,     [0; 3],                        Action::Finish, 0x1_0001),
         ("CPU_SUSPEND standby",   CPU_SUSPEND, [0, 0, 0],                     Action::Wait,   SUCCESS),
         ("CPU_SUSPEND 32",        0x8400_0001, [3 << 24, 0, 0],               Action::Wait,   SUCCESS),
-        ("CPU_SUSPEND down",      CPU_SUSPEND, [1 << 16, RAM, 7],             Action::Wait,   SUCCESS),
-        ("CPU_SUSPEND down",      CPU_SUSPEND, [1 << 16, 0, 7],               Action::Finish, INVALID_ADDRESS),
+        ("CPU_SUSPEND truncated", CPU_SUSPEND, [1 << 32, 0, 0],               Action::Wait,   SUCCESS),
+        ("CPU_SUSPEND down",      CPU_SUSPEND, [1 << 16, RAM, 7],             Action::WaitAndRetry, CPU_SUSPEND),
+        ("CPU_SUSPEND down 32",   0x8400_0001, [3 << 24 | 1 << 16, RAM, 7],   Action::WaitAndRetry, 0x8400_0001),
+        ("CPU_SUSPEND nowhere",   CPU_SUSPEND, [1 << 16, 0, 7],               Action::Finish, INVALID_ADDRESS),
+        ("CPU_SUSPEND unaligned", CPU_SUSPEND, [1 << 16, RAM + 2, 7],         Action::Finish, INVALID_ADDRESS),
         ("CPU_SUSPEND reserved",  CPU_SUSPEND, [1 << 31, RAM, 7],             Action::Finish, INVALID_PARAMETERS),
-        ("CPU_SUSPEND reserved",  CPU_SUSPEND, [1 << 32, RAM, 7],             Action::Finish, INVALID_PARAMETERS),
+        ("CPU_SUSPEND reserved",  CPU_SUSPEND, [1 << 26, RAM, 7],             Action::Finish, INVALID_PARAMETERS),
+        ("CPU_SUSPEND reserved",  CPU_SUSPEND, [1 << 23, RAM, 7],             Action::Finish, INVALID_PARAMETERS),
         ("CPU_SUSPEND reserved",  CPU_SUSPEND, [1 << 17, RAM, 7],             Action::Finish, INVALID_PARAMETERS),
         ("CPU_ON",                CPU_ON,      [1, RAM, 7],                   Action::Finish, SUCCESS),
         ("CPU_ON 32",             CPU_ON_32,   [0x100, RAM + 4, 7],           Action::Finish, SUCCESS),
@@ -71,6 +78,7 @@ fn every_function_has_its_answer() {
         ("AFFINITY_INFO on",      AFFINITY_INFO, [0, 0, 0],                   Action::Finish, 0),
         ("AFFINITY_INFO off",     AFFINITY_INFO, [0x100, 0, 0],               Action::Finish, 1),
         ("AFFINITY_INFO 32",      0x8400_0004, [1 << 40, 0, 0],               Action::Finish, 0),
+        ("AFFINITY_INFO truncated", AFFINITY_INFO, [0, 1 << 32, 0],           Action::Finish, 0),
         ("AFFINITY_INFO level 1", AFFINITY_INFO, [0, 1, 0],                   Action::Finish, INVALID_PARAMETERS),
         ("AFFINITY_INFO nobody",  AFFINITY_INFO, [0x200, 0, 0],               Action::Finish, INVALID_PARAMETERS),
         ("MIGRATE",               0xc400_0005, [1, 0, 0],                     Action::Finish, NOT_SUPPORTED),
@@ -182,6 +190,40 @@ fn a_system_sleeps_only_alone() {
     assert_eq!(machine.cpu(1).call(CPU_OFF, [0; 3]).0, Action::PowerOff);
     machine.vcpus[1].leave();
     assert_eq!(cpu.call(SYSTEM_SUSPEND, suspend).0, Action::WaitAndRetry);
+}
+
+/// An SGI becomes pending at vCPU 0, for which the machine gets an interrupt controller.
+fn interrupt(machine: &Machine, cpu: &mut Cpu) {
+    let [distributor, redistributors] = machine.vm.vgic().frames();
+    let (control, sgis) = (*distributor.start(), redistributors.start() + 0x1_0000);
+    machine.register(&[Claim::Mmio(distributor)], Distributor);
+    machine.register(&[Claim::Mmio(redistributors)], Redistributors);
+    for (address, value) in [(control, 1), (sgis + 0x100, 1), (sgis + 0x200, 1)] {
+        assert_eq!(
+            cpu.mmio(address, 4, Direction::Write(value)),
+            Action::Finish
+        );
+    }
+}
+
+/// A pending interrupt ends the sleep, also where the CPU interface lets nothing through: it is off, as after a reset.
+#[test]
+fn what_wakes_a_powered_down_cpu_starts_it_at_its_entry_point() {
+    let sleeps = [
+        (CPU_SUSPEND, [1 << 16, RAM + 8, 77]),
+        (SYSTEM_SUSPEND, [RAM + 8, 77, 0]),
+    ];
+    for (function, arguments) in sleeps {
+        let machine = machine(2);
+        let mut cpu = machine.cpu(0);
+        cpu.bind();
+        assert_eq!(cpu.call(function, arguments).0, Action::WaitAndRetry);
+        interrupt(&machine, &mut cpu);
+        assert_eq!(
+            cpu.call(function, arguments),
+            (Action::Restart(RAM + 8), 77)
+        );
+    }
 }
 
 #[test]
