@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     memory::GuestMemory,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 /// The INTID of the first LPI.
@@ -24,8 +24,10 @@ pub(super) const FIRST_LPI: u32 = 8192;
 pub(super) const LPI_BITS: u32 = 14;
 /// How many LPIs there are.
 pub(super) const LPI_COUNT: u32 = (1 << LPI_BITS) - FIRST_LPI;
-/// LPIs in one word of a pending table, as it is read and written.
-const CHUNK: u32 = 64;
+/// LPIs that are looked at together: one word of a pending table, as it is read and written.
+pub(super) const CHUNK: u32 = 64;
+/// How many chunks of LPIs one exit turns on or off.
+const CHUNKS: u32 = 16;
 
 /// GICR_CTLR.EnableLPIs.
 pub(super) const ENABLE_LPIS: u32 = 1 << 0;
@@ -52,6 +54,30 @@ struct LpiCpu {
     properties: AtomicU64,
     /// With PTZ as it was written.
     pending: AtomicU64,
+    turning: Turning,
+    /// Bit n: vCPU n had listed what is being turned off.
+    owners: AtomicU64,
+}
+
+/// How many LPIs have been looked at since the vCPU's LPIs were last turned on or off; one at a time looks.
+struct Turning(AtomicU32);
+
+impl Turning {
+    const BUSY: u32 = 1 << 31;
+
+    fn done() -> Self {
+        Self(AtomicU32::new(LPI_COUNT))
+    }
+
+    /// Where to go on; `None`: somebody is at it.
+    fn claim(&self) -> Option<u32> {
+        let looked_at = self.0.fetch_or(Self::BUSY, Ordering::AcqRel);
+        (looked_at & Self::BUSY == 0).then_some(looked_at)
+    }
+
+    fn release(&self, looked_at: u32) {
+        self.0.store(looked_at, Ordering::Release);
+    }
 }
 
 const RESET: Record = Record::new(NOBODY).set_edge(true).set_group1(true);
@@ -62,6 +88,8 @@ impl Lpis {
             is_enabled: AtomicBool::new(false),
             properties: AtomicU64::new(0),
             pending: AtomicU64::new(0),
+            turning: Turning::done(),
+            owners: AtomicU64::new(0),
         };
         Self {
             records: (0..LPI_COUNT).map(|_| AtomicRecord::new(RESET)).collect(),
@@ -77,6 +105,8 @@ impl Lpis {
             cpu.is_enabled.store(false, Ordering::Release);
             cpu.properties.store(0, Ordering::Release);
             cpu.pending.store(0, Ordering::Release);
+            cpu.turning.release(LPI_COUNT);
+            cpu.owners.store(0, Ordering::Release);
         }
         self.its.reset();
     }
@@ -131,54 +161,54 @@ impl Vgic {
         }
     }
 
-    /// Reads the pending table of a vCPU that begins to take LPIs, and what it already had.
-    fn enable_lpis(&self, vcpu: usize, lpis: &Lpis, cpu: &LpiCpu) {
+    /// Reads a chunk of the pending table of a vCPU that begins to take LPIs, and what it already had.
+    fn enable_lpis(&self, (vcpu, lpis, cpu): (usize, &Lpis, &LpiCpu), first: u32) {
         let base = cpu.pending.load(Ordering::Acquire);
         let mine = vcpu as u8;
-        for first in (0..LPI_COUNT).step_by(CHUNK as usize) {
-            let mut bits = [0; 8];
-            let address = pending_address(base, first);
-            if base & PENDING_IS_ZERO != 0 || lpis.memory.read(address, &mut bits).is_err() {
-                bits = [0; 8];
+        let mut bits = [0; 8];
+        let address = pending_address(base, first);
+        if base & PENDING_IS_ZERO != 0 || lpis.memory.read(address, &mut bits).is_err() {
+            bits = [0; 8];
+        }
+        let bits = u64::from_le_bytes(bits);
+        for index in first..first + CHUNK {
+            let intid = FIRST_LPI + index;
+            let target = self.lpi_record(intid).map(|record| record.load().target());
+            let is_pending = bits >> (index - first) & 1 != 0;
+            if target == Some(NOBODY) && is_pending {
+                self.change(None, intid, |record| record.set_target(mine));
+            } else if target != Some(mine) {
+                continue;
             }
-            let bits = u64::from_le_bytes(bits);
-            for index in first..first + CHUNK {
-                let intid = FIRST_LPI + index;
-                let target = self.lpi_record(intid).map(|record| record.load().target());
-                let is_pending = bits >> (index - first) & 1 != 0;
-                if target == Some(NOBODY) && is_pending {
-                    self.change(None, intid, |record| record.set_target(mine));
-                } else if target != Some(mine) {
-                    continue;
-                }
-                self.configure_lpi(intid);
-                if is_pending {
-                    self.change(None, intid, Record::set_pending);
-                }
+            self.configure_lpi(intid);
+            if is_pending {
+                self.change(None, intid, Record::set_pending);
             }
         }
     }
 
-    /// The vCPU takes no LPIs any more: those that are pending go to its table.
-    fn disable_lpis(&self, bank: &mut Bank<'_>, vcpu: usize, lpis: &Lpis, cpu: &LpiCpu) {
-        let base = cpu.pending.load(Ordering::Acquire);
-        for first in (0..LPI_COUNT).step_by(CHUNK as usize) {
-            let mut bits = 0u64;
-            for index in first..first + CHUNK {
-                let intid = FIRST_LPI + index;
-                let record = self.lpi_record(intid).map(|record| record.load());
-                let Some(record) = record.filter(|record| usize::from(record.target()) == vcpu)
-                else {
-                    continue;
-                };
-                bits |= u64::from(record.is_pending()) << (index - first);
-                bank.change(intid, Record::clear_pending);
-            }
-            // A table outside of RAM keeps nothing.
-            let _ = lpis
-                .memory
-                .write(pending_address(base, first), &bits.to_le_bytes());
+    /// The vCPU takes no LPIs any more: those of a chunk that are pending go to its table.
+    fn disable_lpis(
+        &self,
+        bank: &mut Bank<'_>,
+        (vcpu, lpis, cpu): (usize, &Lpis, &LpiCpu),
+        first: u32,
+    ) {
+        let mut bits = 0u64;
+        for index in first..first + CHUNK {
+            let intid = FIRST_LPI + index;
+            let record = self.lpi_record(intid).map(|record| record.load());
+            let Some(record) = record.filter(|record| usize::from(record.target()) == vcpu) else {
+                continue;
+            };
+            bits |= u64::from(record.is_pending()) << (index - first);
+            bank.change(intid, Record::clear_pending);
         }
+        let base = cpu.pending.load(Ordering::Acquire);
+        // A table outside of RAM keeps nothing.
+        let _ = lpis
+            .memory
+            .write(pending_address(base, first), &bits.to_le_bytes());
     }
 }
 
@@ -202,19 +232,38 @@ impl<'a> Bank<'a> {
         })
     }
 
-    /// Writes of it take effect before the guest goes on, so GICR_CTLR.RWP is never seen.
+    /// Writes of it take effect before the guest goes on, so GICR_CTLR.RWP is never seen; but a few chunks of LPIs for each exit.
     pub(super) fn set_lpi_control(&mut self, value: u32) {
         let Some((vcpu, lpis, cpu)) = self.lpi_cpu() else {
             return;
         };
-        let is_enabled = value & ENABLE_LPIS != 0;
-        if cpu.is_enabled.swap(is_enabled, Ordering::AcqRel) == is_enabled {
+        let is_wanted = value & ENABLE_LPIS != 0;
+        self.is_unfinished = true;
+        let Some(mut looked_at) = cpu.turning.claim() else {
             return;
+        };
+        // What another vCPU has begun is ended first.
+        if looked_at >= LPI_COUNT && lpis.is_enabled(vcpu) != is_wanted {
+            cpu.is_enabled.store(is_wanted, Ordering::Release);
+            looked_at = 0;
         }
-        if is_enabled {
-            self.vgic.enable_lpis(vcpu, lpis, cpu);
-        } else {
-            self.vgic.disable_lpis(self, vcpu, lpis, cpu);
+        let is_enabled = lpis.is_enabled(vcpu);
+        for _ in 0..CHUNKS {
+            if looked_at >= LPI_COUNT {
+                break;
+            }
+            if is_enabled {
+                self.vgic.enable_lpis((vcpu, lpis, cpu), looked_at);
+            } else {
+                self.vgic.disable_lpis(self, (vcpu, lpis, cpu), looked_at);
+            }
+            looked_at += CHUNK;
+        }
+        cpu.turning.release(looked_at);
+        cpu.owners.fetch_or(self.owners, Ordering::AcqRel);
+        self.is_unfinished = looked_at < LPI_COUNT || is_enabled != is_wanted;
+        if !self.is_unfinished {
+            self.owners = cpu.owners.swap(0, Ordering::AcqRel);
         }
     }
 }

@@ -2,16 +2,17 @@
 
 use super::super::{
     Vgic,
-    lpi::{FIRST_LPI, LPI_COUNT},
+    lpi::{CHUNK, FIRST_LPI, LPI_COUNT},
     record::{NOBODY, Record},
     registers::Bank,
 };
-use super::tables::{COLLECTIONS, Event};
+use super::tables::{COLLECTIONS, DEVICES, EVENTS, Event};
 
 /// The bytes of a command.
 pub(super) const COMMAND_SIZE: u64 = 32;
-/// What an exit may spend, and a little more; a command costs 1, one that looks at all events or LPIs costs all of it.
-pub(super) const BUDGET: u32 = 16;
+/// How many pieces one exit does. Most commands are one piece; those that look at all devices' events, or at all LPIs, are a
+/// piece for each device, or for each [`CHUNK`] of LPIs.
+pub(super) const PIECES: u32 = 16;
 
 const MOVI: u8 = 0x01;
 const INT: u8 = 0x03;
@@ -33,6 +34,7 @@ pub(super) struct Bounds {
 }
 
 /// A command's four words.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Command([u64; 4]);
 
 impl Command {
@@ -68,37 +70,33 @@ impl Command {
 }
 
 impl Bank<'_> {
-    /// Executes a command; what it costs. One that makes no sense does nothing. SYNC has nothing to wait for: what vCPUs
-    /// have listed is waited for at the end of all commands.
-    pub(super) fn execute(&mut self, command: &Command, bounds: Bounds) -> u32 {
+    /// Executes a piece of a command, after so many others; true if that was the last one. A command that makes no sense does
+    /// nothing. SYNC has nothing to wait for: what vCPUs have listed is waited for at the end of all commands.
+    pub(super) fn execute(&mut self, command: &Command, bounds: Bounds, piece: u32) -> bool {
         let code = command.0[0] as u8;
         // What is mapped is inside of the tables; so the others need not look.
         if matches!(code, MAPD | MAPTI | MAPI) && command.device() >= bounds.devices {
-            return 1;
+            return true;
         }
         match code {
             MAPD => self.map_device(command),
-            MAPC => return self.map_collection(command, bounds),
+            MAPC => return self.map_collection(command, bounds, piece),
             MAPTI => self.map_event(command, (command.0[1] >> 32) as u32, bounds),
             MAPI => self.map_event(command, command.event(), bounds),
             MOVI => self.move_event(command, bounds),
-            INVALL => return self.invalidate_all(command),
-            MOVALL => return self.move_all(command),
+            INVALL => return self.for_all_of(command.collection(), piece, Self::configure),
+            MOVALL => return self.move_all(command, piece),
             INT => self.vgic.signal(command.device(), command.event()),
             CLEAR => self.with_event(command, |bank, event| {
                 bank.change(event.intid, Record::clear_pending);
             }),
             INV => self.with_event(command, Self::configure),
-            DISCARD => self.with_event(command, |bank, event| {
-                bank.discard(event);
-                let (device, number) = (command.device(), command.event());
-                if let Some(tables) = bank.tables() {
-                    tables.map_event(device, number, None);
-                }
+            DISCARD => self.with_event(command, |bank, _| {
+                bank.discard(command.device(), command.event());
             }),
             _ => {}
         }
-        1
+        true
     }
 
     fn tables(&self) -> Option<&super::Tables> {
@@ -124,20 +122,21 @@ impl Bank<'_> {
         }
     }
 
-    /// An event is gone: its LPI is neither pending nor anybody's.
-    fn discard(&mut self, event: Event) {
-        self.change(event.intid, Record::clear_pending);
-        self.change(event.intid, |record| record.set_target(NOBODY));
+    /// The event is mapped no more, and its LPI is neither pending nor anybody's. [IHI0069: DISCARD]
+    fn discard(&mut self, device: u32, number: u32) {
+        if let Some(tables) = self.tables()
+            && let Some(event) = tables.event(device, number)
+        {
+            tables.map_event(device, number, None);
+            self.change(event.intid, |record| {
+                record.clear_pending().set_target(NOBODY)
+            });
+        }
     }
 
     fn map_device(&mut self, command: &Command) {
         let device = command.device();
-        let gone = |bank: &Self, number: u32| bank.tables()?.event(device, number);
-        for number in 0..1 << super::tables::EVENT_BITS {
-            if let Some(event) = gone(self, number) {
-                self.discard(event);
-            }
-        }
+        (0..EVENTS).for_each(|number| self.discard(device, number));
         let bits = (command.0[1] & 0x1f) as u32 + 1;
         let events = if command.is_valid() {
             1 << bits.min(31)
@@ -149,34 +148,44 @@ impl Bank<'_> {
         }
     }
 
-    fn map_collection(&mut self, command: &Command, bounds: Bounds) -> u32 {
+    fn map_collection(&mut self, command: &Command, bounds: Bounds, piece: u32) -> bool {
         let (collection, vcpu) = (command.collection(), command.vcpu(2));
         let is_there = !command.is_valid() || vcpu < self.vgic.vcpu_count();
         if collection >= bounds.collections.min(COLLECTIONS) || !is_there {
-            return 1;
+            return true;
         }
         let vcpu = if command.is_valid() {
             vcpu as u8
         } else {
             NOBODY
         };
-        if let Some(tables) = self.tables() {
+        if piece == 0
+            && let Some(tables) = self.tables()
+        {
             tables.map_collection(collection, vcpu);
         }
-        self.for_all_of(collection, |bank, event| bank.send_to(event.intid, vcpu));
-        BUDGET
+        self.for_all_of(collection, piece, |bank, event| {
+            bank.send_to(event.intid, vcpu);
+        })
     }
 
-    fn for_all_of(&mut self, collection: u32, mut work: impl FnMut(&mut Self, Event)) {
+    /// Does something to the events of one device that are in a collection; true if it was the last device.
+    fn for_all_of(
+        &mut self,
+        collection: u32,
+        device: u32,
+        mut work: impl FnMut(&mut Self, Event),
+    ) -> bool {
         let vgic = self.vgic;
         let Some(lpis) = &vgic.lpis else {
-            return;
+            return true;
         };
-        for event in lpis.its.tables.all_events() {
+        for event in lpis.its.tables.events_of(device) {
             if event.collection == collection {
                 work(self, event);
             }
         }
+        device + 1 >= DEVICES
     }
 
     fn send_to(&mut self, intid: u32, vcpu: u8) {
@@ -223,24 +232,20 @@ impl Bank<'_> {
         });
     }
 
-    fn invalidate_all(&mut self, command: &Command) -> u32 {
-        self.for_all_of(command.collection(), Self::configure);
-        BUDGET
-    }
-
-    fn move_all(&mut self, command: &Command) -> u32 {
+    fn move_all(&mut self, command: &Command, piece: u32) -> bool {
         let (from, to) = (command.vcpu(2), command.vcpu(3));
         let count = self.vgic.vcpu_count();
         if from >= count || to >= count || from == to {
-            return 1;
+            return true;
         }
-        for intid in FIRST_LPI..FIRST_LPI + LPI_COUNT {
+        let first = FIRST_LPI + piece * CHUNK;
+        for intid in first..first + CHUNK {
             let record = self.vgic.lpi_record(intid).map(|record| record.load());
             let is_moved = |record: Record| usize::from(record.target()) == from;
             if record.is_some_and(|record| is_moved(record) && record.is_pending()) {
                 self.send_to(intid, to as u8);
             }
         }
-        BUDGET
+        (piece + 1) * CHUNK >= LPI_COUNT
     }
 }

@@ -6,7 +6,7 @@ use super::super::{
 };
 use super::{
     Its,
-    commands::{BUDGET, Bounds, COMMAND_SIZE, Command},
+    commands::{Bounds, COMMAND_SIZE, Command, PIECES},
     tables::{COLLECTION_BITS, DEVICE_BITS, EVENT_BITS},
 };
 
@@ -64,8 +64,10 @@ pub(super) struct Queue {
     next: u64,
     /// GITS_BASER0 and GITS_BASER1, what of them can be written.
     tables: [u64; 2],
-    /// A command has been taken and is not done.
+    /// Somebody executes a piece of a command.
     is_busy: bool,
+    /// The command at `next` that has been begun, and how many pieces of it are done.
+    begun: Option<(Command, u32)>,
     /// Bit n: vCPU n had listed what the commands changed, since the queue was last empty.
     owners: u64,
 }
@@ -73,7 +75,7 @@ pub(super) struct Queue {
 impl Queue {
     /// The queue and the tables are in use, so writes of where they are do nothing.
     fn is_fixed(&self) -> bool {
-        self.is_enabled || self.is_busy
+        self.is_enabled || self.is_busy || self.begun.is_some()
     }
 
     /// The queue's bytes; 0 if it is not valid.
@@ -85,22 +87,33 @@ impl Queue {
         }
     }
 
-    /// Takes the next command, if there is one and nobody executes another: where it is. No lock is held while it is
-    /// executed, so that vCPUs are not woken with one held; whoever finds another one at work leaves it the rest.
-    fn begin(&mut self) -> Option<(u64, Bounds)> {
-        let has_work = self.is_enabled && self.next != self.end && self.size() != 0;
-        if self.is_busy || !has_work {
+    /// There is something to execute and nobody does. What has been begun is ended also if the guest turns the ITS off.
+    fn has_work(&self) -> bool {
+        let has_next = self.is_enabled && self.next != self.end && self.size() != 0;
+        !self.is_busy && (self.begun.is_some() || has_next)
+    }
+
+    /// Takes the next piece of work. No lock is held while it is done, so that vCPUs are not woken with one held; whoever finds
+    /// another one at work leaves it the rest.
+    fn take(&mut self) -> Option<Work> {
+        if !self.has_work() {
             return None;
         }
         self.is_busy = true;
-        let address = (self.base & 0xf_ffff_ffff_f000) + self.next;
-        Some((address, self.bounds()))
+        Some(Work {
+            address: (self.base & 0xf_ffff_ffff_f000) + self.next,
+            begun: self.begun,
+            bounds: self.bounds(),
+        })
     }
 
-    /// The command that was taken is done.
-    fn end_one(&mut self) {
+    /// The piece that was taken is done; `rest`: what is left of its command.
+    fn done(&mut self, rest: Option<(Command, u32)>) {
         self.is_busy = false;
-        self.next = (self.next + COMMAND_SIZE) % self.size().max(1);
+        self.begun = rest;
+        if rest.is_none() {
+            self.next = (self.next + COMMAND_SIZE) % self.size().max(1);
+        }
     }
 
     fn bounds(&self) -> Bounds {
@@ -120,6 +133,15 @@ impl Queue {
     }
 }
 
+/// A piece of a command.
+struct Work {
+    /// Where the command is.
+    address: u64,
+    /// The command and how many pieces of it are done, if it has been begun.
+    begun: Option<(Command, u32)>,
+    bounds: Bounds,
+}
+
 impl Bank<'_> {
     fn its(&self) -> Option<&Its> {
         self.vgic.lpis.as_ref().map(|lpis| &lpis.its)
@@ -135,25 +157,22 @@ impl Bank<'_> {
         let Some(lpis) = &vgic.lpis else {
             return;
         };
-        let mut spent = 0;
-        loop {
-            let taken = lpis.its.queue.lock().begin();
-            let Some((address, bounds)) = taken else {
+        for _ in 0..PIECES {
+            let Some(work) = lpis.its.queue.lock().take() else {
                 break;
             };
-            if spent >= BUDGET {
-                self.is_unfinished = true;
-                lpis.its.queue.lock().is_busy = false;
-                break;
-            }
-            let mut bytes = [0; COMMAND_SIZE as usize];
-            spent += match lpis.memory.read(address, &mut bytes) {
-                Ok(()) => self.execute(&Command::new(&bytes), bounds),
-                Err(_) => 1,
-            };
-            lpis.its.queue.lock().end_one();
+            let (command, piece) = work.begun.unwrap_or_else(|| {
+                let mut bytes = [0; COMMAND_SIZE as usize];
+                let is_read = lpis.memory.read(work.address, &mut bytes).is_ok();
+                let command = is_read.then(|| Command::new(&bytes));
+                (command.unwrap_or_default(), 0)
+            });
+            let is_last = self.execute(&command, work.bounds, piece);
+            let rest = (!is_last).then_some((command, piece + 1));
+            lpis.its.queue.lock().done(rest);
         }
         let mut queue = lpis.its.queue.lock();
+        self.is_unfinished = queue.has_work();
         queue.owners |= self.owners;
         if !self.is_unfinished {
             self.owners = core::mem::take(&mut queue.owners);

@@ -12,8 +12,8 @@ pub(super) const EVENT_BITS: u32 = 6;
 /// Bits of a collection's number. [GITS_TYPER.CIDbits]
 pub(super) const COLLECTION_BITS: u32 = 7;
 
-const DEVICES: u32 = 1 << DEVICE_BITS;
-const EVENTS: u32 = 1 << EVENT_BITS;
+pub(super) const DEVICES: u32 = 1 << DEVICE_BITS;
+pub(super) const EVENTS: u32 = 1 << EVENT_BITS;
 pub(super) const COLLECTIONS: u32 = 1 << COLLECTION_BITS;
 
 /// An entry that says something.
@@ -103,10 +103,12 @@ impl Tables {
         true
     }
 
-    /// All events that are mapped.
-    pub(super) fn all_events(&self) -> impl Iterator<Item = Event> {
+    /// The events of a device, whether it is mapped or not, that are mapped.
+    pub(super) fn events_of(&self, device: u32) -> impl Iterator<Item = Event> {
         self.events
             .iter()
+            .skip((device * EVENTS) as usize)
+            .take(EVENTS as usize)
             .filter_map(|entry| Event::of(entry.load(Ordering::Acquire)))
     }
 
