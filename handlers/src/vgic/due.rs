@@ -15,7 +15,7 @@ const WORDS: usize = 16;
 /// Words of 64 LPIs.
 const LPI_WORDS: usize = LPI_COUNT as usize / 64;
 /// Words of LPIs that share a bit of the summary: the bits from [`WORDS`] on.
-const GROUP: usize = LPI_WORDS / 16;
+const GROUP: usize = LPI_WORDS.div_ceil(16);
 
 /// A set of INTIDs that any pCPU adds to and the vCPU's owner empties.
 pub(super) struct Due {

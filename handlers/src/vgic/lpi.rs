@@ -23,7 +23,11 @@ pub(super) const FIRST_LPI: u32 = 8192;
 /// How many bits LPIs' INTIDs have. [GICD_TYPER.IDbits]
 pub(super) const LPI_BITS: u32 = 14;
 /// How many LPIs there are.
-pub(super) const LPI_COUNT: u32 = (1 << LPI_BITS) - FIRST_LPI;
+pub(super) const LPI_COUNT: u32 = if cfg!(loom) {
+    CHUNK
+} else {
+    (1 << LPI_BITS) - FIRST_LPI
+};
 /// LPIs that are looked at together: one word of a pending table, as it is read and written.
 pub(super) const CHUNK: u32 = 64;
 /// How many chunks of LPIs one exit turns on or off.
@@ -153,12 +157,24 @@ impl Vgic {
         })
     }
 
-    /// Makes an LPI pending at `vcpu`; if that takes none, it is dropped.
-    pub(super) fn raise_lpi(&self, intid: u32, vcpu: u8) {
+    /// Makes an LPI pending at `vcpu`, if that takes LPIs. False: the LPI's `translation` was another one by then, and
+    /// nothing has happened.
+    pub(super) fn raise_lpi(&self, intid: u32, vcpu: u8, translation: u8) -> bool {
         let lpis = self.lpis.as_ref();
-        if lpis.is_some_and(|lpis| lpis.is_enabled(vcpu.into())) {
-            self.change(None, intid, |record| record.set_target(vcpu).set_pending());
+        if !lpis.is_some_and(|lpis| lpis.is_enabled(vcpu.into())) {
+            return true;
         }
+        let is_current = |record: Record| {
+            record.translation() == translation || cfg!(mutant = "vgic_stale_message")
+        };
+        let raise = |record: Record| {
+            if is_current(record) {
+                record.set_target(vcpu).set_pending()
+            } else {
+                record
+            }
+        };
+        self.change(None, intid, raise).is_some_and(is_current)
     }
 
     /// Reads a chunk of the pending table of a vCPU that begins to take LPIs, and what it already had.
@@ -202,7 +218,7 @@ impl Vgic {
                 continue;
             };
             bits |= u64::from(record.is_pending()) << (index - first);
-            bank.change(intid, Record::clear_pending);
+            bank.change(intid, |record| record.clear_pending().retranslated());
         }
         let base = cpu.pending.load(Ordering::Acquire);
         // A table outside of RAM keeps nothing.

@@ -47,6 +47,8 @@ const TARGET_SHIFT: u32 = 24;
 const OWNER_SHIFT: u32 = 32;
 /// The priority that it was acknowledged with, which the guest's EOI has to find again.
 const ACTIVE_PRIORITY_SHIFT: u32 = 40;
+/// How often the ITS has changed where an LPI goes.
+const TRANSLATION_SHIFT: u32 = 48;
 /// Beside a set of groups: this vCPU takes part in what may go to any vCPU, for group 0; the next bit, for group 1.
 pub(super) const TAKES_PART: u32 = 1 << 8;
 
@@ -218,6 +220,16 @@ impl Record {
         } else {
             next
         }
+    }
+
+    /// The ITS has changed where the LPI goes: a message that was translated before does not raise it.
+    pub(super) const fn retranslated(self) -> Self {
+        self.with_field(TRANSLATION_SHIFT, self.translation().wrapping_add(1))
+    }
+
+    /// Tells one translation from those before and after it.
+    pub(super) const fn translation(self) -> u8 {
+        (self.0 >> TRANSLATION_SHIFT) as u8
     }
 
     /// Software makes it pending. [IHI0069: GICD_ISPENDR<n>]

@@ -129,7 +129,8 @@ impl Bank<'_> {
         {
             tables.map_event(device, number, None);
             self.change(event.intid, |record| {
-                record.clear_pending().set_target(NOBODY)
+                let gone = record.clear_pending().set_target(NOBODY);
+                gone.retranslated()
             });
         }
     }
@@ -189,7 +190,7 @@ impl Bank<'_> {
     }
 
     fn send_to(&mut self, intid: u32, vcpu: u8) {
-        self.change(intid, |record| record.set_target(vcpu));
+        self.change(intid, |record| record.set_target(vcpu).retranslated());
     }
 
     fn map_event(&mut self, command: &Command, intid: u32, bounds: Bounds) {
@@ -201,6 +202,7 @@ impl Bank<'_> {
             return;
         }
         let event = Event { intid, collection };
+        self.discard(command.device(), command.event());
         let Some(tables) = self.tables() else {
             return;
         };

@@ -20,7 +20,7 @@ use trapline_vcpu::{Action, Exit};
 use super::{SharedCpu, Vgic, VgicError, lpi::Lpis, registers::Place};
 use crate::{ExitHandler, GuestCpu, memory::GuestMemory, sync::Mutex};
 use registers::{Queue, ROWS};
-use tables::Tables;
+use tables::{Event, Tables};
 
 /// The bytes of the ITS: its control frame and its translation frame.
 pub const ITS_SIZE: u64 = 0x2_0000;
@@ -84,9 +84,20 @@ impl Vgic {
         let Some(lpis) = &self.lpis else {
             return;
         };
-        let tables = &lpis.its.tables;
-        if let Some(event) = tables.event(device, event) {
-            self.raise_lpi(event.intid, tables.vcpu_of(event.collection));
+        // Each time that it is not raised, a command has changed its translation meanwhile.
+        while let Some(Event { intid, .. }) = lpis.its.tables.event(device, event)
+            && let Some(record) = self.lpi_record(intid)
+        {
+            // Whoever changes a translation does so before the record; so what is translated after a look at the record is
+            // out of date only if the record has changed.
+            let translation = record.load().translation();
+            let vcpu = match lpis.its.tables.event(device, event) {
+                Some(event) if event.intid == intid => lpis.its.tables.vcpu_of(event.collection),
+                _ => continue,
+            };
+            if self.raise_lpi(intid, vcpu, translation) {
+                return;
+            }
         }
     }
 

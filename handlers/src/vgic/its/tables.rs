@@ -6,11 +6,11 @@ use super::super::{lpi::FIRST_LPI, record::NOBODY};
 use crate::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// Bits of a DeviceID. [GITS_TYPER.Devbits]
-pub(super) const DEVICE_BITS: u32 = 8;
+pub(super) const DEVICE_BITS: u32 = if cfg!(loom) { 1 } else { 8 };
 /// Bits of an EventID. [GITS_TYPER.ID_bits]
-pub(super) const EVENT_BITS: u32 = 6;
+pub(super) const EVENT_BITS: u32 = if cfg!(loom) { 1 } else { 6 };
 /// Bits of a collection's number. [GITS_TYPER.CIDbits]
-pub(super) const COLLECTION_BITS: u32 = 7;
+pub(super) const COLLECTION_BITS: u32 = if cfg!(loom) { 1 } else { 7 };
 
 pub(super) const DEVICES: u32 = 1 << DEVICE_BITS;
 pub(super) const EVENTS: u32 = 1 << EVENT_BITS;

@@ -403,6 +403,43 @@ fn what_makes_no_sense_is_skipped() {
 }
 
 #[test]
+fn what_is_discarded_is_delivered_nowhere() {
+    let mut guest = Guest::new();
+    guest.run(&[mapc(1, 1)]);
+    for is_bound in [true, false] {
+        guest.run(&[mapti(DEVICE, 0, FIRST, 1)]);
+        if !is_bound {
+            guest.machine.unbind(1);
+        }
+        // It is in a list register of vCPU 1, or due there.
+        guest.run(&[simple(INT, 0)]);
+        guest.run(&[simple(DISCARD, 0)]);
+        // Its LPI is another event's now, which goes elsewhere and has not happened.
+        guest.run(&[mapd(9, 1), mapti(9, 0, FIRST, 2)]);
+        if !is_bound {
+            guest.machine.bind(1, 1);
+        }
+        guest.expect([NONE; 3]);
+        guest.machine.vgic.signal(9, 0);
+        guest.machine.settle();
+        guest.expect([NONE, NONE, 8192]);
+    }
+}
+
+#[test]
+fn an_event_that_is_mapped_anew_leaves_nothing_pending() {
+    let mut guest = Guest::new();
+    guest.configure(FIRST + 100, 0);
+    guest.configure(FIRST, 0);
+    guest.run(&[simple(INV, 0), simple(INT, 0)]);
+    guest.run(&[mapti(DEVICE, 0, FIRST + 100, 0)]);
+    // The old LPI is nobody's, so it does not come when it is enabled.
+    guest.configure(FIRST, 0x81);
+    guest.run(&[mapd(9, 1), mapti(9, 0, FIRST, 0)]);
+    guest.expect([NONE; 3]);
+}
+
+#[test]
 fn frames_that_overlap_are_refused() {
     for base in [
         GICD,

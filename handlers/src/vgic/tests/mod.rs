@@ -10,6 +10,8 @@ mod crossings;
 mod delivery;
 #[cfg(not(loom))]
 mod its;
+#[cfg(loom)]
+mod its_crossings;
 #[cfg(not(loom))]
 mod machine;
 #[cfg(not(loom))]
