@@ -81,9 +81,11 @@ impl Ram {
 
     /// Makes these bytes zero, in memory too, where a guest with its caches off reads them; what lies outside the RAM is left
     /// out. What is zero already is only read, so RAM that no guest has used costs the machine's host nothing. The RAM was
-    /// mapped [`Access::ReadWrite`].
+    /// mapped [`Access::ReadWrite`], and no guest runs in it.
     pub fn scrub(&self, offsets: Range<u64>) {
         const WORD: usize = size_of::<u64>();
+        // What a guest wrote past the caches is not in the lines that EL2 has read before: those would say that it is zero.
+        self.clean_and_invalidate(offsets.clone());
         let size = self.range.end - self.range.start;
         let start = (self.range.start + offsets.start.min(size)) as usize;
         let end = (self.range.start + offsets.end.min(size)) as usize;
