@@ -4,8 +4,11 @@
 //! host's device tree: `trapline.config=0xADDRESS,0xLENGTH`. The addresses of the guest's machine are constants here,
 //! because the runner describes them in the guest's device tree and the hypervisor emulates them.
 
+mod check;
+
 use alloc::{string::String, vec::Vec};
 
+pub use check::{Machine, PAGE, whole_pages};
 use serde::{Deserialize, Serialize};
 
 /// The bootargs key that says where the encoded [`BootConfig`] lies.
@@ -207,10 +210,11 @@ pub fn bootargs(blob: Region) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn example() -> BootConfig {
+    /// One guest of two vCPUs on a machine of four.
+    pub(crate) fn example() -> BootConfig {
         BootConfig {
             pcpu_count: 4,
             policy: "round-robin".into(),

@@ -2,7 +2,7 @@
 
 use alloc::{format, sync::Arc, vec::Vec};
 
-use trapline_demos::config::{GuestConfig, StagedImage, guest_machine};
+use trapline_demos::config::{GuestConfig, StagedImage, guest_machine, whole_pages};
 use trapline_handlers::{
     IdRegisters, Registry, StolenTime, TimerQueue, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu,
     pl011::Pl011,
@@ -22,7 +22,7 @@ use trapline_vcpu::{
 use super::{
     Machine, Refusal,
     console::Console,
-    memory::{GuestRam, whole_pages},
+    memory::GuestRam,
     passed::{self, Passed, SharedInterrupts},
 };
 

@@ -5,22 +5,14 @@
 use alloc::{format, vec::Vec};
 use core::ops::Range;
 
-use trapline_demos::config::{BootConfig, GuestConfig, StagedImage, guest_machine};
+use trapline_demos::config::{BootConfig, GuestConfig, StagedImage, guest_machine, whole_pages};
 use trapline_handlers::memory::{GuestMemory, NotRam};
 use trapline_platform::{mmu::Access, ram::Ram};
 
 use super::Refusal;
 
-/// Stage 2 maps whole pages.
-const PAGE: u64 = 0x1000;
 /// How much is copied or scrubbed at a time: some ten thousandths of a second.
 const PIECE: u64 = 256 << 10;
-
-/// The whole pages that hold `length` bytes from `address` on.
-pub(super) fn whole_pages(address: u64, length: u64) -> Range<u64> {
-    let end = address.saturating_add(length).saturating_add(PAGE - 1);
-    address & !(PAGE - 1)..end & !(PAGE - 1)
-}
 
 /// The images, as QEMU has put them into RAM. Guests that start again are loaded from there.
 pub(super) struct Staging(Vec<Ram>);
