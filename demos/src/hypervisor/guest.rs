@@ -122,10 +122,9 @@ impl Guest {
                 .map_err(|error| Refusal(format!("stolen time: {error:?}")))?;
         }
         let vcpus = Vcpus::new(vcpu_count);
-        let affinities: Vec<u64> = (0..vcpu_count).map(guest_machine::mpidr_affinity).collect();
         let vgic = Vgic::new(
             VgicConfig {
-                affinities: affinities.clone(),
+                affinities: (0..vcpu_count).map(guest_machine::mpidr_affinity).collect(),
                 spi_count: SPI_COUNT,
                 distributor_base: guest_machine::GICD.start,
                 redistributor_base: guest_machine::GICR_BASE,
@@ -167,21 +166,7 @@ impl Guest {
             .register(&uart.claims(), uart.clone())
             .map_err(|error| ("console", error))?;
         let space = Arc::new(AddressSpace::new(&stage2, timer::now(), index as u16));
-        let mut handles = Vec::with_capacity(vcpu_count);
-        for (vcpu, &affinity) in affinities.iter().enumerate() {
-            let pcpus = PcpuSet::from_bits(config.affinity.get(vcpu).copied().unwrap_or(u64::MAX))
-                .intersection(PcpuSet::all(pcpu_count as u16));
-            let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
-            let space = space.clone();
-            let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
-            let handle = machine
-                .pool
-                .create_vcpu(pcpus, make, VcpuShared::default())
-                .map_err(|error| ("vCPU", error))?;
-            machine.own(handle.id(), index);
-            vcpus.attach(vcpu, handle.clone());
-            handles.push(handle);
-        }
+        let handles = create_vcpus(machine, (index, config), (&vm, &vcpus), &space)?;
         console.connect(uart);
         Ok(Self {
             index,
@@ -209,13 +194,9 @@ impl Guest {
         self.vm.resume();
     }
 
-    /// Takes the vCPUs, which are stopped and parked, out of the pool.
+    /// Takes the vCPUs, which are parked, and off or stopped, out of the pool.
     pub(super) fn retire(&self) -> RetiredVcpus {
-        let retire = |handle: &Arc<VcpuHandle<GuestVcpu>>| {
-            let vcpu = handle.retire();
-            *vcpu.expect("the vCPU of a guest that has ended is stopped and parked")
-        };
-        RetiredVcpus(self.handles.iter().map(retire).collect())
+        retire(&self.handles)
     }
 
     /// Frees all that the guest was made of but its RAM, which is left as the guest left it. Every pCPU has let go of it.
@@ -230,6 +211,46 @@ impl Guest {
         drop(self.passed);
         self.ram
     }
+}
+
+/// The vCPUs of guest `index`, all off. If one cannot be made, those before it are taken back: a vCPU and its VM keep each other
+/// alive.
+fn create_vcpus(
+    machine: &Machine,
+    (index, config): (usize, &GuestConfig),
+    (vm, vcpus): (&Arc<Vm>, &Vcpus),
+    space: &Arc<AddressSpace>,
+) -> Result<Vec<Arc<VcpuHandle<GuestVcpu>>>, Refusal> {
+    let mut handles = Vec::with_capacity(vcpus.count());
+    for vcpu in 0..vcpus.count() {
+        let pcpus = PcpuSet::from_bits(config.affinity.get(vcpu).copied().unwrap_or(u64::MAX))
+            .intersection(PcpuSet::all(machine.pcpu_count as u16));
+        let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
+        let (affinity, space) = (guest_machine::mpidr_affinity(vcpu), space.clone());
+        let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
+        match machine.pool.create_vcpu(pcpus, make, VcpuShared::default()) {
+            Ok(handle) => {
+                machine.own(handle.id(), index);
+                vcpus.attach(vcpu, handle.clone());
+                handles.push(handle);
+            }
+            Err(error) => {
+                retire(&handles);
+                return Err(("vCPU", error).into());
+            }
+        }
+    }
+    Ok(handles)
+}
+
+fn retire(handles: &[Arc<VcpuHandle<GuestVcpu>>]) -> RetiredVcpus {
+    let retire = |handle: &Arc<VcpuHandle<GuestVcpu>>| {
+        let vcpu = handle.retire();
+        *vcpu.expect(
+            "a vCPU that never ran, or whose guest has ended, is parked, and off or stopped",
+        )
+    };
+    RetiredVcpus(handles.iter().map(retire).collect())
 }
 
 /// Shows the guest `rom` where it is staged: nobody writes it, so it is the same after a restart.

@@ -199,7 +199,10 @@ impl Slot {
         self.is_over.store(false, Release);
         match GuestRam::map(&self.config) {
             Ok(ram) => (Stage::Loading(Arc::new(ram), Loaded::default()), true),
-            Err(refusal) => self.refused(life, refusal),
+            Err(refusal) => {
+                self.refused(life, refusal);
+                (Stage::Off, false)
+            }
         }
     }
 
@@ -218,7 +221,7 @@ impl Slot {
         }
         let built = match ram.load(&self.config.images, &machine.staging, &mut loaded) {
             Ok(false) => return (Stage::Loading(ram, loaded), true),
-            Ok(true) => self.assemble(machine, ram),
+            Ok(true) => self.assemble(machine, ram.clone()),
             Err(refusal) => Err(refusal),
         };
         match built {
@@ -230,28 +233,31 @@ impl Slot {
                 self.say("starts");
                 (Stage::On(guest, Pause::No), true)
             }
-            Err(refusal) => self.refused(life, refusal),
+            Err(refusal) => {
+                self.refused(life, refusal);
+                (Stage::Scrubbing(ram, 0, Next::Off), true)
+            }
         }
     }
 
     fn assemble(&self, machine: &Machine, ram: Arc<GuestRam>) -> Result<Guest, Refusal> {
         let guest = Guest::new(machine, self.index, &self.config, &self.console, ram)?;
-        devices::add(
-            &guest,
-            &self.lasting,
-            &self.config.devices,
-            machine.boot_time,
-        )?;
+        let (lasting, passed) = (&self.lasting, &self.config.devices);
+        if let Err(refusal) = devices::add(&guest, lasting, passed, machine.boot_time) {
+            self.console.disconnect();
+            let vcpus = guest.retire();
+            guest.dismantle(vcpus);
+            return Err(refusal);
+        }
         (machine.customize)(&guest);
         Ok(guest)
     }
 
-    fn refused(&self, life: &mut Life, Refusal(why): Refusal) -> (Stage, bool) {
+    fn refused(&self, life: &mut Life, Refusal(why): Refusal) {
         log::error!("guest {} does not start: {why}", self.config.name);
         life.outcome = Outcome::Refused(why);
         life.asked = Requests::default();
         self.is_over.store(true, Release);
-        (Stage::Off, false)
     }
 
     fn when_on(&self, life: &mut Life, guest: Guest, pause: Pause) -> (Stage, bool) {

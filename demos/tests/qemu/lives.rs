@@ -122,6 +122,24 @@ fn everything_comes_back_after_a_thousand_lives() {
     }
 }
 
+#[test]
+fn a_guest_that_cannot_be_built_leaves_nothing_behind() {
+    let vms = [
+        Vm("control", "test-guest", "append = \"test=start-in-vain\""),
+        Vm(
+            "refused",
+            "test-guest",
+            "vcpus = 2\nstart = false\nappend = \"test=spin\"",
+        ),
+    ];
+    let output = run(&vms, 120);
+    output.expect_in_order(["TEST start-in-vain PASS"]);
+    output.require(
+        output.log.matches("guest refused does not start").count() == 3,
+        || "it is not refused three times".into(),
+    );
+}
+
 /// QEMU's own firmware cannot do it, so nothing is compared.
 #[test]
 fn a_system_sleeps_until_its_timer() {

@@ -9,6 +9,7 @@ const REQUEST: u32 = 0xc600_0006;
 const STATE: u32 = 0xc600_0007;
 const LIVES: u32 = 0xc600_0008;
 const MEMORY: u32 = 0xc600_0009;
+const TIMERS: u32 = 0xc600_000c;
 
 const START: u64 = 0;
 const STOP: u64 = 1;
@@ -84,6 +85,34 @@ pub fn stop_and_start() {
         "lives={lives} heap={} mapped={}",
         after[0], after[1]
     ));
+}
+
+/// Starts guest 1 while the hypervisor cannot give it all its devices, three times: of the later ones no more is left than of the
+/// first one, which is why it did not start. Then it starts.
+pub fn start_in_vain() {
+    bring(1, START, ON);
+    bring(1, STOP, OFF);
+    power::call(TIMERS, [1, 0, 0]);
+    be_refused();
+    let before = memory();
+    be_refused();
+    be_refused();
+    let after = memory();
+    check!(
+        before[..2] == after[..2],
+        "the hypervisor's memory was {before:?} and is {after:?}"
+    );
+    power::call(TIMERS, [0, 0, 0]);
+    bring(1, START, ON);
+    bring(1, STOP, OFF);
+}
+
+fn be_refused() {
+    power::call(REQUEST, [1, START, 0]);
+    let state = || power::call(STATE, [1, 0, 0]);
+    let has_begun = cpu::wait_until(cpu::microseconds(PATIENCE_US), || state() != OFF);
+    let is_over = cpu::wait_until(cpu::microseconds(PATIENCE_US), || state() == OFF);
+    check!(has_begun && is_over, "guest 1 is not refused");
 }
 
 fn memory() -> [i64; 3] {

@@ -90,6 +90,7 @@ const TESTS: &[Test] = &[
     ("reset",               1, reset),
     ("reset-wiped",         1, lives::wipe_and_reset),
     ("stop-start",          1, lives::stop_and_start),
+    ("start-in-vain",       1, lives::start_in_vain),
     ("pause-others",        1, lives::pause_others),
     ("paused",              1, lives::is_paused),
     ("all-off",             1, lives::all_off),

@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use trapline_demos::config::{MAX_GUESTS, MAX_PCPUS};
-use trapline_handlers::{Claim, ExitHandler, GuestCpu, Request};
-use trapline_platform::{heap, mmu};
+use trapline_handlers::{Claim, ExitHandler, GuestCpu, Request, timers::TimerPlace};
+use trapline_platform::{heap, mmu, relax::Lock};
 use trapline_vcpu::{Action, Exit};
 
 use crate::hypervisor::{self, Guest};
@@ -21,9 +21,15 @@ const LIVES: u32 = 0xc600_0008;
 const MEMORY: u32 = 0xc600_0009;
 /// Presses the power key of the guest numbered x1.
 const POWER_KEY: u32 = 0xc600_000a;
+/// With 1 in x1 takes all timers that devices could have, so that no guest can be built; with 0 gives them back.
+const TIMERS: u32 = 0xc600_000c;
 
 const SUCCESS: u64 = 0;
 const INVALID_PARAMETERS: u64 = -2_i64 as u64;
+
+static TAKEN: Lock<[Option<TimerPlace>; MOST_TIMERS]> = Lock::new([const { None }; MOST_TIMERS]);
+/// More than there are.
+const MOST_TIMERS: usize = 8 * MAX_GUESTS;
 
 static BUILT: [AtomicU64; MAX_GUESTS] = [const { AtomicU64::new(0) }; MAX_GUESTS];
 
@@ -59,6 +65,14 @@ fn answer(function: u32, first: u64, second: u64) -> Option<u64> {
             letters.fold(0, |sum, &letter| sum << 8 | u64::from(letter))
         }
         POWER_KEY => machine.press_power_key(index).then_some(SUCCESS)?,
+        TIMERS => {
+            for place in &mut *TAKEN.lock() {
+                *place = (first != 0)
+                    .then(|| machine.timers.reserve().ok())
+                    .flatten();
+            }
+            SUCCESS
+        }
         LIVES => BUILT.get(index)?.load(Relaxed),
         MEMORY if first == 0 => heap::bytes_in_use(),
         MEMORY if first == 1 => mmu::mapped_ram(),
@@ -75,9 +89,9 @@ fn answer(function: u32, first: u64, second: u64) -> Option<u64> {
 /// From now on `guest` can see to the lives of others.
 pub fn register(guest: &Guest) {
     BUILT[guest.index].fetch_add(1, Relaxed);
-    let registered = guest
-        .vm
-        .registry()
-        .register(&[Claim::Calls(REQUEST..=POWER_KEY)], Arc::new(Lives));
+    let registered = guest.vm.registry().register(
+        &[REQUEST..=POWER_KEY, TIMERS..=TIMERS].map(Claim::Calls),
+        Arc::new(Lives),
+    );
     registered.expect("nobody else claims calls of this owner");
 }
