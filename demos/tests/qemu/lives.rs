@@ -152,6 +152,33 @@ fn a_system_sleeps_until_its_timer() {
     }
 }
 
+/// Its timer fires at any moment while it goes to sleep on a pCPU that another guest wants.
+#[test]
+fn a_system_that_falls_asleep_is_woken_by_its_timer() {
+    let sleeper =
+        "vcpus = 2\naffinity = \"0\"\nappend = \"test=system-suspend soon=1 rounds=1500\"";
+    let beside = "vcpus = 2\naffinity = \"0\"\nappend = \"seconds=8\"";
+    let vms = [
+        Vm("sleeper", "test-guest", sleeper),
+        Vm("beside", "stress", beside),
+    ];
+    let output = run(&vms, 120);
+    output.expect_exit(0);
+    output.expect_in_order(["TEST system-suspend PASS rounds=1500"]);
+}
+
+/// QEMU's own firmware treats it as a stand-by.
+#[test]
+fn a_cpu_that_powers_down_starts_at_its_entry_point() {
+    for pcpus in [1, 2] {
+        let run = Run::guest("test-guest").append("test=cpu-suspend");
+        let output = run.vcpus(2).pcpus(pcpus).deadline(60).start();
+        output.expect_exit(0);
+        output.expect_in_order(["TEST cpu-suspend PASS rounds=20"]);
+        output.expect_no_exit_allocation();
+    }
+}
+
 #[test]
 fn a_guest_that_is_stopped_for_cause_leaves_the_others_alone() {
     let crasher = Vm("crasher", "test-guest", "append = \"test=all-off\"");

@@ -83,6 +83,7 @@ const TESTS: &[Test] = &[
     ("debug-shared",        2, debug::shared),
     ("psci",                2, power_states::all),
     ("system-suspend",      2, sleep::until_the_timer),
+    ("cpu-suspend",         2, sleep::one_cpu),
     ("fp-switch",           2, floating_point::patterns),
     ("pauth",               1, floating_point::pointer_authentication),
     ("migrate-live",        1, migrate::live),

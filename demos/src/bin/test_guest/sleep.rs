@@ -1,7 +1,7 @@
-//! A system that sleeps until an interrupt. [DEN0022: SYSTEM_SUSPEND] QEMU's own firmware cannot do it.
+//! A system, or a CPU, that sleeps until an interrupt. [DEN0022: SYSTEM_SUSPEND, CPU_SUSPEND] QEMU's own firmware cannot do it.
 
 use core::sync::atomic::{
-    AtomicU64,
+    AtomicBool, AtomicU64,
     Ordering::{Acquire, Release},
 };
 
@@ -16,14 +16,18 @@ use crate::support::{self, check};
 
 /// The context that the CPU enters with when it wakes up.
 pub const COOKIE: u64 = 0x51ee_9e12;
-const ROUNDS: u64 = 20;
+/// CPU_SUSPEND's power_state for a state that loses the CPU's context.
+const POWER_DOWN: u64 = 1 << 16;
 const SLEEP_US: u64 = 5_000;
 
+/// It is the CPU alone that sleeps.
+static IS_CPU: AtomicBool = AtomicBool::new(false);
 static ROUND: AtomicU64 = AtomicU64::new(0);
 static DEADLINE: AtomicU64 = AtomicU64::new(0);
 
-/// Sleeps until its timer fires, many times; every other time its CPU interface would let nothing through, as an operating
-/// system leaves it. It wakes up where it said, with its registers reset, and not before its timer.
+/// Sleeps until its timer fires, `rounds` times; every other time its CPU interface would let nothing through, as an operating
+/// system leaves it. It wakes up where it said, with its registers reset, and not before its timer. With `soon=1` the timer fires
+/// while it goes to sleep, a little later each time.
 pub fn until_the_timer() {
     check!(
         power::call(power::FEATURES, [power::SYSTEM_SUSPEND.into(), 0, 0]) == status::SUCCESS,
@@ -47,24 +51,61 @@ pub fn until_the_timer() {
     sleep()
 }
 
+/// The same for one CPU, while another one is on.
+pub fn one_cpu() {
+    IS_CPU.store(true, Release);
+    support::start_all();
+    for (power_state, entry, expected) in [
+        (1 << 31, boot::secondary_entry(), status::INVALID_PARAMETERS),
+        (
+            POWER_DOWN | 1 << 17,
+            boot::secondary_entry(),
+            status::INVALID_PARAMETERS,
+        ),
+        (POWER_DOWN, 0, status::INVALID_ADDRESS),
+        (
+            POWER_DOWN,
+            boot::secondary_entry() + 2,
+            status::INVALID_ADDRESS,
+        ),
+    ] {
+        let refused = power::call(power::CPU_SUSPEND, [power_state, entry, 0]);
+        check!(
+            refused == expected,
+            "CPU_SUSPEND to {power_state:#x}, {entry:#x} returned {refused}"
+        );
+    }
+    sleep()
+}
+
 fn power_off() {
     power::stop_this_cpu()
 }
 
 fn suspend(entry: u64) -> i64 {
     let context = boot::context(0, COOKIE);
-    power::call(power::SYSTEM_SUSPEND, [entry, context, 0])
+    if IS_CPU.load(Acquire) {
+        power::call(power::CPU_SUSPEND, [POWER_DOWN, entry, context])
+    } else {
+        power::call(power::SYSTEM_SUSPEND, [entry, context, 0])
+    }
 }
 
 fn sleep() -> ! {
     let round = ROUND.fetch_add(1, Release);
     gic::set_priority_mask(if round.is_multiple_of(2) { 0 } else { 0xff });
     gic::enable(Timer::Virtual.intid());
-    let deadline = cpu::now() + cpu::microseconds(SLEEP_US);
+    let is_soon = machine::parameters().number("soon", 0) != 0;
+    let sleep = if is_soon {
+        round
+    } else {
+        cpu::microseconds(SLEEP_US)
+    };
+    let deadline = cpu::now() + sleep;
     DEADLINE.store(deadline, Release);
     Timer::Virtual.arm(deadline);
     let returned = suspend(boot::secondary_entry());
-    support::fail(format_args!("SYSTEM_SUSPEND returned {returned}"))
+    support::fail(format_args!("the call returned {returned}"))
 }
 
 /// The CPU is awake.
@@ -84,11 +125,12 @@ pub fn woken(entry: &Entry) -> ! {
     );
     let control = Timer::Virtual.control();
     check!(control & 1 == 0, "it woke up with its timer on: {control}");
-    if ROUND.load(Acquire) < ROUNDS {
+    let rounds = machine::parameters().number("rounds", 20);
+    if ROUND.load(Acquire) < rounds {
         sleep();
     }
     support::say(format_args!(
-        "rounds={ROUNDS} cpus={}",
+        "rounds={rounds} cpus={}",
         machine::cpu_count()
     ));
     support::pass()
