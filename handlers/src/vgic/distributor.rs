@@ -12,6 +12,7 @@ use super::{
         write_ignored,
     },
     sysregs::AFFINITY_MASK,
+    walk::CHUNK,
 };
 use crate::{
     ExitHandler, GuestCpu,
@@ -62,20 +63,24 @@ fn read_control(bank: &mut Bank<'_>, _: u32) -> u32 {
 /// Writes take effect before the guest goes on, so GICD_CTLR.RWP is never seen.
 fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
     let vgic = bank.vgic;
-    let changed = vgic.set_groups(value & GROUPS);
-    if changed == 0 {
-        return;
-    }
-    let private = (0..vgic.vcpu_count())
-        .flat_map(|vcpu| (0..PRIVATE_COUNT).map(move |intid| (Some(vcpu), intid)));
-    let shared = (0..vgic.shared.len() as u32).map(|spi| (None, PRIVATE_COUNT + spi));
-    let lpi_count = vgic.lpis.as_ref().map_or(0, |lpis| lpis.records.len());
-    let lpis = (FIRST_LPI..).take(lpi_count).map(|intid| (None, intid));
-    for (vcpu, intid) in private.chain(shared).chain(lpis) {
-        if let Some(listed) = vgic.tell_of_groups(vcpu, intid, changed) {
-            bank.note_owner(listed);
-        }
-    }
+    let groups = value & GROUPS;
+    bank.go_on(
+        &vgic.regrouping,
+        || vgic.groups() & GROUPS != groups,
+        || {
+            let changed = vgic.set_groups(groups);
+            vgic.regrouped.store(changed, Ordering::Release);
+        },
+        |bank, first| {
+            let changed = vgic.regrouped.load(Ordering::Acquire);
+            for place in first..first + CHUNK {
+                let (vcpu, intid) = vgic.interrupt_at(place);
+                if let Some(listed) = vgic.tell_of_groups(vcpu, intid, changed) {
+                    bank.note_owner(listed);
+                }
+            }
+        },
+    );
 }
 
 fn read_nothing(_: &mut Bank<'_>, _: u32) -> u32 {
@@ -120,6 +125,24 @@ fn write_route(bank: &mut Bank<'_>, spi: u32, value: Masked) {
 }
 
 impl Vgic {
+    /// How many interrupts there are, LPIs aside: the private ones of each vCPU, then the shared ones.
+    pub(super) fn interrupt_count(&self) -> u32 {
+        (self.private.len() + self.shared.len()) as u32
+    }
+
+    /// Those in their order, and LPIs after them; past the last one are some that there are not.
+    fn interrupt_at(&self, place: u32) -> (Option<usize>, u32) {
+        let private = self.private.len() as u32;
+        if place < private {
+            let vcpu = (place / PRIVATE_COUNT) as usize;
+            (Some(vcpu), place % PRIVATE_COUNT)
+        } else if place < self.interrupt_count() {
+            (None, PRIVATE_COUNT + (place - private))
+        } else {
+            (None, FIRST_LPI + (place - self.interrupt_count()))
+        }
+    }
+
     /// Turns groups on and off; those that changed, whose interrupts [`Vgic::tell_of_groups`] is to be called for.
     pub(super) fn set_groups(&self, groups: u32) -> u32 {
         let mut before = self.groups();

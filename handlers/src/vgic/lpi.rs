@@ -12,10 +12,11 @@ use super::{
     its::Its,
     record::{AtomicRecord, NOBODY, Record},
     registers::{Bank, Masked},
+    walk::{CHUNK, Walk},
 };
 use crate::{
     memory::GuestMemory,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 /// The INTID of the first LPI.
@@ -28,10 +29,8 @@ pub(super) const LPI_COUNT: u32 = if cfg!(loom) {
 } else {
     (1 << LPI_BITS) - FIRST_LPI
 };
-/// LPIs that are looked at together: one word of a pending table, as it is read and written.
-pub(super) const CHUNK: u32 = 64;
-/// How many chunks of LPIs one exit turns on or off.
-const CHUNKS: u32 = 16;
+// A chunk is one word of a pending table, as it is read and written.
+const _: () = assert!(CHUNK == u64::BITS);
 
 /// GICR_CTLR.EnableLPIs.
 pub(super) const ENABLE_LPIS: u32 = 1 << 0;
@@ -58,30 +57,7 @@ struct LpiCpu {
     properties: AtomicU64,
     /// With PTZ as it was written.
     pending: AtomicU64,
-    turning: Turning,
-    /// Bit n: vCPU n had listed what is being turned off.
-    owners: AtomicU64,
-}
-
-/// How many LPIs have been looked at since the vCPU's LPIs were last turned on or off; one at a time looks.
-struct Turning(AtomicU32);
-
-impl Turning {
-    const BUSY: u32 = 1 << 31;
-
-    fn done() -> Self {
-        Self(AtomicU32::new(LPI_COUNT))
-    }
-
-    /// Where to go on; `None`: somebody is at it.
-    fn claim(&self) -> Option<u32> {
-        let looked_at = self.0.fetch_or(Self::BUSY, Ordering::AcqRel);
-        (looked_at & Self::BUSY == 0).then_some(looked_at)
-    }
-
-    fn release(&self, looked_at: u32) {
-        self.0.store(looked_at, Ordering::Release);
-    }
+    turning: Walk,
 }
 
 const RESET: Record = Record::new(NOBODY).set_edge(true).set_group1(true);
@@ -92,8 +68,7 @@ impl Lpis {
             is_enabled: AtomicBool::new(false),
             properties: AtomicU64::new(0),
             pending: AtomicU64::new(0),
-            turning: Turning::done(),
-            owners: AtomicU64::new(0),
+            turning: Walk::over(LPI_COUNT),
         };
         Self {
             records: (0..LPI_COUNT).map(|_| AtomicRecord::new(RESET)).collect(),
@@ -109,8 +84,7 @@ impl Lpis {
             cpu.is_enabled.store(false, Ordering::Release);
             cpu.properties.store(0, Ordering::Release);
             cpu.pending.store(0, Ordering::Release);
-            cpu.turning.release(LPI_COUNT);
-            cpu.owners.store(0, Ordering::Release);
+            cpu.turning.reset();
         }
         self.its.reset();
     }
@@ -248,39 +222,24 @@ impl<'a> Bank<'a> {
         })
     }
 
-    /// Writes of it take effect before the guest goes on, so GICR_CTLR.RWP is never seen; but a few chunks of LPIs for each exit.
+    /// Writes of it take effect before the guest goes on, so GICR_CTLR.RWP is never seen.
     pub(super) fn set_lpi_control(&mut self, value: u32) {
         let Some((vcpu, lpis, cpu)) = self.lpi_cpu() else {
             return;
         };
-        let is_wanted = value & ENABLE_LPIS != 0;
-        self.is_unfinished = true;
-        let Some(mut looked_at) = cpu.turning.claim() else {
-            return;
-        };
-        // What another vCPU has begun is ended first.
-        if looked_at >= LPI_COUNT && lpis.is_enabled(vcpu) != is_wanted {
-            cpu.is_enabled.store(is_wanted, Ordering::Release);
-            looked_at = 0;
-        }
-        let is_enabled = lpis.is_enabled(vcpu);
-        for _ in 0..CHUNKS {
-            if looked_at >= LPI_COUNT {
-                break;
-            }
-            if is_enabled {
-                self.vgic.enable_lpis((vcpu, lpis, cpu), looked_at);
-            } else {
-                self.vgic.disable_lpis(self, (vcpu, lpis, cpu), looked_at);
-            }
-            looked_at += CHUNK;
-        }
-        cpu.turning.release(looked_at);
-        cpu.owners.fetch_or(self.owners, Ordering::AcqRel);
-        self.is_unfinished = looked_at < LPI_COUNT || is_enabled != is_wanted;
-        if !self.is_unfinished {
-            self.owners = cpu.owners.swap(0, Ordering::AcqRel);
-        }
+        let is_on = value & ENABLE_LPIS != 0;
+        self.go_on(
+            &cpu.turning,
+            || lpis.is_enabled(vcpu) != is_on,
+            || cpu.is_enabled.store(is_on, Ordering::Release),
+            |bank, first| {
+                if lpis.is_enabled(vcpu) {
+                    bank.vgic.enable_lpis((vcpu, lpis, cpu), first);
+                } else {
+                    bank.vgic.disable_lpis(bank, (vcpu, lpis, cpu), first);
+                }
+            },
+        );
     }
 }
 

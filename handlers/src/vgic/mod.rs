@@ -28,6 +28,7 @@ mod redistributor;
 mod registers;
 mod remote;
 mod sysregs;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ use due::Due;
 use lpi::Lpis;
 use physical::Physical;
 use record::{AtomicRecord, NOBODY, Record};
+use walk::Walk;
 
 /// INTIDs below this are private to each vCPU: 16 SGIs, then 16 PPIs.
 const PRIVATE_COUNT: u32 = 32;
@@ -132,6 +134,9 @@ pub struct Vgic {
     by_affinity: HashMap<u64, u8>,
     /// GICD_CTLR.EnableGrp0 and EnableGrp1; and whether some interrupt may go to any vCPU.
     groups: AtomicU32,
+    /// Which groups were turned on or off last, and whether their interrupts have been looked at since.
+    regrouped: AtomicU32,
+    regrouping: Walk,
     /// Where the search for a vCPU starts for an interrupt that may go to any.
     turn: AtomicU32,
     /// Drawn by those that wait for a fold.
@@ -165,6 +170,8 @@ impl Vgic {
             by_affinity: config.affinities.iter().copied().zip(0..).collect(),
             affinities: config.affinities.into_boxed_slice(),
             groups: AtomicU32::new(0),
+            regrouped: AtomicU32::new(0),
+            regrouping: Walk::over(vcpus as u32 * PRIVATE_COUNT + config.spi_count),
             turn: AtomicU32::new(0),
             epoch: AtomicU64::new(0),
             distributor_base: config.distributor_base,
@@ -180,6 +187,7 @@ impl Vgic {
     /// called for each before it is bound again.
     pub fn reset(&self) {
         self.groups.store(0, Ordering::Release);
+        self.regrouping.reset();
         for vcpu in 0..self.vcpu_count() {
             self.reset_private(vcpu, Record::clear_pending);
             if let Some(cpu) = self.cpus.get(vcpu) {

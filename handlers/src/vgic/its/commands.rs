@@ -2,9 +2,10 @@
 
 use super::super::{
     Vgic,
-    lpi::{CHUNK, FIRST_LPI, LPI_COUNT},
+    lpi::{FIRST_LPI, LPI_COUNT},
     record::{NOBODY, Record},
     registers::Bank,
+    walk::CHUNK,
 };
 use super::tables::{COLLECTIONS, DEVICES, EVENTS, Event};
 

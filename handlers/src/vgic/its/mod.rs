@@ -17,7 +17,12 @@ use alloc::sync::Arc;
 
 use trapline_vcpu::{Action, Exit};
 
-use super::{SharedCpu, Vgic, VgicError, lpi::Lpis, registers::Place};
+use super::{
+    SharedCpu, Vgic, VgicError,
+    lpi::{LPI_COUNT, Lpis},
+    registers::Place,
+    walk::Walk,
+};
 use crate::{ExitHandler, GuestCpu, memory::GuestMemory, sync::Mutex};
 use registers::{Queue, ROWS};
 use tables::{Event, Tables};
@@ -68,6 +73,7 @@ impl Vgic {
         let lpis = Lpis::new(self.vcpu_count(), its_base, memory);
         self.cpus.iter_mut().for_each(SharedCpu::expect_lpis);
         self.distributor_type = super::distributor::with_lpis(self.distributor_type);
+        self.regrouping = Walk::over(self.interrupt_count() + LPI_COUNT);
         self.lpis = Some(lpis.into());
         Ok(self)
     }

@@ -142,6 +142,26 @@ fn lpis_are_turned_on_and_off_in_several_exits() {
     guest.expect([8192 + 8191, NONE, NONE]);
 }
 
+/// All LPIs are pending while their group is off.
+#[test]
+fn groups_are_turned_on_and_off_in_several_exits() {
+    let mut guest = Guest::off();
+    guest.machine.write(0, GITS, 4, 1);
+    guest.run(&[mapc(0, 0)]);
+    guest.enable(0, true);
+    guest.map_all_lpis();
+    guest.machine.write(0, GICD, 4, 0);
+    for device in 128..256 {
+        (0..64).for_each(|event| guest.machine.vgic.signal(device, event));
+    }
+    let interrupts: u64 = 32 * VCPUS as u64 + 96 + 8192;
+    let exits = interrupts.div_ceil(64).div_ceil(16);
+    assert_eq!(guest.cost_of(GICD, 4, 0b10).exits, exits);
+    (8192..8212).for_each(|intid| assert_eq!(guest.take(0), intid));
+    assert_eq!(guest.cost_of(GICD, 4, 0b10).exits, 1, "they are on already");
+    assert_eq!(guest.cost_of(GICD, 4, 0).exits, exits);
+}
+
 /// A vCPU that turns LPIs on is not the only one that writes there: what it has begun is ended, then undone.
 #[test]
 fn lpis_that_are_being_turned_on_can_be_turned_off() {
