@@ -12,7 +12,8 @@
 //! ```
 //! Rule kept here: who makes a slot earlier than what [`TimerQueue::run`] returned last asks for another call. Both sides
 //! agree through one word, `next`, which `run` raises before it looks at the slots and `arm` lowers after it has written one.
-//! Nothing but the creation of a queue allocates.
+//! Nothing but the creation of a queue allocates. While some timer is armed the embedder's loop comes every few seconds, so a
+//! guest that arms its device for ever earlier times far ahead does not call for it each time.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -33,6 +34,9 @@ const NEVER: u64 = u64::MAX;
 
 /// How many alarms one call of [`TimerQueue::run`] sends: what is left over waits for the guest that the pCPU runs.
 const MOST_ALARMS: usize = 16;
+
+/// How long at most there is no call of [`TimerQueue::run`] while some timer is armed.
+const LONGEST_SECONDS: u64 = 10;
 
 /// The clock behind a queue, and the way to whoever drives it. Any pCPU calls it, in the middle of an exit.
 pub trait TimerHost: Send + Sync {
@@ -148,8 +152,12 @@ impl TimerQueue {
         if cfg!(mutant = "timer_queue_raises_late") {
             self.next.swap(NEVER, Ordering::AcqRel);
         }
-        let announced = self.next.fetch_min(earliest, Ordering::AcqRel);
-        let next = earliest.min(announced);
+        let visit = match earliest {
+            NEVER => NEVER,
+            earliest => earliest.min(now.saturating_add(LONGEST_SECONDS * self.host.frequency())),
+        };
+        let announced = self.next.fetch_min(visit, Ordering::AcqRel);
+        let next = visit.min(announced);
         (next != NEVER).then_some(next)
     }
 }

@@ -178,17 +178,21 @@ fn an_alarm_for_this_second_comes_at_once() {
 #[test]
 fn setting_the_clock_moves_the_alarm() {
     let mut setup = Setup::new();
-    setup.write(MR, 0x200);
-    assert_eq!(setup.pass(0), Some(BEGIN.ticks + 0x100 * SECOND));
-    setup.write(LR, 0x1ff);
+    setup.write(MR, 0x108);
+    assert_eq!(setup.pass(0), Some(BEGIN.ticks + 8 * SECOND));
+    setup.write(LR, 0x107);
     assert_eq!(setup.pass(0), Some(BEGIN.ticks + SECOND));
-    setup.write(LR, 0x200);
+    setup.write(LR, 0x108);
     assert_eq!(setup.read(RIS), 1);
     setup.write(ICR, 1);
-    setup.write(LR, 0x201);
-    let wrapped = BEGIN.ticks + u64::from(u32::MAX) * SECOND;
-    assert_eq!(setup.pass(0), Some(wrapped), "it has to wrap around first");
+    setup.write(LR, 0x109);
+    // It has to wrap around first.
+    let before = u64::from(u32::MAX) - 1;
+    let next = setup.pass(before * SECOND);
+    assert_eq!(next, Some(BEGIN.ticks + (before + 1) * SECOND));
     assert_eq!(setup.read(RIS), 0);
+    setup.pass(SECOND);
+    assert_eq!(setup.read(RIS), 1);
 }
 
 #[test]

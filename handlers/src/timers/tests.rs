@@ -99,6 +99,26 @@ mod alone {
         assert_eq!((setup.calls(), setup.run_at(60)), (0, Some(100)));
     }
 
+    /// A guest sets its clock's alarm to ever earlier times, all of them far ahead.
+    #[test]
+    fn deadlines_that_come_closer_from_far_away_do_not_call_for_attention_each_time() {
+        let setup = Setup::new(1);
+        let (bell, timer) = setup.timer();
+        let mut calls = 0;
+        for closer in 0..1_000 {
+            timer.arm(2_000_000 - closer * 1_000);
+            calls += setup.calls();
+            if calls > 0 {
+                setup.run_at(0);
+            }
+        }
+        assert_eq!(calls, 1);
+        timer.arm(25_000);
+        let visits = [0, 10_000, 20_000].map(|now| setup.run_at(now));
+        assert_eq!(visits, [10_000, 20_000, 25_000].map(Some));
+        assert_eq!((setup.run_at(25_000), bell.0.load(SeqCst)), (None, 1));
+    }
+
     #[test]
     fn a_timer_that_was_disarmed_or_dropped_is_silent_and_its_place_is_used_again() {
         let setup = Setup::new(1);
