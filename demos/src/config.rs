@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub const BOOTARGS_KEY: &str = "trapline.config";
 
 /// The first bytes of an encoded [`BootConfig`]; the last one is its version.
-const MAGIC: [u8; 8] = *b"TRAPCFG\x04";
+const MAGIC: [u8; 8] = *b"TRAPCFG\x05";
 
 /// The most guests of one run.
 pub const MAX_GUESTS: usize = 32;
@@ -58,7 +58,7 @@ pub mod guest_machine {
     pub const POWER_KEY_PIN: u8 = 3;
     /// Where the guest reads what was stolen from its vCPUs.
     pub const STOLEN_TIME_BASE: u64 = 0x090a_0000;
-    /// Where RAM starts.
+    /// Where RAM starts, as a rule: see [`super::GuestConfig::ram_base`].
     pub const RAM_BASE: u64 = 0x4000_0000;
     /// Where a flat binary is loaded, relative to the start of RAM.
     pub const FLAT_OFFSET: u64 = 0x8_0000;
@@ -101,9 +101,10 @@ pub struct GuestConfig {
     pub random_seed: [u8; 32],
     /// What SYSTEM_RESET does.
     pub on_reset: OnReset,
-    /// The physical memory behind the guest's RAM, which starts at [`guest_machine::RAM_BASE`]. It is 1 GiB aligned, and
-    /// nothing else lies in it.
+    /// The physical memory behind the guest's RAM. It is 1 GiB aligned, and nothing else lies in it.
     pub ram: Region,
+    /// Where the guest sees its RAM: at [`guest_machine::RAM_BASE`], or where it is.
+    pub ram_base: u64,
     /// What to copy into the guest's RAM before its first instruction.
     pub images: Vec<StagedImage>,
     /// What the guest reads and executes but cannot write, where it lies: whole pages, outside the guest's RAM.
@@ -232,6 +233,7 @@ pub(crate) mod tests {
                     address: 0x8000_0000,
                     length: 0x2000_0000,
                 },
+                ram_base: guest_machine::RAM_BASE,
                 images: alloc::vec![StagedImage {
                     source: Region {
                         address: 0x4820_0000,

@@ -62,6 +62,9 @@ impl BootConfig {
             if rams.iter().any(|other| overlaps(other, &ram)) {
                 return refuse("its RAM is another guest's too");
             }
+            if ![guest_machine::RAM_BASE, ram.start].contains(&guest.ram_base) {
+                return refuse("it does not see its RAM where it is, or where `virt` has it");
+            }
             rams.push(ram);
         }
         for guest in &self.guests {
@@ -123,7 +126,7 @@ fn check_images(
         (machine.is_free)(&source) && !rams.iter().any(|ram| overlaps(ram, &source))
     };
     for image in &guest.images {
-        let offset = image.destination.wrapping_sub(guest_machine::RAM_BASE);
+        let offset = image.destination.wrapping_sub(guest.ram_base);
         let fits = offset
             .checked_add(image.source.length)
             .is_some_and(|end| end <= guest.ram.length);
@@ -237,6 +240,23 @@ mod tests {
             expect_refusal(check_ram(address, length), "whole pages");
         }
         expect_refusal(check_ram(!0xfff, u64::MAX), "whole pages");
+    }
+
+    #[test]
+    fn a_guest_sees_its_ram_where_it_is_or_where_virt_has_it() {
+        let seen_at = |base| {
+            check(|config| {
+                let guest = &mut config.guests[0];
+                guest.images[0].destination = base;
+                guest.ram_base = base;
+            })
+        };
+        let place = example().guests[0].ram.address;
+        assert_eq!(seen_at(place), Ok(()));
+        assert_eq!(seen_at(guest_machine::RAM_BASE), Ok(()));
+        expect_refusal(seen_at(place + 0x4000_0000), "does not see its RAM");
+        let elsewhere = check(|config| config.guests[0].ram_base = place);
+        expect_refusal(elsewhere, "the image for 0x40000000");
     }
 
     #[test]

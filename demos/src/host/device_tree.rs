@@ -29,8 +29,8 @@ const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 pub struct Guest<'a> {
     /// 1 to [`crate::config::MAX_VCPUS`].
     pub vcpu_count: usize,
-    /// Bytes of RAM.
-    pub memory: u64,
+    /// Where its RAM is.
+    pub ram: Range<u64>,
     /// The kernel's command line.
     pub bootargs: &'a str,
     /// Where the initial ramdisk is.
@@ -52,9 +52,9 @@ pub fn build(guest: &Guest<'_>) -> Result<Vec<u8>, Error> {
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_u32("interrupt-parent", INTERRUPT_CONTROLLER)?;
     chosen(&mut fdt, guest)?;
-    let memory = fdt.begin_node(&format!("memory@{:x}", machine::RAM_BASE))?;
+    let memory = fdt.begin_node(&format!("memory@{:x}", guest.ram.start))?;
     fdt.property_string("device_type", "memory")?;
-    fdt.property_array_u64("reg", &[machine::RAM_BASE, guest.memory])?;
+    fdt.property_array_u64("reg", &[guest.ram.start, guest.ram.end - guest.ram.start])?;
     fdt.end_node(memory)?;
     cpus(&mut fdt, guest.vcpu_count)?;
     interrupt_controller(&mut fdt, guest.vcpu_count)?;
@@ -242,7 +242,7 @@ mod tests {
     fn example(vcpu_count: usize) -> Vec<u8> {
         build(&Guest {
             vcpu_count,
-            memory: 512 << 20,
+            ram: 0x4000_0000..0x6000_0000,
             bootargs: "console=ttyAMA0",
             initrd: Some(Region {
                 address: 0x4800_0000,
@@ -321,7 +321,7 @@ mod tests {
         let own = example(2);
         let mut guest = Guest {
             vcpu_count: 2,
-            memory: 512 << 20,
+            ram: 0x4000_0000..0x6000_0000,
             bootargs: "quiet",
             initrd: None,
             seed: [9; 40],
@@ -353,7 +353,7 @@ mod tests {
     fn a_zero_byte_in_the_command_line_is_refused() {
         let guest = Guest {
             vcpu_count: 1,
-            memory: 1 << 20,
+            ram: 0x4000_0000..0x4010_0000,
             bootargs: "a\0b",
             initrd: None,
             seed: [0; 40],

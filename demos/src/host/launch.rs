@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    ops::Range,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -17,13 +18,13 @@ use super::{
     device_tree,
     failure::{Result, at},
     input::{Contents, dtb, initrd, kernel::Kernel},
-    layout::{GuestLayout, MOST_GUEST_MIB, MachineLayout, UnstagedGuest},
+    layout::{GuestLayout, MOST_GUEST_MIB, MachineLayout, UnstagedGuest, place_rams},
     machine::{self, Machine},
     memory,
     request::{GuestRequest, GuestSource, Request},
     setup::{guest::StockGuest, qemu::Qemu},
 };
-use crate::config::{BootConfig, GuestConfig, Region};
+use crate::config::{BootConfig, GuestConfig, Region, guest_machine};
 
 const MIB: u64 = 1 << 20;
 /// What QEMU and the hypervisor need beside the guests' RAM.
@@ -52,9 +53,10 @@ impl Request {
     pub fn prepare(&self, inputs: &mut Inputs) -> Result<Launch> {
         let affinities = self.check_plain_values()?;
         self.check_memory(memory::available())?;
+        let rams = place_rams(self.guests.iter().map(|guest| guest.memory_mib * MIB));
         // What the user named is checked before anything is set up for it.
         for guest in &self.guests {
-            inputs.read_named(guest)?;
+            inputs.read_named(guest, guest_machine::RAM_BASE)?;
         }
         let Emulator { qemu, models } = inputs.emulator()?;
         self.check_model(&models)?;
@@ -77,7 +79,7 @@ impl Request {
             let guest = &self.guests[0];
             let files = inputs.files(guest);
             let initrd = files.initrd.as_ref();
-            let kernel = inputs.kernel(&files.kernel, guest.memory_mib * MIB)?;
+            let kernel = inputs.kernel(&files.kernel, &guest.ram(guest_machine::RAM_BASE))?;
             let mut command = machine.bare(guest.memory_mib);
             if let Some(path) = &guest.dtb {
                 command.arg("-dtb").arg(path);
@@ -89,7 +91,7 @@ impl Request {
             }
             (command, None)
         } else {
-            let layout = self.lay_out(inputs, affinities)?;
+            let layout = self.lay_out(inputs, affinities, &rams)?;
             let built = inputs.hypervisor(&self.hypervisor)?;
             let command = machine.boot_hypervisor(&built.flat, &layout, files.path())?;
             (command, Some(built))
@@ -102,10 +104,15 @@ impl Request {
         })
     }
 
-    fn lay_out(&self, inputs: &mut Inputs, affinities: Vec<Vec<u64>>) -> Result<MachineLayout> {
+    fn lay_out(
+        &self,
+        inputs: &mut Inputs,
+        affinities: Vec<Vec<u64>>,
+        rams: &[Region],
+    ) -> Result<MachineLayout> {
         let mut guests = Vec::new();
-        for (guest, affinity) in self.guests.iter().zip(affinities) {
-            guests.push(guest.lay_out(inputs, affinity, self.is_counting)?);
+        for ((guest, affinity), &ram) in self.guests.iter().zip(affinities).zip(rams) {
+            guests.push(guest.lay_out(inputs, affinity, ram, self.is_counting)?);
         }
         let config = BootConfig {
             pcpu_count: self.pcpus as u16,
@@ -147,31 +154,47 @@ impl Request {
 }
 
 impl GuestRequest {
+    /// Its RAM as it sees it, from `base` on.
+    fn ram(&self, base: u64) -> Range<u64> {
+        base..base.saturating_add(self.memory_mib * MIB)
+    }
+
+    /// What its device tree says of it, but for what is loaded.
+    fn described(&self, ram: Range<u64>) -> device_tree::Guest<'_> {
+        device_tree::Guest {
+            vcpu_count: self.vcpus,
+            ram,
+            bootargs: &self.bootargs,
+            initrd: None,
+            seed: [0; 40],
+        }
+    }
+
     fn lay_out(
         &self,
         inputs: &mut Inputs,
         affinity: Vec<u64>,
+        physical: Region,
         is_counting: bool,
     ) -> Result<UnstagedGuest> {
         let files = inputs.files(self);
-        let memory = self.memory_mib * MIB;
-        let kernel = inputs.kernel(&files.kernel, memory)?;
+        let ram_base = guest_machine::RAM_BASE;
+        let ram = self.ram(ram_base);
+        let kernel = inputs.kernel(&files.kernel, &ram)?;
         let ramdisk = match &files.initrd {
-            Some(path) => Some(inputs.ramdisk(path, kernel.is_linux, memory)?),
+            Some(path) => Some(inputs.ramdisk(path, kernel.is_linux, physical.length)?),
             None => None,
         };
         let ramdisk_length = ramdisk.as_ref().map(Contents::length);
-        let layout = GuestLayout::new(&kernel, ramdisk_length, memory, &self.place)?;
+        let layout = GuestLayout::new(&kernel, ramdisk_length, &ram, &self.place)?;
         let machine = device_tree::Guest {
-            vcpu_count: self.vcpus,
-            memory,
-            bootargs: &self.bootargs,
             initrd: layout.initrd,
             seed: seed(is_counting)?,
+            ..self.described(ram)
         };
         let tree = match &self.dtb {
             Some(path) => {
-                let own = dtb::read(path, self.vcpus, memory)?;
+                let own = dtb::read(path, &machine)?;
                 dtb::check_images(path, &own, &layout.ranges(&kernel))?;
                 device_tree::complete(&own, &machine).map_err(|error| {
                     Failure::input(error, path.display(), "give a flattened device tree")
@@ -198,10 +221,8 @@ impl GuestRequest {
             starts: self.starts,
             random_seed: seed(is_counting)?,
             on_reset: self.on_reset,
-            ram: Region {
-                address: 0,
-                length: memory,
-            },
+            ram: physical,
+            ram_base,
             images: Vec::new(),
             roms: Vec::new(),
             devices: self.devices.clone(),
@@ -252,7 +273,7 @@ pub struct Emulator {
 pub struct Inputs {
     emulator: Option<Emulator>,
     hypervisors: BTreeMap<String, Built>,
-    kernels: BTreeMap<(PathBuf, u64), Kernel>,
+    kernels: BTreeMap<(PathBuf, u64, u64), Kernel>,
     ramdisks: BTreeMap<(PathBuf, bool, u64), Contents>,
     stock: Option<StockGuest>,
     own: BTreeMap<String, PathBuf>,
@@ -280,18 +301,19 @@ impl Inputs {
         Ok(self.hypervisors.entry(name.into()).or_insert(built).clone())
     }
 
-    /// Reads the files that the user named for `guest`.
-    fn read_named(&mut self, guest: &GuestRequest) -> Result<()> {
-        let memory = guest.memory_mib * MIB;
+    /// Reads the files that the user named for `guest`, whose RAM starts at `ram_base`.
+    fn read_named(&mut self, guest: &GuestRequest, ram_base: u64) -> Result<()> {
+        let ram = guest.ram(ram_base);
+        let memory = ram.end - ram.start;
         let is_linux = match &guest.source {
-            GuestSource::File(path) => self.kernel(path, memory)?.is_linux,
+            GuestSource::File(path) => self.kernel(path, &ram)?.is_linux,
             GuestSource::Stock | GuestSource::Own(_) => true,
         };
         if let Some(path) = &guest.initrd {
             self.ramdisk(path, is_linux, memory)?;
         }
         if let Some(path) = &guest.dtb {
-            dtb::read(path, guest.vcpus, memory)?;
+            dtb::read(path, &guest.described(ram))?;
         }
         Ok(())
     }
@@ -333,12 +355,12 @@ impl Inputs {
         Files { kernel, initrd }
     }
 
-    fn kernel(&mut self, path: &Path, memory: u64) -> Result<Kernel> {
-        let key = (path.to_path_buf(), memory);
+    fn kernel(&mut self, path: &Path, ram: &Range<u64>) -> Result<Kernel> {
+        let key = (path.to_path_buf(), ram.start, ram.end);
         if let Some(known) = self.kernels.get(&key) {
             return Ok(known.clone());
         }
-        let kernel = Kernel::read(path, memory)?;
+        let kernel = Kernel::read(path, ram)?;
         Ok(self.kernels.entry(key).or_insert(kernel).clone())
     }
 

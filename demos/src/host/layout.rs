@@ -5,10 +5,11 @@
 //!  0x4020_0000  | hypervisor, its heap     |
 //!  0x4800_0000  | host device tree         |  where QEMU puts it: 128 MiB into RAM
 //!  0x4900_0000  | configuration            |
-//!               | staged images            |  the hypervisor copies them
 //!  n * 1 GiB    | each guest's RAM         |  0x4000_0000 to the guest
+//!               | staged images            |  the hypervisor copies them
 //!               +--------------------------+
 //! ```
+//! Where a guest's RAM is depends on the sizes of the guests before it alone, so it is known before any image is read.
 
 use std::{ops::Range, sync::Arc};
 
@@ -52,22 +53,23 @@ pub struct GuestLayout {
 const DEVICE_TREE_ROOM: u64 = BLOCK;
 
 impl GuestLayout {
-    /// Finds room for everything in `memory` bytes, whose number was given at `place`.
+    /// Finds room for everything in `ram`, whose size was given at `place`.
     ///
     /// # Errors
     /// It does not fit: the error says how much memory is enough.
     pub fn new(
         kernel: &Kernel,
         initrd_length: Option<u64>,
-        memory: u64,
+        ram: &Range<u64>,
         place: &Place,
     ) -> Result<Self> {
+        let (base, memory) = (ram.start, ram.end - ram.start);
         let too_large = |what: &str, bytes: u64| {
             let remedy = format!("give the guest at least {} MiB", bytes.div_ceil(MIB));
             Failure::input(what, place.of("memory"), &remedy)
         };
-        let kernel_start = kernel.footprint.start - RAM_BASE;
-        let kernel_end = kernel.footprint.end - RAM_BASE;
+        let kernel_start = kernel.footprint.start - base;
+        let kernel_end = kernel.footprint.end - base;
         if kernel_end > memory {
             return Err(too_large(
                 "the kernel does not fit into the guest's memory",
@@ -75,7 +77,7 @@ impl GuestLayout {
             ));
         }
         if kernel.is_firmware() {
-            return Self::for_firmware(kernel, initrd_length, memory).ok_or_else(|| {
+            return Self::for_firmware(kernel, initrd_length, ram).ok_or_else(|| {
                 let end = INITRD_OFFSET + initrd_length.unwrap_or(0);
                 too_large("the guest's images do not fit into its memory", end)
             });
@@ -98,10 +100,10 @@ impl GuestLayout {
         Ok(Self {
             entry: kernel.entry,
             initrd: initrd_length.map(|length| Region {
-                address: RAM_BASE + offset,
+                address: base + offset,
                 length,
             }),
-            device_tree: RAM_BASE + end(offset) - DEVICE_TREE_ROOM,
+            device_tree: base + end(offset) - DEVICE_TREE_ROOM,
         })
     }
 
@@ -117,16 +119,16 @@ impl GuestLayout {
 
     /// Firmware looks for the device tree at the start of RAM, as QEMU has it there.
     /// [QEMU: docs/system/arm/virt, Hardware configuration information for bare-metal programming]
-    fn for_firmware(kernel: &Kernel, initrd_length: Option<u64>, memory: u64) -> Option<Self> {
+    fn for_firmware(kernel: &Kernel, initrd_length: Option<u64>, ram: &Range<u64>) -> Option<Self> {
         let initrd = initrd_length.map(|length| Region {
-            address: RAM_BASE + INITRD_OFFSET,
+            address: ram.start + INITRD_OFFSET,
             length,
         });
         let end = initrd.map_or(DEVICE_TREE_ROOM, |region| INITRD_OFFSET + region.length);
-        (end <= memory).then_some(Self {
+        (end <= ram.end - ram.start).then_some(Self {
             entry: kernel.entry,
             initrd,
-            device_tree: RAM_BASE,
+            device_tree: ram.start,
         })
     }
 }
@@ -143,10 +145,21 @@ pub struct Load {
 /// A guest whose images are not in the machine's RAM yet.
 #[derive(Clone, Debug)]
 pub struct UnstagedGuest {
-    /// All that is known of it: its RAM has a length and no address, and no image is staged.
+    /// All that is known of it: no image is staged.
     pub config: GuestConfig,
     /// Where its images go, as intermediate physical addresses, and what they are.
     pub images: Vec<(u64, Contents)>,
+}
+
+/// Where in the machine the RAM of guests is that have so many bytes, in their order.
+pub fn place_rams(lengths: impl IntoIterator<Item = u64>) -> Vec<Region> {
+    let mut next = RAM_BASE + GIB;
+    let place = |length| {
+        let address = next.next_multiple_of(GIB);
+        next = address.saturating_add(length);
+        Region { address, length }
+    };
+    lengths.into_iter().map(place).collect()
 }
 
 /// The machine's memory, ready for QEMU.
@@ -161,12 +174,13 @@ pub struct MachineLayout {
 }
 
 impl MachineLayout {
-    /// Stages the images of `guests`, equal ones once, finds room for each guest's RAM, and adds the guests to `config`.
+    /// Stages the images of `guests`, whose RAM [`place_rams`] has placed, equal ones once, and adds the guests to `config`.
     ///
     /// # Errors
     /// The machine cannot have so much RAM.
     pub fn new(mut config: BootConfig, guests: Vec<UnstagedGuest>) -> Result<Self> {
-        let mut next = STAGING + CONFIG_ROOM;
+        let ends = guests.iter().map(|guest| end_of(&guest.config.ram));
+        let mut next = ends.max().unwrap_or(RAM_BASE + GIB);
         let mut loads: Vec<Load> = Vec::new();
         for UnstagedGuest {
             config: mut guest,
@@ -176,12 +190,12 @@ impl MachineLayout {
             for (destination, contents) in images {
                 let length = contents.length();
                 let equal = loads.iter().find(|load| load.contents == contents);
-                let address = equal.map_or(next, |load| load.address);
-                if address == next {
-                    next = (next + length).next_multiple_of(BLOCK);
+                let address = equal.map_or(next.next_multiple_of(BLOCK), |load| load.address);
+                if equal.is_none() {
+                    next = address + length;
                     loads.push(Load { address, contents });
                 }
-                let list = if destination < RAM_BASE {
+                let list = if destination < guest.ram_base {
                     &mut guest.roms
                 } else {
                     &mut guest.images
@@ -192,10 +206,6 @@ impl MachineLayout {
                 });
             }
             config.guests.push(guest);
-        }
-        for guest in &mut config.guests {
-            guest.ram.address = next.next_multiple_of(GIB);
-            next = guest.ram.address.saturating_add(guest.ram.length);
         }
         let memory_mib = (next - RAM_BASE).div_ceil(MIB);
         if memory_mib > MOST_MACHINE_MIB {
@@ -231,6 +241,10 @@ impl MachineLayout {
     }
 }
 
+fn end_of(region: &Region) -> u64 {
+    region.address.saturating_add(region.length)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,8 +260,17 @@ mod tests {
         }
     }
 
+    fn ram(length: u64) -> Range<u64> {
+        RAM_BASE..RAM_BASE + length
+    }
+
     fn place(footprint: u64, initrd: Option<u64>, memory: u64) -> Result<GuestLayout> {
-        GuestLayout::new(&kernel(0, footprint), initrd, memory, &Place::default())
+        GuestLayout::new(
+            &kernel(0, footprint),
+            initrd,
+            &ram(memory),
+            &Place::default(),
+        )
     }
 
     #[test]
@@ -259,7 +282,7 @@ mod tests {
             (480 * MIB, 32 * MIB, 200 * MIB, 512 * MIB),
         ] {
             let kernel = kernel(start, footprint);
-            let layout = GuestLayout::new(&kernel, Some(initrd), memory, &Place::default());
+            let layout = GuestLayout::new(&kernel, Some(initrd), &ram(memory), &Place::default());
             let layout = layout.expect("it fits");
             let region = layout.initrd.expect("there is one");
             assert!(
@@ -273,12 +296,29 @@ mod tests {
     }
 
     #[test]
+    fn everything_follows_the_start_of_ram() {
+        const HIGHER: u64 = 5 * GIB;
+        let low = kernel(0, 30 * MIB);
+        let mut high = low.clone();
+        high.footprint = low.footprint.start + HIGHER..low.footprint.end + HIGHER;
+        let ram = ram(512 * MIB);
+        let place = |kernel: &Kernel, ram| {
+            GuestLayout::new(kernel, Some(MIB), ram, &Place::default()).expect("it fits")
+        };
+        let below = place(&low, &ram);
+        let above = place(&high, &(ram.start + HIGHER..ram.end + HIGHER));
+        assert_eq!(above.device_tree, below.device_tree + HIGHER);
+        let start = |layout: &GuestLayout| layout.initrd.map(|region| region.address);
+        assert_eq!(start(&above), start(&below).map(|start| start + HIGHER));
+    }
+
+    #[test]
     fn what_does_not_fit_says_how_much_would() {
         let failure = place(60 * MIB, Some(10 * MIB), 64 * MIB).expect_err("too large");
         assert!(failure.to_string().contains("at least 72 MiB"), "{failure}");
         assert!(place(u64::MAX / 2, None, GIB).is_err());
         let far = kernel(u64::MAX - 1, 8);
-        assert!(GuestLayout::new(&far, None, GIB, &Place::default()).is_err());
+        assert!(GuestLayout::new(&far, None, &ram(GIB), &Place::default()).is_err());
     }
 
     fn guest(memory: u64, images: &[Vec<u8>]) -> UnstagedGuest {
@@ -296,6 +336,7 @@ mod tests {
                     address: 0,
                     length: memory,
                 },
+                ram_base: RAM_BASE,
                 images: Vec::new(),
                 roms: Vec::new(),
                 devices: Vec::new(),
@@ -313,7 +354,11 @@ mod tests {
         }
     }
 
-    fn machine(guests: Vec<UnstagedGuest>) -> Result<(MachineLayout, BootConfig)> {
+    fn machine(mut guests: Vec<UnstagedGuest>) -> Result<(MachineLayout, BootConfig)> {
+        let lengths: Vec<u64> = guests.iter().map(|guest| guest.config.ram.length).collect();
+        for (guest, ram) in guests.iter_mut().zip(place_rams(lengths)) {
+            guest.config.ram = ram;
+        }
         let config = BootConfig {
             pcpu_count: 1,
             policy: "pinned".into(),
@@ -334,14 +379,15 @@ mod tests {
         let images = [vec![1; 3 << 20], vec![2; 5]];
         let (layout, decoded) = machine(vec![guest(512 * MIB, &images)]).expect("it fits");
         assert_eq!(decoded.guests[0].ram.address, 2 * GIB);
-        assert_eq!(layout.memory_mib, 1024 + 512);
+        assert_eq!(layout.memory_mib, 1024 + 512 + 5);
         let ends: Vec<u64> = layout
             .loads
             .iter()
             .map(|load| load.address + load.contents.length())
             .collect();
-        assert!(layout.loads[1].address >= ends[0] && layout.loads[2].address >= ends[1]);
-        assert!(ends[2] <= decoded.guests[0].ram.address);
+        assert!(ends[0] <= decoded.guests[0].ram.address);
+        assert!(end_of(&decoded.guests[0].ram) <= layout.loads[1].address);
+        assert!(layout.loads[2].address >= ends[1]);
         assert_eq!(decoded.guests[0].images[1].destination, RAM_BASE + GIB);
     }
 
@@ -349,12 +395,12 @@ mod tests {
     fn firmware_stays_where_it_is_staged() {
         let mut firmware = kernel(0, 0);
         firmware.entry = 0;
-        let layout = GuestLayout::new(&firmware, Some(MIB), 512 * MIB, &Place::default());
+        let layout = GuestLayout::new(&firmware, Some(MIB), &ram(512 * MIB), &Place::default());
         let layout = layout.expect("it fits");
         assert_eq!(layout.device_tree, RAM_BASE);
         let region = layout.initrd.expect("there is one");
         assert_eq!(region.address, RAM_BASE + INITRD_OFFSET);
-        assert!(GuestLayout::new(&firmware, Some(1), 128 * MIB, &Place::default()).is_err());
+        assert!(GuestLayout::new(&firmware, Some(1), &ram(128 * MIB), &Place::default()).is_err());
         let mut guest = guest(MIB, &[vec![1; 100], vec![2; 5]]);
         guest.images[0].0 = 0;
         let (_, decoded) = machine(vec![guest]).expect("it fits");
@@ -386,7 +432,7 @@ mod tests {
             .map(|guest| guest.ram.address)
             .collect();
         assert_eq!(rams, [2 * GIB, 4 * GIB, 5 * GIB]);
-        assert_eq!(layout.memory_mib, 5 * 1024);
+        assert_eq!(layout.memory_mib, 5 * 1024 + 5);
         assert_eq!(layout.loads.len(), 1 + 3);
         let [first, second, third] = [0, 1, 2].map(|guest| &decoded.guests[guest].images);
         assert_eq!((first[0].source, first), (second[0].source, third));

@@ -86,7 +86,7 @@ impl Guest {
         let mut stage2 = Stage2::new(geometry, Identity);
         stage2
             .map(
-                guest_machine::RAM_BASE,
+                config.ram_base,
                 config.ram.address,
                 config.ram.length,
                 Attributes::RAM,

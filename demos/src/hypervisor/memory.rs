@@ -5,7 +5,7 @@
 use alloc::{format, vec::Vec};
 use core::ops::Range;
 
-use trapline_demos::config::{BootConfig, GuestConfig, StagedImage, guest_machine, whole_pages};
+use trapline_demos::config::{BootConfig, GuestConfig, StagedImage, whole_pages};
 use trapline_handlers::memory::{GuestMemory, NotRam};
 use trapline_platform::{mmu::Access, ram::Ram};
 
@@ -70,9 +70,8 @@ impl GuestRam {
         let place = config.ram.address..config.ram.address.saturating_add(config.ram.length);
         let ram = Ram::map(place, Access::ReadWrite)
             .map_err(|error| Refusal(format!("the RAM of guest {}: {error:?}", config.name)))?;
-        let start = guest_machine::RAM_BASE;
         Ok(Self {
-            range: start..start + config.ram.length,
+            range: config.ram_base..config.ram_base + config.ram.length,
             ram,
         })
     }

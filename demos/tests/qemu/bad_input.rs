@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use trapline_demos::host::device_tree;
+use trapline_demos::{config::guest_machine::RAM_BASE, host::device_tree};
 
 use crate::harness::Run;
 
@@ -133,7 +133,7 @@ fn bad_device_trees_are_refused() {
     let kernel = place.file("kernel", &image(1 << 20));
     let tree = device_tree::build(&device_tree::Guest {
         vcpu_count: 2,
-        memory: 512 << 20,
+        ram: RAM_BASE..RAM_BASE + (512 << 20),
         bootargs: "",
         initrd: None,
         seed: [0; 40],

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use trapline_demos::host::{cross, device_tree, setup::u_boot};
+use trapline_demos::{
+    config::guest_machine::RAM_BASE,
+    host::{cross, device_tree, setup::u_boot},
+};
 
 use crate::harness::{Run, is_full_tier, stock_guest};
 
@@ -122,7 +125,7 @@ fn linux_runs_with_a_device_tree_of_its_own() {
     // Half of the memory; the command line in it stays.
     let tree = device_tree::build(&device_tree::Guest {
         vcpu_count: 2,
-        memory: 256 << 20,
+        ram: RAM_BASE..RAM_BASE + (256 << 20),
         bootargs: "trapline=batch",
         initrd: None,
         seed: [0; 40],

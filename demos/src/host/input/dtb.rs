@@ -13,7 +13,7 @@ use dtoolkit::{
 
 use super::{open, read_at_most};
 use crate::{
-    config::guest_machine::{GICR_BASE, RAM_BASE, mpidr_affinity},
+    config::guest_machine::{GICR_BASE, mpidr_affinity},
     host::{Failure, device_tree, failure::Result, failure::at},
 };
 
@@ -27,8 +27,8 @@ const INTERRUPT_CELLS: usize = 3;
 
 type Refusal = (String, String);
 
-/// Reads the device tree at `path`, for a guest with `vcpu_count` CPUs and `memory` bytes of RAM.
-pub fn read(path: &Path, vcpu_count: usize, memory: u64) -> Result<Vec<u8>> {
+/// Reads the device tree at `path`, for `guest`.
+pub fn read(path: &Path, guest: &device_tree::Guest<'_>) -> Result<Vec<u8>> {
     let refuse = |(what, remedy): Refusal| {
         Failure::input(format!("the device tree {what}"), path.display(), &remedy)
     };
@@ -40,13 +40,12 @@ pub fn read(path: &Path, vcpu_count: usize, memory: u64) -> Result<Vec<u8>> {
             "make it shorter".into(),
         ))
     })?;
-    check(bytes, vcpu_count, memory).map_err(refuse)
+    check(bytes, guest).map_err(refuse)
 }
 
 fn check(
     mut bytes: Vec<u8>,
-    vcpu_count: usize,
-    memory: u64,
+    guest: &device_tree::Guest<'_>,
 ) -> std::result::Result<Vec<u8>, Refusal> {
     // A file may be padded.
     let length = bytes.get(4..8).and_then(|field| field.try_into().ok());
@@ -64,16 +63,14 @@ fn check(
         ));
     }
     let machine = device_tree::build(&device_tree::Guest {
-        vcpu_count,
-        memory,
         bootargs: "",
         initrd: None,
-        seed: [0; 40],
+        ..guest.clone()
     });
     let machine = machine.expect("a command line without zero bytes");
     let machine = Machine::new(&Fdt::new(&machine).expect("what was made here"));
-    check_memory(&tree, memory)?;
-    check_cpus(&tree, vcpu_count)?;
+    check_memory(&tree, &guest.ram)?;
+    check_cpus(&tree, guest.vcpu_count)?;
     check_psci(&tree)?;
     let mut has_controller = false;
     machine.check_children(tree.root(), "", &[], &mut has_controller)?;
@@ -140,8 +137,7 @@ fn is_memory(node: &FdtNode<'_>) -> bool {
     says(node, "device_type", "memory") && is_enabled(node)
 }
 
-fn check_memory(tree: &Fdt<'_>, memory: u64) -> std::result::Result<(), Refusal> {
-    let ram = RAM_BASE..RAM_BASE + memory;
+fn check_memory(tree: &Fdt<'_>, ram: &Range<u64>) -> std::result::Result<(), Refusal> {
     let described = memory_of(tree)?;
     if described.is_empty() {
         let what = "has no memory".to_owned();

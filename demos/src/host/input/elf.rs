@@ -3,7 +3,7 @@
 //! Segments go to their physical addresses, and execution starts where the entry point lies in them. An ELF file of Linux
 //! (`vmlinux`) is linked far from any RAM: its segments, put together, are the `Image`.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use object::{
     Endianness,
@@ -18,7 +18,6 @@ use super::{
     MORE_MEMORY, Refusal, TRUNCATED,
     kernel::{IMAGE_MAGIC, Kernel, NEEDS_IMAGE, Segment},
 };
-use crate::config::guest_machine::RAM_BASE;
 
 /// The first bytes.
 pub const MAGIC: &[u8] = b"\x7fELF";
@@ -36,8 +35,9 @@ struct Loadable<'a> {
     bytes: &'a [u8],
 }
 
-/// The kernel in `file`, for a guest with `memory` bytes of RAM.
-pub fn load<'a, R: ReadRef<'a>>(file: R, memory: u64) -> Result<Kernel, Refusal> {
+/// The kernel in `file`, for a guest that sees `ram`.
+pub fn load<'a, R: ReadRef<'a>>(file: R, ram: &Range<u64>) -> Result<Kernel, Refusal> {
+    let memory = ram.end - ram.start;
     let identity = file
         .read_bytes_at(0, IDENTITY)
         .map_err(|()| ("is cut off".to_owned(), TRUNCATED))?;
@@ -85,9 +85,9 @@ pub fn load<'a, R: ReadRef<'a>>(file: R, memory: u64) -> Result<Kernel, Refusal>
     match segments.first() {
         None => Err(("has nothing to load".into(), NEEDS_IMAGE)),
         Some(first) if first.bytes.get(56..60) == Some(&IMAGE_MAGIC) => {
-            Kernel::linux(flatten(&segments, memory)?)
+            Kernel::linux(flatten(&segments, memory)?, ram.start)
         }
-        Some(_) => place(&segments, header.e_entry(endian), memory),
+        Some(_) => place(&segments, header.e_entry(endian), ram),
     }
 }
 
@@ -118,9 +118,8 @@ fn check_identity(identity: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn place(segments: &[Loadable<'_>], entry: u64, memory: u64) -> Result<Kernel, Refusal> {
-    let ram = RAM_BASE..RAM_BASE.saturating_add(memory);
-    let mut end = RAM_BASE;
+fn place(segments: &[Loadable<'_>], entry: u64, ram: &Range<u64>) -> Result<Kernel, Refusal> {
+    let mut end = ram.start;
     for segment in segments {
         let start = segment.physical;
         let segment_end = start.saturating_add(segment.size);
@@ -182,8 +181,10 @@ fn flatten(segments: &[Loadable<'_>], memory: u64) -> Result<Vec<u8>, Refusal> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::config::guest_machine::RAM_BASE;
 
     const MIB: u64 = 1 << 20;
+    const RAM: Range<u64> = RAM_BASE..RAM_BASE + MIB;
 
     /// An ELF file for AArch64 that starts at `entry`, with a segment for each physical address, virtual address, bytes and size
     /// in memory.
@@ -211,7 +212,7 @@ pub(crate) mod tests {
 
     #[track_caller]
     fn refuse(file: &[u8], expected: &str) {
-        let (what, _) = load(file, MIB).expect_err(expected);
+        let (what, _) = load(file, &RAM).expect_err(expected);
         assert!(what.contains(expected), "{what}: {expected}");
     }
 
@@ -225,7 +226,7 @@ pub(crate) mod tests {
                 (0x4000_1000, high + 0x1000, b"codecode", 8),
             ],
         );
-        let kernel = load(&file[..], MIB).expect("a good file");
+        let kernel = load(&file[..], &RAM).expect("a good file");
         assert_eq!(kernel.entry, 0x4000_1004);
         assert_eq!(kernel.footprint, 0x4000_1000..0x4001_2000);
         assert!(!kernel.is_linux);
@@ -251,7 +252,7 @@ pub(crate) mod tests {
             (high, high, &image[..], 64),
             (high + 0x1000, high + 0x1000, &b"more"[..], 4),
         ];
-        let kernel = load(&elf(high, &segments)[..], MIB).expect("a good file");
+        let kernel = load(&elf(high, &segments)[..], &RAM).expect("a good file");
         assert!(kernel.is_linux);
         assert_eq!(kernel.footprint, RAM_BASE..RAM_BASE + 0x8000);
         assert_eq!(kernel.segments[0].bytes.len(), 0x1004);
@@ -266,7 +267,7 @@ pub(crate) mod tests {
             file[offset] = value;
             file
         };
-        assert!(load(&with(0, 0x7f)[..], MIB).is_ok());
+        assert!(load(&with(0, 0x7f)[..], &RAM).is_ok());
         refuse(&with(4, 1), "32-bit");
         refuse(&with(18, 62), "x86");
         refuse(&with(18, 40), "32-bit Arm");

@@ -19,7 +19,7 @@ use super::{
     word,
 };
 use crate::{
-    config::guest_machine::{FIRMWARE, FLAT_OFFSET, RAM_BASE, VARIABLES},
+    config::guest_machine::{FIRMWARE, FLAT_OFFSET, VARIABLES},
     host::{Failure, failure::Result, failure::at},
 };
 
@@ -99,8 +99,9 @@ const REFUSED: [(&[u8], &str, &str); 6] = [
 pub(super) const NEEDS_IMAGE: &str = "give a Linux Image for arm64, an ELF file or a flat binary";
 
 impl Kernel {
-    /// Reads and checks the kernel at `path`, for a guest with `memory` bytes.
-    pub fn read(path: &Path, memory: u64) -> Result<Self> {
+    /// Reads and checks the kernel at `path`, for a guest that sees `ram`.
+    pub fn read(path: &Path, ram: &Range<u64>) -> Result<Self> {
+        let memory = ram.end - ram.start;
         let (mut file, length) = open(path, NEEDS_IMAGE)?;
         let refuse = |(what, remedy): Refusal| {
             Failure::input(format!("the kernel {what}"), path.display(), remedy)
@@ -110,7 +111,7 @@ impl Kernel {
         start.read_to_end(&mut magic).map_err(at(path.display()))?;
         if magic == elf::MAGIC {
             // What is for debuggers may be larger than any guest: only what is loaded is read.
-            return elf::load(&ReadCache::new(file), memory).map_err(refuse);
+            return elf::load(&ReadCache::new(file), ram).map_err(refuse);
         }
         if length > memory {
             return Err(refuse(too_large()));
@@ -118,22 +119,22 @@ impl Kernel {
         let bytes = read_at_most(magic.as_slice().chain(file), memory)
             .map_err(at(path.display()))?
             .ok_or_else(|| refuse(too_large()))?;
-        Self::check(bytes, memory).map_err(refuse)
+        Self::check(bytes, ram).map_err(refuse)
     }
 
-    fn check(bytes: Vec<u8>, memory: u64) -> std::result::Result<Self, Refusal> {
+    fn check(bytes: Vec<u8>, ram: &Range<u64>) -> std::result::Result<Self, Refusal> {
         match Packing::of(&bytes) {
-            Some(packing) => Self::plain(unpack(&bytes, packing, memory)?, memory),
-            None => Self::plain(bytes, memory),
+            Some(packing) => Self::plain(unpack(&bytes, packing, ram.end - ram.start)?, ram),
+            None => Self::plain(bytes, ram),
         }
     }
 
-    fn plain(bytes: Vec<u8>, memory: u64) -> std::result::Result<Self, Refusal> {
+    fn plain(bytes: Vec<u8>, ram: &Range<u64>) -> std::result::Result<Self, Refusal> {
         if bytes.is_empty() {
             return Err(("is empty".into(), NEEDS_IMAGE));
         }
         if bytes.starts_with(elf::MAGIC) {
-            return elf::load(&bytes[..], memory);
+            return elf::load(&bytes[..], ram);
         }
         if let Some(packing) = Packing::of(&bytes) {
             let what = format!(
@@ -144,7 +145,7 @@ impl Kernel {
         }
         let magic = bytes.get(IMAGE_MAGIC_OFFSET..IMAGE_MAGIC_OFFSET + 4);
         if magic == Some(&IMAGE_MAGIC) {
-            return Self::linux(bytes);
+            return Self::linux(bytes, ram.start);
         }
         let refused = REFUSED.iter().find(|(magic, ..)| bytes.starts_with(magic));
         let other = if bytes.get(0x202..0x206) == Some(&X86_MAGIC) {
@@ -159,9 +160,11 @@ impl Kernel {
         match (other, refused) {
             (Some(what), _) => Err((what.into(), NEEDS_IMAGE)),
             (_, Some((_, what, remedy))) => Err(((*what).into(), remedy)),
-            _ if bytes.starts_with(b"MZ") => Self::linux(efi::unpack_image(&bytes, memory)?),
-            _ if is_u_boot(&bytes) => Ok(Self::firmware(bytes)),
-            _ => Ok(Self::at(RAM_BASE + FLAT_OFFSET, 0, bytes)),
+            _ if bytes.starts_with(b"MZ") => {
+                Self::linux(efi::unpack_image(&bytes, ram.end - ram.start)?, ram.start)
+            }
+            _ if is_u_boot(&bytes) => Ok(Self::firmware(bytes, ram.start)),
+            _ => Ok(Self::at(ram.start + FLAT_OFFSET, 0, bytes)),
         }
     }
 
@@ -180,7 +183,7 @@ impl Kernel {
     }
 
     /// A program that runs from flash and finds the device tree at the start of RAM. Its variables are erased.
-    fn firmware(bytes: Vec<u8>) -> Self {
+    fn firmware(bytes: Vec<u8>, ram_base: u64) -> Self {
         let segment = |flash: Range<u64>, bytes| Segment {
             address: flash.start,
             bytes: Arc::new(bytes),
@@ -190,7 +193,7 @@ impl Kernel {
                 segment(FIRMWARE, bytes),
                 segment(VARIABLES, vec![0xff; VARIABLES_LENGTH]),
             ],
-            footprint: RAM_BASE..RAM_BASE,
+            footprint: ram_base..ram_base,
             entry: FIRMWARE.start,
             is_linux: false,
         }
@@ -201,8 +204,8 @@ impl Kernel {
         FIRMWARE.contains(&self.entry)
     }
 
-    /// The Linux `Image` in `bytes`, whose magic number was found.
-    pub(super) fn linux(bytes: Vec<u8>) -> std::result::Result<Self, Refusal> {
+    /// The Linux `Image` in `bytes`, whose magic number was found, for a guest whose RAM starts at `ram_base`.
+    pub(super) fn linux(bytes: Vec<u8>, ram_base: u64) -> std::result::Result<Self, Refusal> {
         let field = |offset| double(&bytes, offset).ok_or(("is cut off".to_owned(), TRUNCATED));
         if bytes.len() < header::LENGTH {
             return Err(("is cut off".into(), TRUNCATED));
@@ -226,7 +229,7 @@ impl Kernel {
         };
         Ok(Self {
             is_linux: true,
-            ..Self::at(RAM_BASE.saturating_add(offset), size, bytes)
+            ..Self::at(ram_base.saturating_add(offset), size, bytes)
         })
     }
 }
@@ -245,12 +248,13 @@ fn is_u_boot(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::guest_machine::RAM_BASE;
     use crate::host::input::{
         efi::tests::zboot,
         packed::tests::{UNPACKED, pack},
     };
 
-    const MIB: u64 = 1 << 20;
+    const RAM: Range<u64> = RAM_BASE..RAM_BASE + (1 << 20);
 
     fn image(text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
         let mut bytes = vec![0; 128];
@@ -264,18 +268,20 @@ mod tests {
     #[test]
     fn an_image_says_where_it_goes() {
         let kernel =
-            Kernel::check(image(0x20_0000, 0x100_0000, 0b1010), MIB).expect("a good image");
+            Kernel::check(image(0x20_0000, 0x100_0000, 0b1010), &RAM).expect("a good image");
         assert_eq!(kernel.footprint, 0x4020_0000..0x4120_0000);
         assert_eq!((kernel.entry, kernel.is_linux), (0x4020_0000, true));
-        let old = Kernel::check(image(0x1234, 0, 0), MIB).expect("an old image");
+        let high = Kernel::check(image(0x20_0000, 0x100_0000, 0), &(0x8000_0000..0x8010_0000));
+        assert_eq!(high.map(|kernel| kernel.entry), Ok(0x8020_0000));
+        let old = Kernel::check(image(0x1234, 0, 0), &RAM).expect("an old image");
         assert_eq!(old.footprint, 0x4008_0000..0x4008_0080);
-        let far = Kernel::check(image(u64::MAX, u64::MAX, 0), MIB).expect("too large, but whole");
+        let far = Kernel::check(image(u64::MAX, u64::MAX, 0), &RAM).expect("too large, but whole");
         assert_eq!(far.footprint.end, u64::MAX);
     }
 
     #[test]
     fn no_header_means_flat() {
-        let kernel = Kernel::check(vec![0x14; 100], MIB).expect("a flat binary");
+        let kernel = Kernel::check(vec![0x14; 100], &RAM).expect("a flat binary");
         assert_eq!(kernel.footprint, 0x4008_0000..0x4008_0064);
         assert!(!kernel.is_linux);
     }
@@ -285,7 +291,7 @@ mod tests {
         let mut bytes = vec![0; 0x2000];
         bytes[..8].copy_from_slice(&[0x0a, 0, 0, 0x14, 0x1f, 0x20, 0x03, 0xd5]);
         bytes[17] = 0x20;
-        let kernel = Kernel::check(bytes.clone(), MIB).expect("a U-Boot");
+        let kernel = Kernel::check(bytes.clone(), &RAM).expect("a U-Boot");
         assert_eq!((kernel.entry, kernel.is_firmware()), (0, true));
         assert_eq!(kernel.segments[0].address, 0);
         assert_eq!(kernel.segments[1].address, 0x0400_0000);
@@ -293,7 +299,7 @@ mod tests {
         for (offset, value) in [(11, 0x40), (17, 0x40)] {
             let mut other = bytes.clone();
             other[offset] = value;
-            let kernel = Kernel::check(other, MIB).expect("a flat binary");
+            let kernel = Kernel::check(other, &RAM).expect("a flat binary");
             assert_eq!(kernel.entry, RAM_BASE + FLAT_OFFSET);
         }
     }
@@ -301,19 +307,23 @@ mod tests {
     #[test]
     fn compressed_kernels_are_unpacked() {
         let plain = image(0, 0x10_0000, 0);
-        let expected = Kernel::check(plain.clone(), MIB);
+        let expected = Kernel::check(plain.clone(), &RAM);
         for packing in UNPACKED {
             let packed = pack(packing, &plain);
-            assert_eq!(Kernel::check(packed.clone(), MIB), expected, "{packing:?}");
+            assert_eq!(Kernel::check(packed.clone(), &RAM), expected, "{packing:?}");
             let program = zboot(0xaa64, packing.name(), &packed);
-            assert_eq!(Kernel::check(program.clone(), MIB), expected, "{packing:?}");
+            assert_eq!(
+                Kernel::check(program.clone(), &RAM),
+                expected,
+                "{packing:?}"
+            );
             for cut in [&packed[..packed.len() - 2], &program[..program.len() - 2]] {
-                let (what, _) = Kernel::check(cut.to_vec(), MIB).expect_err("cut off");
+                let (what, _) = Kernel::check(cut.to_vec(), &RAM).expect_err("cut off");
                 assert!(what.contains("cut off"), "{what}");
             }
         }
         let bomb = pack(Packing::Gzip, &vec![0; 3 << 20]);
-        let (what, _) = Kernel::check(bomb, MIB).expect_err("a bomb");
+        let (what, _) = Kernel::check(bomb, &RAM).expect_err("a bomb");
         assert!(what.contains("more than the guest's memory"));
     }
 
@@ -354,7 +364,7 @@ mod tests {
             (b"#!/bin/sh\n".to_vec(), "script"),
             (vec![0; 512], "zeros"),
         ] {
-            let (what, _) = Kernel::check(bytes, MIB).expect_err(expected);
+            let (what, _) = Kernel::check(bytes, &RAM).expect_err(expected);
             assert!(what.contains(expected), "{what}: {expected}");
         }
     }
@@ -370,7 +380,7 @@ mod tests {
             (Path::new("/dev/zero"), "not a file"),
             (directory.path(), "not a file"),
         ] {
-            let failure = Kernel::read(path, MIB).expect_err(expected);
+            let failure = Kernel::read(path, &RAM).expect_err(expected);
             assert!(failure.to_string().contains(expected), "{failure}");
         }
     }
@@ -386,7 +396,7 @@ mod tests {
             .open(&path)
             .expect("our file");
         file.set_len(1 << 40).expect("a file with a hole");
-        let kernel = Kernel::read(&path, MIB).expect("a good file");
+        let kernel = Kernel::read(&path, &RAM).expect("a good file");
         assert_eq!(kernel.footprint, RAM_BASE..RAM_BASE + 4);
     }
 }

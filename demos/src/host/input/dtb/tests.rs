@@ -3,19 +3,29 @@
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
 use super::*;
+use crate::config::guest_machine::RAM_BASE;
 
 const MEMORY: u64 = 512 << 20;
 
-/// The tree that Trapline makes for a guest with two CPUs.
+/// A guest with two CPUs.
+const GUEST: device_tree::Guest<'static> = device_tree::Guest {
+    vcpu_count: 2,
+    ram: RAM_BASE..RAM_BASE + MEMORY,
+    bootargs: "",
+    initrd: None,
+    seed: [0; 40],
+};
+
+fn with_vcpus(vcpu_count: usize) -> device_tree::Guest<'static> {
+    device_tree::Guest {
+        vcpu_count,
+        ..GUEST
+    }
+}
+
+/// The tree that Trapline makes for [`GUEST`].
 fn made() -> Vec<u8> {
-    device_tree::build(&device_tree::Guest {
-        vcpu_count: 2,
-        memory: MEMORY,
-        bootargs: "",
-        initrd: None,
-        seed: [0; 40],
-    })
-    .expect("a well-formed tree")
+    device_tree::build(&GUEST).expect("a well-formed tree")
 }
 
 /// That tree after a change.
@@ -55,27 +65,31 @@ fn node(name: &str, compatible: &str, reg: &[u64]) -> DeviceTreeNode {
 
 #[track_caller]
 fn refuse(blob: Vec<u8>, expected: &str) {
-    let (what, remedy) = check(blob, 2, MEMORY).expect_err(expected);
+    let (what, remedy) = check(blob, &GUEST).expect_err(expected);
     assert!(what.contains(expected), "{what}: {expected}");
     assert!(!remedy.is_empty());
 }
 
 #[test]
 fn the_truth_is_taken() {
-    assert_eq!(check(made(), 2, MEMORY), Ok(made()));
+    assert_eq!(check(made(), &GUEST), Ok(made()));
     // More memory than it describes, and a file with something behind the tree.
     let padded = [made(), vec![0; 100]].concat();
-    assert_eq!(check(padded, 2, 2 * MEMORY), Ok(made()));
+    let with_more = device_tree::Guest {
+        ram: RAM_BASE..RAM_BASE + 2 * MEMORY,
+        ..GUEST
+    };
+    assert_eq!(check(padded, &with_more), Ok(made()));
     let without = changed(|root| {
         root.remove_child("pl011@9000000");
     });
-    assert!(check(without, 2, MEMORY).is_ok());
+    assert!(check(without, &GUEST).is_ok());
     let mut absent = node("rng@1000", "arm,rng", &[0x1000, 0x1000]);
     absent.add_property(DeviceTreeProperty::new_unchecked(
         "status",
         b"disabled\0".to_vec(),
     ));
-    assert!(check(changed(|root| root.add_child(absent)), 2, MEMORY).is_ok());
+    assert!(check(changed(|root| root.add_child(absent)), &GUEST).is_ok());
 }
 
 #[test]
@@ -142,7 +156,7 @@ fn cpus_that_are_not_there_are_refused() {
         with(&["cpus", "cpu@0"], "status", b"disabled\0"),
         "no CPU 0",
     );
-    let (what, _) = check(made(), 1, MEMORY).expect_err("one CPU too many");
+    let (what, _) = check(made(), &with_vcpus(1)).expect_err("one CPU too many");
     assert!(what.contains("a CPU 0x1"), "{what}");
     refuse(with(&["psci"], "method", b"smc\0"), "another method");
     refuse(
@@ -182,8 +196,8 @@ fn devices_that_are_not_there_are_refused() {
     let elsewhere = cells(&[0x0800_0000, 0x1_0000, 0x0900_0000, 0x4_0000]);
     refuse(with(&gic, "reg", &elsewhere), "registers at 0x9000000");
     let roomy = cells(&[0x0800_0000, 0x1_0000, 0x080a_0000, 0xf6_0000]);
-    assert!(check(with(&gic, "reg", &roomy), 2, MEMORY).is_ok());
-    let (what, _) = check(made(), 3, MEMORY).expect_err("room for two");
+    assert!(check(with(&gic, "reg", &roomy), &GUEST).is_ok());
+    let (what, _) = check(made(), &with_vcpus(3)).expect_err("room for two");
     assert!(what.contains("fewer redistributors"), "{what}");
     refuse(with(&gic, "compatible", b"arm,gic-400\0"), "`arm,gic-400`");
     refuse(
@@ -217,8 +231,8 @@ fn a_bus_hides_nothing() {
         })
     };
     let ranges = [0, 0x0900_0000, 0x1_0000];
-    assert!(check(on_bus(&ranges, 0), 2, MEMORY).is_ok());
-    assert!(check(on_bus(&[], 0x0900_0000), 2, MEMORY).is_ok());
+    assert!(check(on_bus(&ranges, 0), &GUEST).is_ok());
+    assert!(check(on_bus(&[], 0x0900_0000), &GUEST).is_ok());
     refuse(on_bus(&ranges, 0x1000), "at 0x9001000");
     refuse(on_bus(&[], 0), "`arm,pl011` at 0x0");
 }
