@@ -8,12 +8,11 @@ use alloc::sync::Arc;
 use core::ops::Range;
 
 use trapline_demos::config::{PassedDevice, guest_machine};
-use trapline_handlers::vgic::{PhysicalInterrupts, PhysicalLine, Vgic};
+use trapline_handlers::vgic::{PhysicalInterrupts, PhysicalLine, PhysicalSetup, Vgic};
 use trapline_platform::{
     devices::Device,
     shared::{self, SharedInterrupt},
 };
-use trapline_sched::PcpuId;
 
 use super::Refusal;
 
@@ -41,9 +40,13 @@ pub(super) fn page(passed: PassedDevice) -> Range<u64> {
 pub(super) struct SharedInterrupts;
 
 impl PhysicalInterrupts for SharedInterrupts {
-    fn configure(&self, physical: u32, is_enabled: bool, pcpu: Option<PcpuId>) {
-        let pcpu = pcpu.map(|pcpu| pcpu.index() as u16);
-        shared::configure(physical, is_enabled, pcpu);
+    fn configure(&self, physical: u32, setup: PhysicalSetup) {
+        let pcpu = setup.pcpu.map(|pcpu| pcpu.index() as u16);
+        shared::configure(physical, setup.is_enabled, setup.is_edge, pcpu);
+    }
+
+    fn clear_edge(&self, physical: u32) {
+        shared::clear_edge(physical);
     }
 
     fn deactivate(&self, physical: u32) {

@@ -42,7 +42,7 @@ pub use cpu::VgicCpu;
 pub use distributor::{DISTRIBUTOR_SIZE, Distributor};
 pub use its::{ITS_SIZE, TranslationService};
 pub use lines::{InterruptLine, LineError};
-pub use physical::{PhysicalInterrupts, PhysicalLine};
+pub use physical::{PhysicalInterrupts, PhysicalLine, PhysicalSetup};
 pub use redistributor::{REDISTRIBUTOR_SIZE, Redistributors};
 pub use sysregs::SystemRegisters;
 

@@ -16,8 +16,12 @@
 //! ([`Vgic::release_physical`]). Physical shared interrupts have one active state for all pCPUs, so it does not matter where any of this
 //! happens. [IHI0069: ICC_DIR_EL1, SPIs]
 //!
-//! The physical interrupt is enabled while the guest's is, and is routed to the pCPU of the vCPU that is its target. A level that falls
-//! before the guest takes it, while it is enabled, is delivered all the same.
+//! The physical interrupt is enabled while the guest's is, is edge-triggered if the guest's is, and is routed to the pCPU of the vCPU
+//! that is its target. A level that falls before the guest takes it, while it is enabled, is delivered all the same.
+//!
+//! An edge that comes while the last one is active waits in the host's interrupt controller until that is deactivated, and one that
+//! comes while it is disabled until it is enabled: neither is seen in the guest's GICD_ISPENDR, and GICD_ICPENDR takes it away. One
+//! that was taken, and that the guest disables before it has it, stays pending in the record.
 
 use alloc::{boxed::Box, sync::Arc};
 
@@ -35,11 +39,32 @@ const NONE: u32 = 0;
 /// The host's interrupt controller, as far as shared interrupts go that guests are given. Any pCPU calls it, in the middle of
 /// an exit: none of it waits or allocates. `physical` is an INTID that was given to a [`PhysicalLine`].
 pub trait PhysicalInterrupts: Send + Sync {
-    /// Enables the physical interrupt or not, and routes it to `pcpu`, or leaves it where it is if there is none.
-    /// [IHI0069: GICD_ISENABLER<n>, GICD_ICENABLER<n>, GICD_IROUTER<n>]
-    fn configure(&self, physical: u32, is_enabled: bool, pcpu: Option<PcpuId>);
+    /// Sets the physical interrupt up. [IHI0069: GICD_ISENABLER<n>, GICD_ICENABLER<n>, GICD_ICFGR<n>, GICD_IROUTER<n>]
+    fn configure(&self, physical: u32, setup: PhysicalSetup);
+    /// Takes an edge away that was not taken yet. [IHI0069: GICD_ICPENDR<n>]
+    fn clear_edge(&self, physical: u32);
     /// Deactivates the physical interrupt, which may come again. [IHI0069: GICD_ICACTIVER<n>, ICC_DIR_EL1]
     fn deactivate(&self, physical: u32);
+}
+
+/// Whether, how and where a physical interrupt comes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PhysicalSetup {
+    /// It comes at all.
+    pub is_enabled: bool,
+    /// It is edge-triggered, not level-sensitive.
+    pub is_edge: bool,
+    /// It comes to this pCPU; `None`: where it came so far.
+    pub pcpu: Option<PcpuId>,
+}
+
+impl PhysicalSetup {
+    /// As it is before a guest has it.
+    const RESET: Self = Self {
+        is_enabled: false,
+        is_edge: false,
+        pcpu: None,
+    };
 }
 
 /// The physical interrupts of one VM.
@@ -101,7 +126,8 @@ impl Drop for Claim {
         if let Some(place) = self.vgic.physical.as_ref().and_then(|all| all.place(intid)) {
             place.store(NONE, Ordering::Release);
         }
-        host.configure(physical, false, None);
+        host.configure(physical, PhysicalSetup::RESET);
+        host.clear_edge(physical);
         if let Some(record) = self.vgic.record(None, intid)
             && record.update(Record::without_physical).0.has_physical()
         {
@@ -183,7 +209,7 @@ impl Vgic {
         loop {
             // With the other fence: of two that configure, whoever comes last sees the record that the other one was for.
             fence(Ordering::SeqCst);
-            host.configure(physical, wanted.0, wanted.1);
+            host.configure(physical, wanted);
             fence(Ordering::SeqCst);
             let current = self.wanted(record);
             if current == wanted || cfg!(mutant = "vgic_physical_unchecked") {
@@ -193,11 +219,25 @@ impl Vgic {
         }
     }
 
-    fn wanted(&self, record: &AtomicRecord) -> (bool, Option<PcpuId>) {
+    fn wanted(&self, record: &AtomicRecord) -> PhysicalSetup {
         let record = record.load();
         let target = usize::from(record.target());
         let pcpu = (target < self.vcpu_count()).then(|| self.signals.pcpu(target));
-        (record.is_enabled(), pcpu.flatten())
+        PhysicalSetup {
+            is_enabled: record.is_enabled(),
+            is_edge: record.is_edge(),
+            pcpu: pcpu.flatten(),
+        }
+    }
+
+    /// Takes away the edges of physical interrupts that were not taken yet, for those of 32 interrupts whose bit is set.
+    pub(super) fn clear_physical_edges(&self, index: u32, mut set: u32) {
+        while self.physical.is_some() && set != 0 {
+            if let Some((host, physical)) = self.physical_of(index * 32 + set.trailing_zeros()) {
+                host.clear_edge(physical);
+            }
+            set &= set - 1;
+        }
     }
 
     /// The vCPU is being bound: the physical interrupts of which it is the target come to its pCPU from now on.
@@ -223,6 +263,7 @@ impl Vgic {
             return;
         };
         self.configure_physical(intid);
+        host.clear_edge(physical);
         if old.has_physical() {
             host.deactivate(physical);
         }

@@ -22,8 +22,8 @@ pub(super) const NOBODY: u8 = 0xff;
 pub(super) const ANYBODY: u8 = 0xfe;
 
 const ENABLED: u64 = 1 << 0;
-const GROUP1: u64 = 1 << 1;
-const EDGE: u64 = 1 << 2;
+const EDGE: u64 = 1 << 1;
+const GROUP1: u64 = 1 << 2;
 const LINE: u64 = 1 << 3;
 const LATCH: u64 = 1 << 4;
 const ACTIVE: u64 = 1 << 5;
@@ -196,7 +196,11 @@ impl Record {
 
     pub(super) const fn set_enabled(self, on: bool) -> Self {
         let next = self.with(ENABLED, on);
-        if on { next } else { next.give_up_raised() }
+        if on {
+            next
+        } else {
+            next.latch_raised().give_up_raised()
+        }
     }
 
     pub(super) const fn set_group1(self, on: bool) -> Self {
@@ -277,9 +281,21 @@ impl Record {
             .with(ACTIVE_VOID, void)
     }
 
-    /// The physical interrupt behind it was taken and is active. Unchanged if it is disabled: then it is not kept.
+    /// The physical interrupt behind it was taken and is active. It is not kept if this one is disabled: a level comes again, an edge
+    /// is latched.
     pub(super) const fn raise_physical(self) -> Self {
-        self.with(RAISED, self.has(RAISED) || self.is_enabled())
+        let raised = self.with(RAISED, true);
+        if self.is_enabled() {
+            raised
+        } else {
+            raised.latch_raised().with(RAISED, self.has(RAISED))
+        }
+    }
+
+    /// The physical interrupt will not come again for what it was raised for, if that was an edge: then this one remembers.
+    const fn latch_raised(self) -> Self {
+        let latch = self.has(EDGE) && self.has(RAISED) && !cfg!(mutant = "vgic_lose_disabled_edge");
+        self.with(LATCH, self.has(LATCH) || latch)
     }
 
     /// It is not pending any more because of the physical interrupt, which raises it again if its line is still high.
@@ -308,9 +324,9 @@ impl Record {
         self.with(RAISED | HELD, false)
     }
 
-    /// Whether and where the physical interrupt has to come differs from `other`.
+    /// Whether, how and where the physical interrupt has to come differs from `other`.
     pub(super) const fn is_set_up_unlike(self, other: Self) -> bool {
-        (self.0 ^ other.0) & (ENABLED | 0xff << TARGET_SHIFT) != 0
+        (self.0 ^ other.0) & (ENABLED | EDGE | 0xff << TARGET_SHIFT) != 0
     }
 
     /// It may go to any vCPU, and this one takes part in that for the groups in `groups` (from [`TAKES_PART`] on).
@@ -406,8 +422,12 @@ impl Record {
         let next = self.with(LISTED | LISTED_LATCH | LISTED_ACTIVE | ACTIVE_VOID, false);
         let next = next.with(LATCH, latch).with(ACTIVE, active);
         let next = if is_physical && (left.is_pending() || left.is_active()) {
-            let is_raised = stays_pending && self.is_enabled();
-            next.with(if is_raised { RAISED } else { HELD }, true)
+            if stays_pending && self.is_enabled() {
+                next.with(RAISED, true)
+            } else {
+                let is_lost = stays_pending && self.has(EDGE);
+                next.with(HELD, true).with(LATCH, latch || is_lost)
+            }
         } else {
             next
         };

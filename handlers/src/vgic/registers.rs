@@ -302,7 +302,10 @@ pub(super) const SET_PENDING: Cells = Cells::Words(
 /// GICD_ICPENDR, GICR_ICPENDR0.
 pub(super) const CLEAR_PENDING: Cells = Cells::Words(
     |bank, index| bank.bits(index, Record::is_pending),
-    |bank, index, value| bank.change_set(index, value, Record::clear_pending),
+    |bank, index, value| {
+        bank.change_set(index, value, Record::clear_pending);
+        bank.vgic.clear_physical_edges(index, value);
+    },
 );
 
 /// GICD_ISACTIVER, GICR_ISACTIVER0.

@@ -11,7 +11,7 @@ use super::{
 use crate::dt::{AFFINITY_MASK, HYPERVISOR_TIMER_INTID, Machine};
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use arm_gic::{
-    IntId, UniqueMmioPointer,
+    IntId, Trigger, UniqueMmioPointer,
     gicv3::{
         GicCpuInterface, GicDistributor, GicRedistributor, GicRedistributorIterator,
         registers::{Gicd, GicrSgi},
@@ -40,6 +40,9 @@ pub const SPURIOUS: u32 = 1020;
 const SHARED_START: u32 = 32;
 /// Where the SGI frame's GICR_ISACTIVER0 lies. [IHI0069: Redistributor register map, SGI_base]
 const ISACTIVER0: u64 = 0x0300;
+/// Where the distributor's GICD_ICPENDR and GICD_ICFGR lie. [IHI0069: Distributor register map]
+const ICPENDR: u64 = 0x0280;
+const ICFGR: u64 = 0x0c00;
 /// Where GICR_ISENABLER0 lies.
 const ISENABLER0: u64 = 0x0100;
 const SGI_FRAME: u64 = 0x1_0000;
@@ -138,19 +141,57 @@ pub fn enable_shared(intid: u32) {
         .expect("the INTID is a shared interrupt");
 }
 
-/// Enables shared interrupt `intid` or disables it, and routes it to pCPU `to` if it is given and exists.
-pub(super) fn configure_shared(intid: u32, is_enabled: bool, to: Option<u16>) {
-    let intid = IntId::spi(intid - SHARED_START);
+/// Enables shared interrupt `intid` or disables it, makes it edge-triggered or level-sensitive, and routes it to pCPU `to` if it is given
+/// and exists.
+pub(super) fn configure_shared(intid: u32, is_enabled: bool, is_edge: bool, to: Option<u16>) {
+    let trigger = if is_edge {
+        Trigger::Edge
+    } else {
+        Trigger::Level
+    };
     let mpidrs = MACHINE.get().map_or(&[][..], |machine| machine.mpidrs());
     let mpidr = to.and_then(|to| mpidrs.get(usize::from(to)));
     let mut distributor = DISTRIBUTOR.lock();
     let distributor = distributor
         .as_mut()
         .expect("the boot pCPU has set the GIC up");
+    let is_other = is_edge_triggered(intid) != is_edge;
+    let intid = IntId::spi(intid - SHARED_START);
+    let triggered = if is_other {
+        // What an enabled interrupt does whose trigger changes is unpredictable. [IHI0069: GICD_ICFGR<n>]
+        let disabled = distributor.enable_interrupt(intid, false);
+        distributor.wait_for_pending_write();
+        disabled.and_then(|()| distributor.set_trigger(intid, trigger))
+    } else {
+        Ok(())
+    };
     let routed = mpidr.map_or(Ok(()), |&mpidr| distributor.set_routing(intid, Some(mpidr)));
-    routed
+    triggered
+        .and(routed)
         .and_then(|()| distributor.enable_interrupt(intid, is_enabled))
         .expect("the INTID is a shared interrupt");
+}
+
+/// Shared interrupt `intid` is edge-triggered.
+fn is_edge_triggered(intid: u32) -> bool {
+    let register = distributor_register(ICFGR, intid / 16);
+    // SAFETY: the device tree names a distributor there, mapped as device memory; reading ICFGR has no side effect.
+    let triggers = unsafe { register.read_volatile() };
+    triggers >> (intid % 16 * 2) & 0b10 != 0
+}
+
+/// Shared interrupt `intid` is not pending any more, unless it is level-sensitive and its line is high.
+pub(super) fn clear_pending_shared(intid: u32) {
+    let register = distributor_register(ICPENDR, intid / 32);
+    // SAFETY: the device tree names a distributor there, mapped as device memory; bits written as 0 change nothing, so nobody else's
+    // interrupt is touched.
+    unsafe { register.write_volatile(1 << (intid % 32)) };
+}
+
+/// The distributor's register `index` of those from `offset` on.
+fn distributor_register(offset: u64, index: u32) -> *mut u32 {
+    let machine = MACHINE.get().expect("the boot pCPU has set the GIC up");
+    (machine.distributor.start + offset + u64::from(index) * 4) as *mut u32
 }
 
 /// Lets private interrupt `intid` (below 32) reach this pCPU: one of a host with interrupts of its own.

@@ -27,8 +27,7 @@ fn owner(intid: u32) -> Option<&'static Lock<Option<Arc<dyn SharedInterrupt>>>> 
     OWNERS.get(intid.checked_sub(FIRST)? as usize)
 }
 
-/// From now on `to` is told of shared interrupt `intid`, which is level-sensitive and disabled: [`configure`] enables it. The host
-/// itself does not use it.
+/// From now on `to` is told of shared interrupt `intid`, which is disabled: [`configure`] enables it. The host itself does not use it.
 ///
 /// # Errors
 /// There is no such interrupt, or somebody has it.
@@ -48,10 +47,18 @@ pub fn take_back(intid: u32) {
     drop(owner);
 }
 
-/// Enables shared interrupt `intid` (one that was given away) or disables it, and routes it to pCPU `to`, if one is given that exists.
-pub fn configure(intid: u32, is_enabled: bool, to: Option<u16>) {
+/// Enables shared interrupt `intid` (one that was given away) or disables it, makes it edge-triggered or level-sensitive, and routes it
+/// to pCPU `to`, if one is given that exists.
+pub fn configure(intid: u32, is_enabled: bool, is_edge: bool, to: Option<u16>) {
     if owner(intid).is_some() {
-        gic::configure_shared(intid, is_enabled, to);
+        gic::configure_shared(intid, is_enabled, is_edge, to);
+    }
+}
+
+/// An edge of shared interrupt `intid` that was not taken yet is forgotten.
+pub fn clear_edge(intid: u32) {
+    if owner(intid).is_some() {
+        gic::clear_pending_shared(intid);
     }
 }
 

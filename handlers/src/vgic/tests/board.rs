@@ -6,12 +6,16 @@ use std::sync::Mutex;
 use trapline_sched::PcpuId;
 
 use super::interface::Interface;
-use crate::vgic::{PhysicalInterrupts, PhysicalLine};
+use crate::vgic::{PhysicalInterrupts, PhysicalLine, PhysicalSetup};
 
-/// What the distributor knows of a shared interrupt, which is level-sensitive.
+/// What the distributor knows of a shared interrupt.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shared {
     pub line: bool,
+    /// It is edge-triggered.
+    pub is_edge: bool,
+    /// An edge was not taken yet.
+    pub latch: bool,
     pub is_enabled: bool,
     pub is_active: bool,
     pub pcpu: Option<PcpuId>,
@@ -37,14 +41,19 @@ impl Board {
     }
 
     pub fn set_line(&self, physical: u32, level: bool) {
-        self.change(physical, |shared| shared.line = level);
+        self.change(physical, |shared| {
+            shared.latch |= shared.is_edge && level && !shared.line;
+            shared.line = level;
+        });
     }
 
     /// Some pCPU takes the interrupt, which is active from then on, if it is due.
     pub fn take(&self, physical: u32) -> bool {
         self.change(physical, |shared| {
-            let is_due = shared.line && shared.is_enabled && !shared.is_active;
+            let is_pending = shared.latch || shared.line && !shared.is_edge;
+            let is_due = is_pending && shared.is_enabled && !shared.is_active;
             shared.is_active |= is_due;
+            shared.latch &= !is_due;
             shared.taken += usize::from(is_due);
             is_due
         })
@@ -71,11 +80,16 @@ impl Board {
 }
 
 impl PhysicalInterrupts for Board {
-    fn configure(&self, physical: u32, is_enabled: bool, pcpu: Option<PcpuId>) {
+    fn configure(&self, physical: u32, setup: PhysicalSetup) {
         self.change(physical, |shared| {
-            shared.is_enabled = is_enabled;
-            shared.pcpu = pcpu.or(shared.pcpu);
+            shared.is_enabled = setup.is_enabled;
+            shared.is_edge = setup.is_edge;
+            shared.pcpu = setup.pcpu.or(shared.pcpu);
         });
+    }
+
+    fn clear_edge(&self, physical: u32) {
+        self.change(physical, |shared| shared.latch = false);
     }
 
     fn deactivate(&self, physical: u32) {

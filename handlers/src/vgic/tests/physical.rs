@@ -281,10 +281,131 @@ fn one_without_a_list_register_is_ended_too() {
     expect_usable(&mut machine, 0);
 }
 
+/// With the interrupt edge-triggered, as the guest wants it.
+fn with_edge(vcpus: usize) -> Machine {
+    let mut machine = with_device(vcpus, 4);
+    machine.set_edge(INTID);
+    assert!(machine.board.shared(PHYSICAL).is_edge);
+    machine
+}
+
+fn pulse(machine: &mut Machine) {
+    set_line(machine, true);
+    set_line(machine, false);
+}
+
+#[test]
+fn an_edge_while_the_last_one_is_active_comes_after_it() {
+    let mut machine = with_edge(1);
+    pulse(&mut machine);
+    assert_eq!(machine.acknowledge(0), INTID);
+    for _ in 0..3 {
+        pulse(&mut machine);
+        pulse(&mut machine);
+        assert_eq!(machine.acknowledge(0), SPURIOUS, "the last one is active");
+        machine.end(0, INTID);
+        assert_eq!(machine.acknowledge(0), INTID, "two are one");
+    }
+    machine.end(0, INTID);
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    expect_usable(&mut machine, 0);
+}
+
+#[test]
+fn an_edge_that_stays_high_comes_once() {
+    let mut machine = with_edge(1);
+    set_line(&mut machine, true);
+    assert_eq!(machine.acknowledge(0), INTID);
+    machine.end(0, INTID);
+    assert!(!is_active(&machine));
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    set_line(&mut machine, false);
+    expect_usable(&mut machine, 0);
+}
+
+#[test]
+fn an_edge_that_is_disabled_before_it_is_taken_is_not_lost() {
+    for (vcpu, is_bound) in [(0, true), (1, true), (1, false)] {
+        let mut machine = with_edge(2);
+        pulse(&mut machine);
+        if !is_bound {
+            machine.unbind(0);
+        }
+        machine.set_bit(vcpu, 0x180, INTID);
+        assert!(!is_active(&machine));
+        assert!(machine.is_pending(1, INTID));
+        machine.enable(1, INTID);
+        if !is_bound {
+            machine.bind(0, 0);
+        }
+        assert_eq!(machine.acknowledge(0), INTID);
+        machine.end(0, INTID);
+        assert_eq!(machine.acknowledge(0), SPURIOUS, "it came once");
+        expect_usable(&mut machine, 0);
+    }
+}
+
+#[test]
+fn an_edge_that_is_on_its_way_or_comes_while_it_is_disabled_is_not_lost() {
+    let mut machine = with_edge(1);
+    machine.board.set_line(PHYSICAL, true);
+    assert!(machine.board.take(PHYSICAL));
+    machine.set_bit(0, 0x180, INTID);
+    machine.physical[0].raise();
+    assert!(!is_active(&machine));
+    set_line(&mut machine, false);
+    machine.enable(0, INTID);
+    assert_eq!(machine.acknowledge(0), INTID);
+    machine.end(0, INTID);
+    machine.set_bit(0, 0x180, INTID);
+    pulse(&mut machine);
+    machine.enable(0, INTID);
+    assert_eq!(machine.acknowledge(0), INTID);
+    machine.end(0, INTID);
+    expect_usable(&mut machine, 0);
+}
+
+#[test]
+fn software_may_clear_an_edge_wherever_it_waits() {
+    let mut machine = with_edge(1);
+    pulse(&mut machine);
+    machine.set_bit(0, 0x280, INTID);
+    assert!(!is_active(&machine));
+    assert_eq!(machine.acknowledge(0), SPURIOUS);
+    machine.set_bit(0, 0x180, INTID);
+    pulse(&mut machine);
+    machine.set_bit(0, 0x280, INTID);
+    machine.enable(0, INTID);
+    assert_eq!(machine.acknowledge(0), SPURIOUS, "it waited in the host's");
+    pulse(&mut machine);
+    machine.set_bit(0, 0x180, INTID);
+    machine.set_bit(0, 0x280, INTID);
+    machine.enable(0, INTID);
+    assert_eq!(machine.acknowledge(0), SPURIOUS, "it waited in the guest's");
+    expect_usable(&mut machine, 0);
+}
+
+#[test]
+fn an_edge_goes_with_the_life_that_it_came_in() {
+    for is_reset in [false, true] {
+        let mut machine = with_edge(1);
+        pulse(&mut machine);
+        assert_eq!(machine.acknowledge(0), INTID);
+        pulse(&mut machine);
+        assert!(machine.board.shared(PHYSICAL).latch);
+        machine.unbind(0);
+        if is_reset {
+            machine.vgic.reset();
+        }
+        machine.physical.clear();
+        let shared = machine.board.shared(PHYSICAL);
+        assert!(!shared.latch && !shared.is_edge && !shared.is_enabled && !shared.is_active);
+    }
+}
+
 #[test]
 fn an_edge_of_the_guests_is_one_as_well() {
-    let mut machine = with_device(1, 4);
-    machine.set_edge(INTID);
+    let mut machine = with_edge(1);
     expect_usable(&mut machine, 0);
     set_line(&mut machine, true);
     assert_eq!(machine.acknowledge(0), INTID);

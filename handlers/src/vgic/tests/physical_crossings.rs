@@ -6,11 +6,10 @@ use loom::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
-use trapline_sched::PcpuId;
 use trapline_vcpu::interrupts::VirtualCpuInterface;
 
 use super::crossings::{FIRST, Owner, explore_with};
-use crate::vgic::{PhysicalInterrupts, record::Record};
+use crate::vgic::{PhysicalInterrupts, PhysicalSetup, record::Record};
 
 const PHYSICAL: u32 = 77;
 
@@ -22,9 +21,13 @@ struct Pin {
 }
 
 impl PhysicalInterrupts for Pin {
-    fn configure(&self, physical: u32, is_enabled: bool, _pcpu: Option<PcpuId>) {
+    fn configure(&self, physical: u32, setup: PhysicalSetup) {
         assert_eq!(physical, PHYSICAL);
-        self.is_enabled.store(is_enabled, Ordering::Release);
+        self.is_enabled.store(setup.is_enabled, Ordering::Release);
+    }
+
+    fn clear_edge(&self, physical: u32) {
+        assert_eq!(physical, PHYSICAL);
     }
 
     fn deactivate(&self, physical: u32) {
@@ -125,6 +128,29 @@ fn loom_one_that_comes_while_it_is_disabled_is_given_back() {
         assert_eq!(owner.listed(FIRST), 0);
         assert!(!pin.is_enabled.load(Ordering::Acquire));
         assert!(!pin.is_active.load(Ordering::Acquire));
+    });
+}
+
+/// An edge does not come again by itself: whether it was taken before it is disabled or after, it is there when it is enabled again.
+#[test]
+fn loom_an_edge_that_comes_while_it_is_disabled_stays_pending() {
+    explore(|[mut owner, other], pin| {
+        let vgic = owner.vgic.clone();
+        vgic.change(None, FIRST, |record| record.set_edge(true));
+        let host = pin.clone();
+        let device = thread::spawn(move || {
+            host.take();
+            other.vgic.raise_physical(FIRST);
+        });
+        owner.bind();
+        vgic.change(None, FIRST, |record| record.set_enabled(false));
+        device.join().unwrap();
+        owner.refresh_if_woken();
+        assert!(!pin.is_active.load(Ordering::Acquire));
+        vgic.change(None, FIRST, |record| record.set_enabled(true));
+        owner.refresh_if_woken();
+        assert_eq!(owner.listed(FIRST), 1);
+        assert_eq!(owner.interface.list_register(0) & 1 << 61, 0);
     });
 }
 
