@@ -1,9 +1,14 @@
 //! From the first instruction of a CPU to the program.
 //!
 //! The MMU and the caches go on before any Rust code runs: with them off, exclusives and unaligned accesses are not what the
-//! compiler counts on. The map is one to one in blocks of 1 GiB: the first is devices, the rest is memory.
+//! compiler counts on. The map is one to one in blocks of 1 GiB: the first is devices, the rest is memory. Where RAM is elsewhere than
+//! the program is linked, the second one leads there, and the program runs at the addresses that it is linked at all the same.
 
-use core::{arch::naked_asm, panic::PanicInfo};
+use core::{
+    arch::naked_asm,
+    panic::PanicInfo,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use super::{console, cpu, gic, machine, power};
 
@@ -90,7 +95,13 @@ pub fn report_panic(info: &PanicInfo<'_>) -> ! {
 
 /// The address at which a CPU that is turned on starts.
 pub fn secondary_entry() -> u64 {
-    guest_secondary as *const () as u64
+    physical_address(guest_secondary as *const () as usize)
+}
+
+/// Where the program's own memory at `address` is: what a device has to be told.
+pub fn physical_address(address: usize) -> u64 {
+    let block = FLAT_MAP.0[address >> 30 & 511].load(Relaxed) & BLOCK_ADDRESS;
+    block | address as u64 & (BLOCK_BYTES - 1)
 }
 
 /// What a CPU finds in x0: its index in the low byte, the cookie above.
@@ -100,21 +111,27 @@ pub const fn context(index: usize, cookie: u64) -> u64 {
 
 /// A level 1 table for 39 bits of address. [DDI0487: VMSAv8-64 block descriptors]
 #[repr(C, align(4096))]
-struct FlatMap([u64; 512]);
+struct FlatMap([AtomicU64; 512]);
 
 static FLAT_MAP: FlatMap = FlatMap(flat_map());
 
-const fn flat_map() -> [u64; 512] {
+const BLOCK_BYTES: u64 = 1 << 30;
+/// Of an entry: where the block is.
+const BLOCK_ADDRESS: u64 = 0xffff_c000_0000;
+/// The entry of the block that the program is linked in.
+const LINKED_ENTRY: usize = 8;
+
+const fn flat_map() -> [AtomicU64; 512] {
     const BLOCK: u64 = 1;
     const ACCESSED: u64 = 1 << 10;
     const INNER_SHAREABLE: u64 = 3 << 8;
     const NEVER_EXECUTE: u64 = 1 << 54 | 1 << 53;
     const DEVICE: u64 = 1 << 2;
-    let mut map = [0; 512];
-    map[0] = NEVER_EXECUTE | ACCESSED | DEVICE | BLOCK;
+    let mut map = [const { AtomicU64::new(0) }; 512];
+    map[0] = AtomicU64::new(NEVER_EXECUTE | ACCESSED | DEVICE | BLOCK);
     let mut index = 1;
     while index < map.len() {
-        map[index] = (index as u64) << 30 | ACCESSED | INNER_SHAREABLE | BLOCK;
+        map[index] = AtomicU64::new((index as u64) << 30 | ACCESSED | INNER_SHAREABLE | BLOCK);
         index += 1;
     }
     map
@@ -129,15 +146,12 @@ const SYSTEM_CONTROL: u64 = 0x30d0_0800 | 1 | 1 << 2 | 1 << 3 | 1 << 12;
 // CPACR_EL1.FPEN: programs test the FP registers.
 const FLOATING_POINT_ON: u64 = 3 << 20;
 
-/// Sets up what each CPU needs before Rust; destroys x9 and x10.
+/// Sets up what each CPU needs before Rust, and goes on where the program is linked; destroys x9.
 macro_rules! set_up_cpu {
     () => {
         r#"
         mov     x9, #{floating_point_on}
         msr     cpacr_el1, x9
-        adrp    x9, guest_vectors
-        add     x9, x9, :lo12:guest_vectors
-        msr     vbar_el1, x9
         mov     x9, #{memory_attributes}
         msr     mair_el1, x9
         ldr     x9, ={translation_control}
@@ -153,6 +167,12 @@ macro_rules! set_up_cpu {
         ldr     x9, ={system_control}
         msr     sctlr_el1, x9
         isb
+        ldr     x9, =3f
+        br      x9
+3:
+        adrp    x9, guest_vectors
+        add     x9, x9, :lo12:guest_vectors
+        msr     vbar_el1, x9
         "#
     };
 }
@@ -171,12 +191,21 @@ extern "C" fn guest_start() -> ! {
         "0: stp  xzr, xzr, [x1], #16",
         "cmp     x1, x2",
         "b.lo    0b",
+        // The block that this runs in is where the program is linked, from now on.
+        "adrp    x1, {flat_map}",
+        "add     x1, x1, :lo12:{flat_map}",
+        "adr     x2, {start}",
+        "ldr     x3, [x1, #{linked_entry}]",
+        "bfxil   x2, x3, #0, #30",
+        "str     x2, [x1, #{linked_entry}]",
         set_up_cpu!(),
         "adrp    x1, __stacks_start",
         "add     x1, x1, #{stack_bytes}",
         "mov     sp, x1",
         "bl      {boot}",
         flat_map = sym FLAT_MAP,
+        start = sym guest_start,
+        linked_entry = const LINKED_ENTRY,
         boot = sym boot,
         stack_bytes = const cpu::STACK_BYTES,
         floating_point_on = const FLOATING_POINT_ON,

@@ -4,7 +4,8 @@ use core::arch::naked_asm;
 
 use super::power::{Conduit, SYSTEM_RESET};
 
-/// Overwrites the program in memory, its tables included, and resets the machine. Only the boot CPU runs.
+/// Overwrites the program in memory, its tables included, and resets the machine. Only the boot CPU runs, and RAM is where the program
+/// is linked.
 pub fn wipe_and_reset() -> ! {
     // SAFETY: the function never returns to what it overwrites, it uses no stack, and the MMU is off before its tables go; the
     // map is one to one, so the instructions stay where they are. No other CPU runs, by the contract above.
