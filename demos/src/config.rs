@@ -56,6 +56,14 @@ pub mod guest_machine {
     pub const PINS_INTID: u32 = 39;
     /// The pin of the PL061 at which the power key is; the pin is high while the key is down.
     pub const POWER_KEY_PIN: u8 = 3;
+    /// The virtio transports: pages of [`VIRTIO_IN_PAGE`], of which each belongs to one guest.
+    pub const VIRTIO: Range<u64> = 0x0a00_0000..0x0a00_4000;
+    /// The size of one transport's registers.
+    pub const VIRTIO_STRIDE: u64 = 0x200;
+    /// How many transports are in one page.
+    pub const VIRTIO_IN_PAGE: u8 = 8;
+    /// The first transport's interrupt (SPI 16); each has the next one. They are edge-triggered.
+    pub const VIRTIO_FIRST_INTID: u32 = 48;
     /// Where the guest reads what was stolen from its vCPUs.
     pub const STOLEN_TIME_BASE: u64 = 0x090a_0000;
     /// Where RAM starts, as a rule: see [`super::GuestConfig::ram_base`].
@@ -109,7 +117,8 @@ pub struct GuestConfig {
     pub images: Vec<StagedImage>,
     /// What the guest reads and executes but cannot write, where it lies: whole pages, outside the guest's RAM.
     pub roms: Vec<StagedImage>,
-    /// The devices of the machine that the guest drives itself, instead of emulated ones: each at most once, and no other guest's.
+    /// The devices of the machine that the guest drives itself, instead of emulated ones: each at most once, and no other guest's. One
+    /// that reaches memory does so by [`ram_base`](Self::ram_base), so that must be where the RAM is.
     pub devices: Vec<PassedDevice>,
     /// Where the first vCPU starts, as an intermediate physical address.
     pub entry: u64,
@@ -124,17 +133,36 @@ pub enum PassedDevice {
     Clock,
     /// The PL061: [`guest_machine::PINS`].
     Pins,
+    /// The virtio transport with this number: one of [`guest_machine::VIRTIO`], with whatever device QEMU has behind it.
+    Virtio(u8),
 }
 
 impl PassedDevice {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Clock, Self::Pins];
+    /// Those that the machine has one of, instead of which others have an emulated one.
+    pub const SINGLE: [Self; 2] = [Self::Clock, Self::Pins];
 
-    /// What the user calls it.
+    /// What it is called.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Clock => "pl031",
             Self::Pins => "gpio",
+            Self::Virtio(_) => "virtio transport",
+        }
+    }
+
+    /// It reads and writes memory, wherever its driver says.
+    pub const fn reaches_memory(self) -> bool {
+        matches!(self, Self::Virtio(_))
+    }
+
+    /// It cannot belong to one guest and `other` to another.
+    pub const fn is_bound_to(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Clock, Self::Clock) | (Self::Pins, Self::Pins) => true,
+            (Self::Virtio(one), Self::Virtio(other)) => {
+                one / guest_machine::VIRTIO_IN_PAGE == other / guest_machine::VIRTIO_IN_PAGE
+            }
+            _ => false,
         }
     }
 }

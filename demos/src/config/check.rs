@@ -35,15 +35,10 @@ impl BootConfig {
     /// It cannot: why not.
     pub fn check(&self, machine: &Machine<'_>) -> Result<(), String> {
         self.check_counts(machine)?;
-        for device in PassedDevice::ALL {
-            let given = self.guests.iter().flat_map(|guest| &guest.devices);
-            if given.filter(|&&other| other == device).count() > 1 {
-                return Err(format!("the machine's {} is given twice", device.name()));
-            }
-        }
         let mut rams: Vec<Range<u64>> = Vec::new();
         for (index, guest) in self.guests.iter().enumerate() {
             self.check_name(index, guest)?;
+            self.check_devices(index, guest)?;
             let refuse = |what: &str| Err(format!("guest {}: {what}", guest.name));
             if guest.vcpu_count == 0 || usize::from(guest.vcpu_count) > MAX_VCPUS {
                 return refuse("it has no vCPU, or too many");
@@ -62,7 +57,9 @@ impl BootConfig {
             if rams.iter().any(|other| overlaps(other, &ram)) {
                 return refuse("its RAM is another guest's too");
             }
-            if ![guest_machine::RAM_BASE, ram.start].contains(&guest.ram_base) {
+            let reaches_memory = guest.devices.iter().any(|device| device.reaches_memory());
+            let is_elsewhere = guest.ram_base != ram.start;
+            if is_elsewhere && (reaches_memory || guest.ram_base != guest_machine::RAM_BASE) {
                 return refuse("it does not see its RAM where it is, or where `virt` has it");
             }
             rams.push(ram);
@@ -113,6 +110,30 @@ impl BootConfig {
         }
         Ok(())
     }
+
+    /// What the guest drives itself is there, is its own once, and belongs to no guest before it.
+    fn check_devices(&self, index: usize, guest: &GuestConfig) -> Result<(), String> {
+        for (place, &device) in guest.devices.iter().enumerate() {
+            let name = device.name();
+            if !is_there(device) {
+                return Err(format!("guest {}: there is no such {name}", guest.name));
+            }
+            let before = self.guests.iter().take(index);
+            let mut others = before.flat_map(|other| &other.devices);
+            let is_taken = others.any(|other| other.is_bound_to(device));
+            if is_taken || guest.devices[..place].contains(&device) {
+                return Err(format!("the machine's {name} is given twice"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// It is one of the machine's.
+fn is_there(device: PassedDevice) -> bool {
+    const TRANSPORTS: u64 =
+        (guest_machine::VIRTIO.end - guest_machine::VIRTIO.start) / guest_machine::VIRTIO_STRIDE;
+    !matches!(device, PassedDevice::Virtio(number) if u64::from(number) >= TRANSPORTS)
 }
 
 /// The images lie where no guest writes. They are copied into the guest's RAM, or shown to it where they are.
@@ -253,10 +274,43 @@ mod tests {
         };
         let place = example().guests[0].ram.address;
         assert_eq!(seen_at(place), Ok(()));
+        let with_disk = |base| {
+            check(|config| {
+                let guest = &mut config.guests[0];
+                guest.images[0].destination = base;
+                guest.ram_base = base;
+                guest.devices.push(PassedDevice::Virtio(3));
+            })
+        };
+        assert_eq!(with_disk(place), Ok(()));
+        expect_refusal(with_disk(guest_machine::RAM_BASE), "where it is");
         assert_eq!(seen_at(guest_machine::RAM_BASE), Ok(()));
         expect_refusal(seen_at(place + 0x4000_0000), "does not see its RAM");
         let elsewhere = check(|config| config.guests[0].ram_base = place);
         expect_refusal(elsewhere, "the image for 0x40000000");
+    }
+
+    #[test]
+    fn the_transports_of_one_page_belong_to_one_guest() {
+        let two = |mine: &[u8], others: &[u8]| {
+            check(|config| {
+                let mut other = config.guests[0].clone();
+                other.name = "other".into();
+                other.ram.address += 0x4000_0000;
+                let guests = [(&mut config.guests[0], mine), (&mut other, others)];
+                for (guest, transports) in guests {
+                    let transports = transports.iter().copied();
+                    guest.devices = transports.map(PassedDevice::Virtio).collect();
+                    guest.ram_base = guest.ram.address;
+                    guest.images[0].destination = guest.ram_base;
+                }
+                config.guests.push(other);
+            })
+        };
+        assert_eq!(two(&[0, 7], &[8, 31]), Ok(()));
+        expect_refusal(two(&[0], &[7]), "transport is given twice");
+        expect_refusal(two(&[0, 1, 0], &[]), "transport is given twice");
+        expect_refusal(two(&[32], &[]), "no such virtio transport");
     }
 
     #[test]

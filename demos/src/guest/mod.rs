@@ -39,6 +39,8 @@ pub mod sgi;
 #[cfg(target_os = "none")]
 pub mod timer;
 #[cfg(target_os = "none")]
+pub mod virtio;
+#[cfg(target_os = "none")]
 pub mod wipe;
 
 /// How many CPUs a guest can have; the linker script reserves a stack for each.

@@ -16,6 +16,7 @@ const CLOCK: u32 = 2;
 const PINS: u32 = 3;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
+const EDGE_RISING: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
 /// Of a pin in `gpios`.
 const ACTIVE_HIGH: u32 = 0;
@@ -35,6 +36,8 @@ pub struct Guest<'a> {
     pub bootargs: &'a str,
     /// Where the initial ramdisk is.
     pub initrd: Option<Region>,
+    /// The virtio transports that have a device for it, by their numbers.
+    pub transports: &'a [u8],
     /// Random bytes for the kernel to start from.
     pub seed: [u8; 40],
 }
@@ -62,6 +65,9 @@ pub fn build(guest: &Guest<'_>) -> Result<Vec<u8>, Error> {
     uart(&mut fdt)?;
     clock(&mut fdt)?;
     power_key(&mut fdt)?;
+    for &number in guest.transports {
+        transport(&mut fdt, number)?;
+    }
     fdt.end_node(root)?;
     fdt.finish()
 }
@@ -220,6 +226,18 @@ fn power_key(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.end_node(keys)
 }
 
+/// A virtio transport of the machine's own.
+fn transport(fdt: &mut FdtWriter, number: u8) -> Result<(), Error> {
+    let registers = machine::VIRTIO.start + u64::from(number) * machine::VIRTIO_STRIDE;
+    let intid = machine::VIRTIO_FIRST_INTID + u32::from(number);
+    let node = fdt.begin_node(&format!("virtio_mmio@{registers:x}"))?;
+    fdt.property_string("compatible", "virtio,mmio")?;
+    fdt.property_array_u64("reg", &[registers, machine::VIRTIO_STRIDE])?;
+    fdt.property_array_u32("interrupts", &[SPI, intid - 32, EDGE_RISING])?;
+    fdt.property_null("dma-coherent")?;
+    fdt.end_node(node)
+}
+
 /// The beginning of the node of an Arm PrimeCell peripheral.
 fn primecell(
     fdt: &mut FdtWriter,
@@ -248,6 +266,7 @@ mod tests {
                 address: 0x4800_0000,
                 length: 0x1234,
             }),
+            transports: &[9],
             seed: [7; 40],
         })
         .expect("a well-formed tree")
@@ -303,6 +322,14 @@ mod tests {
             Some(vec![0, 7, 4])
         );
         assert_eq!(
+            property("/virtio_mmio@a001200", "interrupts"),
+            Some(vec![0, 25, 1])
+        );
+        assert_eq!(
+            property("/virtio_mmio@a001200", "reg"),
+            Some(vec![0, 0xa00_1200, 0, 0x200])
+        );
+        assert_eq!(
             property("/pl031@9010000", "interrupts"),
             Some(vec![0, 2, 4])
         );
@@ -324,6 +351,7 @@ mod tests {
             ram: 0x4000_0000..0x6000_0000,
             bootargs: "quiet",
             initrd: None,
+            transports: &[],
             seed: [9; 40],
         };
         let completed = complete(&own, &guest).expect("a well-formed tree");
@@ -356,6 +384,7 @@ mod tests {
             ram: 0x4000_0000..0x4010_0000,
             bootargs: "a\0b",
             initrd: None,
+            transports: &[],
             seed: [0; 40],
         };
         assert!(build(&guest).is_err());

@@ -23,8 +23,9 @@ use super::{
     memory,
     request::{GuestRequest, GuestSource, Request},
     setup::{guest::StockGuest, qemu::Qemu},
+    virtio,
 };
-use crate::config::{BootConfig, GuestConfig, Region, guest_machine};
+use crate::config::{BootConfig, GuestConfig, PassedDevice, Region, guest_machine};
 
 const MIB: u64 = 1 << 20;
 /// What QEMU and the hypervisor need beside the guests' RAM.
@@ -53,11 +54,12 @@ impl Request {
     pub fn prepare(&self, inputs: &mut Inputs) -> Result<Launch> {
         let affinities = self.check_plain_values()?;
         self.check_memory(memory::available())?;
-        let rams = place_rams(self.guests.iter().map(|guest| guest.memory_mib * MIB));
+        let places = self.places()?;
         // What the user named is checked before anything is set up for it.
-        for guest in &self.guests {
-            inputs.read_named(guest, guest_machine::RAM_BASE)?;
+        for (guest, place) in self.guests.iter().zip(&places) {
+            inputs.read_named(guest, place)?;
         }
+        virtio::check_files(&self.guests)?;
         let Emulator { qemu, models } = inputs.emulator()?;
         self.check_model(&models)?;
         inputs.set_up(&self.guests)?;
@@ -75,11 +77,13 @@ impl Request {
             .prefix("trapline-")
             .tempdir()
             .map_err(at("the directory for temporary files"))?;
+        let transports = places.iter().map(|place| place.transports.as_slice());
+        let devices = virtio::arguments(&self.guests, transports);
         let (command, hypervisor) = if self.is_bare {
             let guest = &self.guests[0];
             let files = inputs.files(guest);
             let initrd = files.initrd.as_ref();
-            let kernel = inputs.kernel(&files.kernel, &guest.ram(guest_machine::RAM_BASE))?;
+            let kernel = inputs.kernel(&files.kernel, &places[0].seen())?;
             let mut command = machine.bare(guest.memory_mib);
             if let Some(path) = &guest.dtb {
                 command.arg("-dtb").arg(path);
@@ -89,11 +93,13 @@ impl Request {
             } else {
                 machine::boot(&mut command, &files.kernel, initrd, &guest.bootargs);
             }
+            command.args(devices);
             (command, None)
         } else {
-            let layout = self.lay_out(inputs, affinities, &rams)?;
+            let layout = self.lay_out(inputs, affinities, &places)?;
             let built = inputs.hypervisor(&self.hypervisor)?;
-            let command = machine.boot_hypervisor(&built.flat, &layout, files.path())?;
+            let mut command = machine.boot_hypervisor(&built.flat, &layout, files.path())?;
+            command.args(devices);
             (command, Some(built))
         };
         Ok(Launch {
@@ -104,15 +110,33 @@ impl Request {
         })
     }
 
+    /// Where each guest is in the machine.
+    fn places(&self) -> Result<Vec<GuestPlace>> {
+        let rams = place_rams(self.guests.iter().map(|guest| guest.memory_mib * MIB));
+        let placed = self.guests.iter().zip(rams);
+        let placed = placed.zip(virtio::transports(&self.guests)?);
+        let place = |((guest, ram), transports): ((&GuestRequest, Region), _)| GuestPlace {
+            ram,
+            // A device reads and writes where the driver says: there the guest's memory must be.
+            ram_base: if guest.virtio.is_empty() || self.is_bare {
+                guest_machine::RAM_BASE
+            } else {
+                ram.address
+            },
+            transports,
+        };
+        Ok(placed.map(place).collect())
+    }
+
     fn lay_out(
         &self,
         inputs: &mut Inputs,
         affinities: Vec<Vec<u64>>,
-        rams: &[Region],
+        places: &[GuestPlace],
     ) -> Result<MachineLayout> {
         let mut guests = Vec::new();
-        for ((guest, affinity), &ram) in self.guests.iter().zip(affinities).zip(rams) {
-            guests.push(guest.lay_out(inputs, affinity, ram, self.is_counting)?);
+        for ((guest, affinity), place) in self.guests.iter().zip(affinities).zip(places) {
+            guests.push(guest.lay_out(inputs, affinity, place, self.is_counting)?);
         }
         let config = BootConfig {
             pcpu_count: self.pcpus as u16,
@@ -154,35 +178,36 @@ impl Request {
 }
 
 impl GuestRequest {
-    /// Its RAM as it sees it, from `base` on.
-    fn ram(&self, base: u64) -> Range<u64> {
-        base..base.saturating_add(self.memory_mib * MIB)
-    }
-
     /// What its device tree says of it, but for what is loaded.
-    fn described(&self, ram: Range<u64>) -> device_tree::Guest<'_> {
+    fn described<'a>(&'a self, place: &'a GuestPlace) -> device_tree::Guest<'a> {
         device_tree::Guest {
             vcpu_count: self.vcpus,
-            ram,
+            ram: place.seen(),
             bootargs: &self.bootargs,
             initrd: None,
+            transports: &place.transports,
             seed: [0; 40],
         }
+    }
+
+    /// The devices of the machine that it drives itself.
+    fn passed(&self, place: &GuestPlace) -> Vec<PassedDevice> {
+        let transports = place.transports.iter().copied().map(PassedDevice::Virtio);
+        self.devices.iter().copied().chain(transports).collect()
     }
 
     fn lay_out(
         &self,
         inputs: &mut Inputs,
         affinity: Vec<u64>,
-        physical: Region,
+        place: &GuestPlace,
         is_counting: bool,
     ) -> Result<UnstagedGuest> {
         let files = inputs.files(self);
-        let ram_base = guest_machine::RAM_BASE;
-        let ram = self.ram(ram_base);
+        let ram = place.seen();
         let kernel = inputs.kernel(&files.kernel, &ram)?;
         let ramdisk = match &files.initrd {
-            Some(path) => Some(inputs.ramdisk(path, kernel.is_linux, physical.length)?),
+            Some(path) => Some(inputs.ramdisk(path, kernel.is_linux, place.ram.length)?),
             None => None,
         };
         let ramdisk_length = ramdisk.as_ref().map(Contents::length);
@@ -190,7 +215,7 @@ impl GuestRequest {
         let machine = device_tree::Guest {
             initrd: layout.initrd,
             seed: seed(is_counting)?,
-            ..self.described(ram)
+            ..self.described(place)
         };
         let tree = match &self.dtb {
             Some(path) => {
@@ -221,15 +246,32 @@ impl GuestRequest {
             starts: self.starts,
             random_seed: seed(is_counting)?,
             on_reset: self.on_reset,
-            ram: physical,
-            ram_base,
+            ram: place.ram,
+            ram_base: place.ram_base,
             images: Vec::new(),
             roms: Vec::new(),
-            devices: self.devices.clone(),
+            devices: self.passed(place),
             entry: layout.entry,
             device_tree: layout.device_tree,
         };
         Ok(UnstagedGuest { config, images })
+    }
+}
+
+/// Where a guest is in the machine.
+struct GuestPlace {
+    /// Its RAM.
+    ram: Region,
+    /// Where it sees its RAM.
+    ram_base: u64,
+    /// The numbers of its virtio devices' transports.
+    transports: Vec<u8>,
+}
+
+impl GuestPlace {
+    /// Its RAM as it sees it.
+    fn seen(&self) -> Range<u64> {
+        self.ram_base..self.ram_base.saturating_add(self.ram.length)
     }
 }
 
@@ -301,10 +343,10 @@ impl Inputs {
         Ok(self.hypervisors.entry(name.into()).or_insert(built).clone())
     }
 
-    /// Reads the files that the user named for `guest`, whose RAM starts at `ram_base`.
-    fn read_named(&mut self, guest: &GuestRequest, ram_base: u64) -> Result<()> {
-        let ram = guest.ram(ram_base);
-        let memory = ram.end - ram.start;
+    /// Reads the files that the user named for `guest`, which is at `place`.
+    fn read_named(&mut self, guest: &GuestRequest, place: &GuestPlace) -> Result<()> {
+        let ram = place.seen();
+        let memory = place.ram.length;
         let is_linux = match &guest.source {
             GuestSource::File(path) => self.kernel(path, &ram)?.is_linux,
             GuestSource::Stock | GuestSource::Own(_) => true,
@@ -313,7 +355,7 @@ impl Inputs {
             self.ramdisk(path, is_linux, memory)?;
         }
         if let Some(path) = &guest.dtb {
-            dtb::read(path, &guest.described(ram))?;
+            dtb::read(path, &guest.described(place))?;
         }
         Ok(())
     }

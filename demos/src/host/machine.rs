@@ -150,7 +150,7 @@ fn place(load: &Load, directory: &Path, index: usize) -> Result<Vec<(u64, PathBu
 }
 
 /// As a value in one of QEMU's lists of options.
-fn doubled_commas(path: &Path) -> OsString {
+pub(super) fn doubled_commas(path: &Path) -> OsString {
     let bytes = path.as_os_str().as_bytes().iter();
     let doubled = bytes.flat_map(|byte| iter::repeat_n(*byte, 1 + usize::from(*byte == b',')));
     OsString::from_vec(doubled.collect())

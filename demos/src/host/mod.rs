@@ -25,5 +25,6 @@ pub mod setup;
 pub mod symbolise;
 pub mod table;
 pub mod terminal;
+pub mod virtio;
 
 pub use failure::Failure;

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use trapline_sched::{PcpuId, PcpuSet, policies};
 
-use super::{Failure, cross, failure::Result};
+use super::{
+    Failure, cross,
+    failure::Result,
+    virtio::{self, Backend},
+};
 use crate::config::{MAX_GUESTS, MAX_VCPUS_IN_ALL, OnReset, PassedDevice};
 
 /// Linux keeps no longer command line. [Linux: arch/arm64, COMMAND_LINE_SIZE]
@@ -97,8 +101,12 @@ pub struct GuestRequest {
     pub starts: bool,
     /// What becomes of it when it asks for a reset.
     pub on_reset: OnReset,
-    /// The devices of the machine that it drives itself.
+    /// The devices of the machine that it drives itself, of those that the machine has one of.
     pub devices: Vec<PassedDevice>,
+    /// The virtio devices that it drives itself.
+    pub virtio: Vec<Backend>,
+    /// It may have such devices, though they reach all of the machine's memory.
+    pub is_dma_trusted: bool,
     /// Where all this was given.
     pub place: Place,
 }
@@ -119,6 +127,8 @@ impl GuestRequest {
             starts: true,
             on_reset: OnReset::End,
             devices: Vec::new(),
+            virtio: Vec::new(),
+            is_dma_trusted: false,
             place: Place::default(),
         }
     }
@@ -227,9 +237,9 @@ impl Request {
         Ok(())
     }
 
-    /// The machine has one of each device.
+    /// The machine has one of each device, and room for so many virtio devices.
     fn check_devices(&self) -> Result<()> {
-        for device in PassedDevice::ALL {
+        for device in PassedDevice::SINGLE {
             let mut given = self.guests.iter().flat_map(|guest| {
                 let has = |other: &&PassedDevice| **other == device;
                 guest.devices.iter().filter(has).map(move |_| guest)
@@ -242,7 +252,7 @@ impl Request {
                 ));
             }
         }
-        Ok(())
+        virtio::transports(&self.guests).map(drop)
     }
 
     /// Under `pinned` a vCPU keeps its pCPU until it waits: no guest may sit on another's.

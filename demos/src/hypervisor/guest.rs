@@ -96,8 +96,7 @@ impl Guest {
         for rom in &config.roms {
             map_rom(&mut stage2, rom)?;
         }
-        for &device in &config.devices {
-            let page = passed::page(device);
+        for page in passed::pages(&config.devices) {
             stage2
                 .map(
                     page.start,
@@ -106,7 +105,7 @@ impl Guest {
                     Attributes::DEVICE,
                     &tlb,
                 )
-                .map_err(|error| Refusal(format!("{}: {error:?}", device.name())))?;
+                .map_err(|error| Refusal(format!("a device's registers: {error:?}")))?;
         }
 
         let vcpu_count = usize::from(config.vcpu_count);
@@ -199,7 +198,14 @@ impl Guest {
         retire(&self.handles)
     }
 
-    /// Frees all that the guest was made of but its RAM, which is left as the guest left it. Every pCPU has let go of it.
+    /// Stops the devices that the guest drove itself; false if one of them may still reach its RAM. Its vCPUs are retired.
+    pub(super) fn stop_devices(&self) -> bool {
+        let mut passed = self.passed.iter();
+        passed.all(Passed::make_silent)
+    }
+
+    /// Frees all that the guest was made of but its RAM, which is left as the guest left it. Every pCPU has let go of it, and
+    /// its devices are stopped.
     pub(super) fn dismantle(self, vcpus: RetiredVcpus) -> Arc<GuestRam> {
         let RetiredVcpus(vcpus) = vcpus;
         drop(vcpus);

@@ -3,7 +3,8 @@
 //! ```text
 //!   Off --Start--> Loading --> On --end, Stop, Reset--> Ending --> LettingGo --> Scrubbing --> Off, or Loading again
 //!                             '-- Pause, Resume --'     vCPUs      pCPUs forget  RAM zero
-//!                                                       park       VM and vCPUs  and unmapped
+//!                                                       park       VM and vCPUs, and unmapped
+//!                                                                  devices stop
 //! ```
 //! What a step waits for is noticed in the guest's [`Agenda`] (a vCPU has parked, a pCPU has let go), so nobody waits. All of
 //! it happens between steps of whichever pCPU has the time, off every exit path, a bounded piece at a time.
@@ -350,6 +351,10 @@ impl Slot {
         let next = self.next(life, next);
         if self.holders.load(Acquire) != 0 {
             return (Stage::LettingGo(guest, vcpus, next), false);
+        }
+        // What a device writes after this would be in memory that is scrubbed, or the next life's.
+        if !guest.stop_devices() {
+            return (Stage::LettingGo(guest, vcpus, next), true);
         }
         life.totals.add(&guest, timer::now());
         let ram = guest.dismantle(vcpus);

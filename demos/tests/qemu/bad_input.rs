@@ -136,6 +136,7 @@ fn bad_device_trees_are_refused() {
         ram: RAM_BASE..RAM_BASE + (512 << 20),
         bootargs: "",
         initrd: None,
+        transports: &[],
         seed: [0; 40],
     });
     let tree = tree.expect("a well-formed tree");

@@ -128,6 +128,7 @@ fn linux_runs_with_a_device_tree_of_its_own() {
         ram: RAM_BASE..RAM_BASE + (256 << 20),
         bootargs: "trapline=batch",
         initrd: None,
+        transports: &[],
         seed: [0; 40],
     });
     let tree = files.file("own.dtb", &tree.expect("a well-formed tree"));

@@ -6,6 +6,7 @@ mod bad_input;
 mod churn;
 mod command;
 mod counted;
+mod disks;
 mod examples;
 mod failure;
 mod guests;

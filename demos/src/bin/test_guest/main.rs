@@ -10,6 +10,7 @@ mod calls;
 mod churn;
 mod debug;
 mod devices;
+mod disk;
 mod floating_point;
 mod gic_active;
 mod gic_any;
@@ -76,6 +77,9 @@ const TESTS: &[Test] = &[
     ("clock-retarget",      2, passed::retarget),
     ("clock-disable",       1, passed::disable),
     ("clock-reset",         1, passed::reset),
+    ("disk-many",           1, disk::many),
+    ("disk-edges",          1, disk::edges),
+    ("disk-reset",          1, disk::reset),
     ("random-numbers",      1, hypervisor_calls::random_numbers),
     ("stolen-time",         1, hypervisor_calls::stolen_time),
     ("debug-registers",     1, debug::registers),

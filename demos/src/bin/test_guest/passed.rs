@@ -23,7 +23,7 @@ const CLEAR: usize = DATA + 0x1c;
 /// How often the handler of each alarm reads the clock.
 const READS: usize = 100;
 /// How many times the guest has been built: x1 is its number.
-const LIVES: u32 = 0xc600_0008;
+pub const LIVES: u32 = 0xc600_0008;
 
 const ISPENDR: usize = 0x200;
 const ISACTIVER: usize = 0x300;
@@ -49,7 +49,7 @@ fn ring() {
 }
 
 /// Moves this CPU to the next pCPU.
-fn move_on() {
+pub fn move_on() {
     let pcpus = machine::parameters().number("pcpus", 0);
     if pcpus == 0 {
         return;
@@ -57,6 +57,11 @@ fn move_on() {
     let to = MOVES.fetch_add(1, SeqCst) % pcpus;
     let result = power::call(MIGRATE, [to, cpu::index() as u64, 0]);
     check!(result == 0, "the move to pCPU {to} returned {result}");
+}
+
+/// How often somebody has moved.
+pub fn moves_so_far() -> u64 {
+    MOVES.load(SeqCst)
 }
 
 fn sleep_until_taken() {
@@ -98,7 +103,7 @@ pub fn moves() {
     expect_taken("nothing is left", &[]);
     support::say(format_args!(
         "interrupts={rounds} moves={} reads={}",
-        MOVES.load(SeqCst),
+        moves_so_far(),
         rounds as usize * READS
     ));
 }

@@ -106,7 +106,7 @@ impl MachineOptions {
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
     /// TOML file that describes a machine and its guests, see docs/guide/several-guests.md
-    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["kernel", "initrd", "dtb", "append", "memory", "guest", "vcpus", "affinity", "bare"])]
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["kernel", "initrd", "dtb", "append", "memory", "guest", "vcpus", "affinity"])]
     pub config: Option<PathBuf>,
     /// Linux Image for arm64 (also gzip, zboot, ...), ELF file, U-Boot or flat binary, see docs/guide/images.md [default: Debian's stock Linux, with a shell on a terminal and a short workload
     /// elsewhere]

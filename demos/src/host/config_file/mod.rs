@@ -9,13 +9,14 @@ use std::{fs::File, io::Read, ops::RangeInclusive, path::Path};
 
 use trapline_sched::policies;
 
-use self::text::{DeviceText, FileText, ResetText, VmText};
+use self::text::{DeviceText, DmaText, FileText, ResetText, VmText};
 use super::{
     Failure,
     consoles::Target,
     cross,
     failure::{Result, at},
     request::{DEFAULT_MEMORY_MIB, DEFAULT_WEIGHT, GuestRequest, GuestSource, Place},
+    virtio::Backend,
 };
 use crate::config::{MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice};
 
@@ -167,8 +168,13 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
         within(value, range, key, &place).map(|value| value.unwrap_or(default))
     };
     let path = |path: &String| base.join(path);
-    let devices = text.device.iter().map(|device| device_of(device, &place));
-    let devices = devices.collect::<Result<Vec<_>>>()?;
+    let (mut devices, mut virtio) = (Vec::new(), Vec::new());
+    for device in &text.device {
+        match device_of(device, base, &place)? {
+            Device::OfTheMachine(device) => devices.push(device),
+            Device::Virtio(backend) => virtio.push(backend),
+        }
+    }
     let source = source_of(text, base, &place)?;
     let vcpus = within(text.vcpus, 1..=MAX_VCPUS as i64, "vcpus", 1)? as usize;
     let weight = within(text.weight, WEIGHT, "weight", i64::from(DEFAULT_WEIGHT))? as u32;
@@ -197,19 +203,49 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
                 Some(ResetText::End) | None => OnReset::End,
             },
             devices,
+            virtio,
+            is_dma_trusted: matches!(text.dma, Some(DmaText::Trusted)),
             place,
         },
         console,
     })
 }
 
-fn device_of(text: &DeviceText, place: &Place) -> Result<PassedDevice> {
-    let named = |device: &PassedDevice| device.name() == text.kind;
-    PassedDevice::ALL.into_iter().find(named).ok_or_else(|| {
-        let what = format!("there is no kind of device `{}`", text.kind.escape_debug());
-        let names = PassedDevice::ALL.map(PassedDevice::name);
-        Failure::input(what, place.of("device"), &choose(&text.kind, &names))
-    })
+/// A `[[vm.device]]`.
+enum Device {
+    OfTheMachine(PassedDevice),
+    Virtio(Backend),
+}
+
+fn device_of(text: &DeviceText, base: &Path, place: &Place) -> Result<Device> {
+    let refuse = |what: String, remedy: &str| Err(Failure::input(what, place.of("device"), remedy));
+    let kind = text.kind.as_str();
+    if kind == Backend::DISK {
+        let Some(file) = &text.file else {
+            return refuse("the disk has no file".into(), "give it a file = \"FILE\"");
+        };
+        return Ok(Device::Virtio(Backend::Disk {
+            file: base.join(file),
+            is_read_only: text.read_only.unwrap_or(false),
+        }));
+    }
+    if text.file.is_some() || text.read_only.is_some() {
+        let what = format!("a {} has no file", kind.escape_debug());
+        return refuse(what, "leave file and read_only out");
+    }
+    if kind == Backend::RANDOM_NUMBERS {
+        return Ok(Device::Virtio(Backend::RandomNumbers));
+    }
+    let named = |device: &PassedDevice| device.name() == kind;
+    match PassedDevice::SINGLE.into_iter().find(named) {
+        Some(device) => Ok(Device::OfTheMachine(device)),
+        None => {
+            let [clock, pins] = PassedDevice::SINGLE.map(PassedDevice::name);
+            let known = [clock, pins, Backend::DISK, Backend::RANDOM_NUMBERS];
+            let what = format!("there is no kind of device `{}`", kind.escape_debug());
+            refuse(what, &choose(kind, &known))
+        }
+    }
 }
 
 fn source_of(text: &VmText, base: &Path, place: &Place) -> Result<GuestSource> {

@@ -27,6 +27,15 @@ weight = 300
 start = false
 console = "out.txt"
 dtb = "own.dtb"
+dma = "trusted"
+[[vm.device]]
+kind = "virtio-blk"
+file = "disk.img"
+read_only = true
+[[vm.device]]
+kind = "virtio-rng"
+[[vm.device]]
+kind = "gpio"
 "#;
 
 #[test]
@@ -66,6 +75,13 @@ fn a_file_describes_a_machine_and_its_guests() {
         config.vms[1].console,
         Some(Target::File("/configs/out.txt".into()))
     );
+    let disk = Backend::Disk {
+        file: "/configs/disk.img".into(),
+        is_read_only: true,
+    };
+    assert_eq!(second.virtio, [disk, Backend::RandomNumbers]);
+    assert_eq!(second.devices, [PassedDevice::Pins]);
+    assert!(second.is_dma_trusted && !first.is_dma_trusted);
     assert_eq!(
         second.place.of("weight"),
         "/configs/two.toml:24: weight of vm `second`"
@@ -129,12 +145,27 @@ fn unknown_words_come_with_a_suggestion() {
     refuse(
         "",
         "[[vm.device]]\nkind = \"floppy\"",
-        &["device `floppy`", "x.toml", "choose one of pl031, gpio"],
+        &[
+            "device `floppy`",
+            "x.toml",
+            "choose one of pl031, gpio, virtio-blk",
+        ],
     );
     refuse(
         "",
         "[[vm.device]]\nkin = \"floppy\"",
         &["unknown key `kin`", "x.toml:5", "did you mean `kind`?"],
+    );
+    refuse("", "dma = \"yes\"", &["unknown value", "x.toml:4"]);
+    refuse(
+        "",
+        "[[vm.device]]\nkind = \"virtio-blk\"",
+        &["no file", "x.toml", "file = \"FILE\""],
+    );
+    refuse(
+        "",
+        "[[vm.device]]\nkind = \"pl031\"\nfile = \"x\"",
+        &["a pl031 has no file", "leave file"],
     );
 }
 

@@ -44,6 +44,7 @@ pub(super) struct VmText {
     pub weight: Option<i64>,
     #[serde(default)]
     pub device: Vec<DeviceText>,
+    pub dma: Option<DmaText>,
     pub console: Option<String>,
     pub on_reset: Option<ResetText>,
     pub start: Option<bool>,
@@ -54,6 +55,15 @@ pub(super) struct VmText {
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceText {
     pub kind: String,
+    pub file: Option<String>,
+    pub read_only: Option<bool>,
+}
+
+/// `dma`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DmaText {
+    Trusted,
 }
 
 /// `on_reset`.

@@ -15,9 +15,10 @@ use object::{
 };
 
 use super::{
-    MORE_MEMORY, Refusal, TRUNCATED,
+    MORE_MEMORY, MOVED_RAM, Refusal, TRUNCATED,
     kernel::{IMAGE_MAGIC, Kernel, NEEDS_IMAGE, Segment},
 };
+use crate::config::guest_machine::RAM_BASE;
 
 /// The first bytes.
 pub const MAGIC: &[u8] = b"\x7fELF";
@@ -128,10 +129,12 @@ fn place(segments: &[Loadable<'_>], entry: u64, ram: &Range<u64>) -> Result<Kern
                 "has a segment at {start:#x}..{segment_end:#x}, outside the guest's RAM at {:#x}..{:#x}",
                 ram.start, ram.end
             );
-            return Err((
-                what,
-                "link it into the guest's RAM, or give more by --memory",
-            ));
+            let remedy = if ram.start == RAM_BASE {
+                "link it into the guest's RAM, or give more by --memory"
+            } else {
+                MOVED_RAM
+            };
+            return Err((what, remedy));
         }
         if start < end {
             let what = format!("has two segments at {start:#x}");
@@ -181,7 +184,6 @@ fn flatten(segments: &[Loadable<'_>], memory: u64) -> Result<Vec<u8>, Refusal> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::guest_machine::RAM_BASE;
 
     const MIB: u64 = 1 << 20;
     const RAM: Range<u64> = RAM_BASE..RAM_BASE + MIB;
@@ -295,6 +297,9 @@ pub(crate) mod tests {
             &good(&[(u64::MAX, base, b"code", 4)]),
             "outside the guest's RAM",
         );
+        let moved = RAM_BASE + MIB..RAM_BASE + 2 * MIB;
+        let (what, remedy) = load(&with(0, 0x7f)[..], &moved).expect_err("RAM is elsewhere");
+        assert!(what.contains("outside the guest's RAM") && remedy.contains("virtio"));
         let overlapping = [
             (base, base, &b"code"[..], 8),
             (base + 4, base + 4, b"data", 4),

@@ -15,11 +15,11 @@ use std::{io::Read, ops::Range, path::Path, sync::Arc};
 use object::read::ReadCache;
 
 use super::{
-    Refusal, TRUNCATED, double, efi, elf, open, packed::Packing, read_at_most, too_large, unpack,
-    word,
+    MOVED_RAM, Refusal, TRUNCATED, double, efi, elf, open, packed::Packing, read_at_most,
+    too_large, unpack, word,
 };
 use crate::{
-    config::guest_machine::{FIRMWARE, FLAT_OFFSET, VARIABLES},
+    config::guest_machine::{FIRMWARE, FLAT_OFFSET, RAM_BASE, VARIABLES},
     host::{Failure, failure::Result, failure::at},
 };
 
@@ -163,6 +163,10 @@ impl Kernel {
             _ if bytes.starts_with(b"MZ") => {
                 Self::linux(efi::unpack_image(&bytes, ram.end - ram.start)?, ram.start)
             }
+            _ if is_u_boot(&bytes) && ram.start != RAM_BASE => {
+                let what = format!("is U-Boot, and the guest's RAM is at {:#x}", ram.start);
+                Err((what, MOVED_RAM))
+            }
             _ if is_u_boot(&bytes) => Ok(Self::firmware(bytes, ram.start)),
             _ => Ok(Self::at(ram.start + FLAT_OFFSET, 0, bytes)),
         }
@@ -248,7 +252,6 @@ fn is_u_boot(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::guest_machine::RAM_BASE;
     use crate::host::input::{
         efi::tests::zboot,
         packed::tests::{UNPACKED, pack},
@@ -295,6 +298,9 @@ mod tests {
         assert_eq!((kernel.entry, kernel.is_firmware()), (0, true));
         assert_eq!(kernel.segments[0].address, 0);
         assert_eq!(kernel.segments[1].address, 0x0400_0000);
+        let moved = Kernel::check(bytes.clone(), &(0x8000_0000..0x9000_0000));
+        let (what, remedy) = moved.expect_err("RAM is elsewhere");
+        assert!(what.contains("U-Boot") && remedy.contains("virtio"));
         // Linked elsewhere, or with another length: any flat binary.
         for (offset, value) in [(11, 0x40), (17, 0x40)] {
             let mut other = bytes.clone();

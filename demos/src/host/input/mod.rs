@@ -46,6 +46,8 @@ impl Contents {
 
 const TRUNCATED: &str = "get the file again";
 const MORE_MEMORY: &str = "give the guest more by --memory";
+const MOVED_RAM: &str =
+    "take away its virtio devices, which need its RAM where the machine has it, not at 0x40000000";
 
 /// What is wrong with a file, and what to do about it.
 type Refusal = (String, &'static str);

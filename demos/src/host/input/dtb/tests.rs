@@ -13,6 +13,7 @@ const GUEST: device_tree::Guest<'static> = device_tree::Guest {
     ram: RAM_BASE..RAM_BASE + MEMORY,
     bootargs: "",
     initrd: None,
+    transports: &[],
     seed: [0; 40],
 };
 

@@ -1,0 +1,125 @@
+//! virtio devices that a guest drives itself, beside another guest.
+
+use std::{fs, path::PathBuf};
+
+use crate::harness::{Output, Run, is_full_tier};
+
+const MIB: usize = 1 << 20;
+/// What the disk is full of at first.
+const FILL: u8 = 0xa5;
+
+struct Disk {
+    directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory for temporary files");
+        let path = directory.path().join("disk.img");
+        fs::write(&path, vec![FILL; 16 * MIB]).expect("room for a file");
+        Self { directory, path }
+    }
+
+    fn contents(&self) -> Vec<u8> {
+        fs::read(&self.path).expect("our file")
+    }
+
+    /// Runs the machine that `text` describes, in which `disk.img` is this one.
+    fn run(&self, text: &str) -> Run {
+        let path = self.directory.path().join("vms.toml");
+        fs::write(&path, text).expect("room for a file");
+        Run::linux().option("--config", path.display())
+    }
+}
+
+/// Runs the test guest with the disk and random numbers, and the stress guest beside it, on three pCPUs.
+fn run(disk: &Disk, test: &str, more: &str) -> Output {
+    let text = format!(
+        "pcpus = 3
+[[vm]]
+name = \"beside\"
+guest = \"stress\"
+memory = \"16M\"
+vcpus = 4
+append = \"seconds=3\"
+[[vm]]
+name = \"owner\"
+guest = \"test-guest\"
+memory = \"64M\"
+append = \"test={test} guest=1 pcpus=3\"
+dma = \"trusted\"
+{more}
+[[vm.device]]
+kind = \"virtio-blk\"
+file = \"disk.img\"
+[[vm.device]]
+kind = \"virtio-rng\"
+"
+    );
+    let output = disk
+        .run(&text)
+        .hypervisor("test-hypervisor")
+        .deadline(120)
+        .start();
+    output.expect_exit(0);
+    output.expect_in_order([format!("TEST {test} PASS").as_str()]);
+    output.expect_in_order(["STRESS PASS vcpus=4"]);
+    output.expect_absent("FAIL");
+    output.expect_no_exit_allocation();
+    output
+}
+
+#[test]
+fn a_disk_is_read_and_written_wherever_its_vcpu_is() {
+    let disk = Disk::new();
+    let output = run(&disk, "disk-many", "");
+    let requests = output.said("disk-many", "requests");
+    let moves = output.said("disk-many", "moves");
+    output.require(moves >= 300, || format!("only {moves} moves"));
+    let contents = disk.contents();
+    let (used, rest) = contents.split_at(64 * 4096);
+    let is_written = used.chunks(4096).all(|place| place != [FILL; 4096]);
+    output.require(is_written && requests >= 800, || {
+        "not every place was written".into()
+    });
+    output.require(rest.iter().all(|byte| *byte == FILL), || {
+        "something else was written".into()
+    });
+}
+
+/// What the test guest expects of the disk is what QEMU does.
+#[test]
+fn the_disk_is_the_same_on_bare_qemu() {
+    if !is_full_tier() {
+        return;
+    }
+    for test in ["disk-many", "disk-edges"] {
+        let text = format!(
+            "[[vm]]
+guest = \"test-guest\"
+append = \"test={test}\"
+dma = \"trusted\"
+[[vm.device]]
+kind = \"virtio-blk\"
+file = \"disk.img\"
+[[vm.device]]
+kind = \"virtio-rng\"
+"
+        );
+        let output = Disk::new().run(&text).bare().deadline(60).start();
+        output.expect_exit(0);
+        output.expect_in_order([format!("TEST {test} PASS").as_str()]);
+    }
+}
+
+#[test]
+fn an_edge_comes_once_for_each_rise() {
+    run(&Disk::new(), "disk-edges", "");
+}
+
+#[test]
+fn a_reset_in_the_middle_of_requests_leaves_a_disk_that_is_quiet() {
+    let output = run(&Disk::new(), "disk-reset", "on_reset = \"restart\"");
+    output.expect_in_order(["[owner] test: life 1", "[owner] test: life 4"]);
+}
