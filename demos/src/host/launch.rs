@@ -390,7 +390,12 @@ impl Inputs {
             GuestSource::Own(name) => (self.own[name].clone(), own_initrd),
             GuestSource::Stock => {
                 let stock = self.stock.as_ref().expect("`set_up` went over all guests");
-                let initrd = own_initrd.unwrap_or_else(|| stock.initrd.clone());
+                let initrd = if guest.virtio.is_empty() {
+                    &stock.initrd
+                } else {
+                    &stock.initrd_with_drivers
+                };
+                let initrd = own_initrd.unwrap_or_else(|| initrd.clone());
                 (stock.kernel.clone(), Some(initrd))
             }
         };

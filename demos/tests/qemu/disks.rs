@@ -123,3 +123,64 @@ fn a_reset_in_the_middle_of_requests_leaves_a_disk_that_is_quiet() {
     let output = run(&Disk::new(), "disk-reset", "on_reset = \"restart\"");
     output.expect_in_order(["[owner] test: life 1", "[owner] test: life 4"]);
 }
+
+/// What Linux writes is in the file, what it wrote it reads again, and the disk is there after a reset.
+#[test]
+fn linux_reads_and_writes_a_disk() {
+    let disk = Disk::new();
+    let text = "pcpus = 2
+[[vm]]
+name = \"linux\"
+guest = \"linux\"
+vcpus = 2
+on_reset = \"restart\"
+dma = \"trusted\"
+[[vm.device]]
+kind = \"virtio-rng\"
+[[vm.device]]
+kind = \"virtio-blk\"
+file = \"disk.img\"
+";
+    let write = "dd if=/dev/hwrng of=/mnt/numbers bs=16k count=16; sha256sum < /mnt/numbers > /tmp/sum; umount /mnt";
+    let read = "mount -t ext4 /dev/vda /mnt; sha256sum < /mnt/numbers | cmp - /tmp/sum";
+    let run = disk
+        .run(text)
+        .option("--input", "linux")
+        .type_after("# ", "cat /sys/class/misc/hw_random/rng_current\n")
+        .type_after("virtio_rng", "od -An -tx1 -N4 /dev/vda\n")
+        .type_after("a5 a5 a5 a5", "mke2fs /dev/vda > /dev/null; mkdir /mnt\n")
+        .type_after(
+            "# ",
+            "mount -t ext4 /dev/vda /mnt && echo is $((40 + 2)) there\n",
+        )
+        .type_after(
+            "is 42 there",
+            &format!("{write} && echo is $((40 + 3)) written\n"),
+        )
+        .type_after(
+            "is 43 written",
+            &format!("{read} && echo is $((40 + 4)) equal\n"),
+        )
+        .type_after(
+            "is 44 equal",
+            "echo written by Linux > /mnt/text; umount /mnt; reboot\n",
+        )
+        .type_after(
+            "Leave with poweroff",
+            "mkdir /mnt; mount -t ext4 /dev/vda /mnt; cat /mnt/text; poweroff\n",
+        );
+    let output = run.deadline(240).start();
+    output.expect_exit(0);
+    output.expect_in_order([
+        "is 44 equal",
+        "reboot: Restarting system",
+        "written by Linux",
+        "Power down",
+    ]);
+    let contents = disk.contents();
+    let is_there = |text: &[u8]| contents.windows(text.len()).any(|part| part == text);
+    output.require(is_there(b"written by Linux\n"), || {
+        "the text is not in the file".into()
+    });
+    output.expect_no_exit_allocation();
+}

@@ -1,4 +1,5 @@
-//! Debian's stock arm64 Linux as a guest: its kernel, and an initramfs of busybox and one script.
+//! Debian's stock arm64 Linux as a guest: its kernel, and an initramfs of busybox and one script; and another one with drivers for
+//! virtio devices.
 
 use std::{
     fs,
@@ -8,7 +9,7 @@ use std::{
 
 use cpio::{NewcBuilder, newc::ModeFileType};
 
-use super::{SetupLock, debian::Apt, progress::Step};
+use super::{SetupLock, debian::Apt, modules, progress::Step};
 use crate::host::{
     Failure,
     failure::{Result, at},
@@ -28,6 +29,8 @@ pub struct StockGuest {
     pub kernel: PathBuf,
     /// A cpio archive.
     pub initrd: PathBuf,
+    /// The same with drivers for virtio devices.
+    pub initrd_with_drivers: PathBuf,
 }
 
 impl StockGuest {
@@ -37,11 +40,15 @@ impl StockGuest {
         let guest = Self {
             kernel: directory.join("Image"),
             initrd: directory.join("initramfs.cpio"),
+            initrd_with_drivers: directory.join("initramfs-drivers.cpio"),
         };
-        let busybox = directory.join("busybox");
+        let [busybox, drivers] = ["busybox", "modules"].map(|name| directory.join(name));
         let _lock = SetupLock::take()?;
-        if !(guest.kernel.exists() && busybox.exists()) {
-            fetch(&directory, &guest.kernel, &busybox).map_err(|why| {
+        if ![&guest.kernel, &busybox, &drivers]
+            .into_iter()
+            .all(|path| path.exists())
+        {
+            fetch(&directory, &guest.kernel, &busybox, &drivers).map_err(|why| {
                 Failure::input(
                     format!("Debian's arm64 Linux cannot be fetched ({why})"),
                     "this machine",
@@ -50,15 +57,26 @@ impl StockGuest {
             })?;
         }
         let program = fs::read(&busybox).map_err(at(busybox.display()))?;
-        let archive = initramfs(&program).map_err(at(guest.initrd.display()))?;
-        if fs::read(&guest.initrd).ok().as_deref() != Some(&archive[..]) {
-            replace(&guest.initrd, &archive).map_err(at(guest.initrd.display()))?;
+        let drivers = modules::read(&drivers).map_err(at(drivers.display()))?;
+        for (path, drivers) in [
+            (&guest.initrd, &[][..]),
+            (&guest.initrd_with_drivers, &drivers[..]),
+        ] {
+            let archive = initramfs(&program, drivers).map_err(at(path.display()))?;
+            if fs::read(path).ok().as_deref() != Some(&archive[..]) {
+                replace(path, &archive).map_err(at(path.display()))?;
+            }
         }
         Ok(guest)
     }
 }
 
-fn fetch(directory: &Path, kernel: &Path, busybox: &Path) -> std::result::Result<(), String> {
+fn fetch(
+    directory: &Path,
+    kernel: &Path,
+    busybox: &Path,
+    drivers: &Path,
+) -> std::result::Result<(), String> {
     let _step = Step::start("Fetching Debian's arm64 Linux kernel and busybox");
     let apt = Apt::for_guest()?;
     apt.update()?;
@@ -84,6 +102,10 @@ fn fetch(directory: &Path, kernel: &Path, busybox: &Path) -> std::result::Result
             .and_then(|bytes| replace(to, &bytes))
             .map_err(|error| format!("{}: {error}", to.display()))?;
     }
+    if drivers.exists() {
+        fs::remove_dir_all(drivers).map_err(|error| format!("{}: {error}", drivers.display()))?;
+    }
+    modules::keep(&root, drivers).map_err(|error| format!("{}: {error}", drivers.display()))?;
     fs::remove_dir_all(&root).map_err(|error| format!("{}: {error}", root.display()))
 }
 
@@ -94,8 +116,9 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::rename(&part, path)
 }
 
-/// busybox, our script as /init, and the console that the kernel opens for it.
-fn initramfs(busybox: &[u8]) -> std::io::Result<Vec<u8>> {
+/// busybox, our script as /init, the console that the kernel opens for it, and `drivers`, by name, as modules that the script loads in
+/// this order.
+fn initramfs(busybox: &[u8], drivers: &[(&str, Vec<u8>)]) -> std::io::Result<Vec<u8>> {
     let directory = |name: &str| {
         (
             NewcBuilder::new(name)
@@ -114,7 +137,7 @@ fn initramfs(busybox: &[u8]) -> std::io::Result<Vec<u8>> {
         .set_mode_file_type(ModeFileType::Char)
         .rdev_major(5)
         .rdev_minor(1);
-    let entries = [
+    let mut entries = vec![
         directory("bin"),
         directory("dev"),
         directory("proc"),
@@ -124,9 +147,15 @@ fn initramfs(busybox: &[u8]) -> std::io::Result<Vec<u8>> {
         (console, &[][..]),
         (program("bin/busybox"), busybox),
         (program("init"), INIT),
+        directory("modules"),
     ];
-    let entries = entries.map(|(entry, contents)| (entry, Cursor::new(contents)));
-    cpio::write_cpio(entries.into_iter(), Vec::new())
+    for (index, (name, contents)) in drivers.iter().enumerate() {
+        entries.push((program(&format!("modules/{index}-{name}")), contents));
+    }
+    let entries = entries
+        .into_iter()
+        .map(|(entry, contents)| (entry, Cursor::new(contents)));
+    cpio::write_cpio(entries, Vec::new())
 }
 
 #[cfg(test)]
@@ -135,7 +164,8 @@ mod tests {
 
     #[test]
     fn the_initramfs_has_what_the_kernel_starts() {
-        let archive = initramfs(b"program").expect("memory takes any archive");
+        let drivers = [("b.ko", vec![1]), ("a.ko", vec![2])];
+        let archive = initramfs(b"program", &drivers).expect("memory takes any archive");
         let mut names = Vec::new();
         let mut rest = &archive[..];
         loop {
@@ -149,5 +179,8 @@ mod tests {
         assert!(names.contains(&("init".to_owned(), 0o100_755)));
         assert!(names.contains(&("dev/console".to_owned(), 0o020_600)));
         assert!(names.contains(&("bin/busybox".to_owned(), 0o100_755)));
+        let drivers = names.iter().filter(|(name, _)| name.ends_with(".ko"));
+        let drivers: Vec<_> = drivers.map(|(name, _)| name.as_str()).collect();
+        assert_eq!(drivers, ["modules/0-b.ko", "modules/1-a.ko"]);
     }
 }

@@ -10,6 +10,11 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 cd /root
 
+# Drivers for what the machine has given this guest, in the order of their names.
+for module in /modules/*.ko; do
+    [ -e "$module" ] && insmod "$module"
+done
+
 # Without -f these ask an init that is not running; the shell reads this file when it starts.
 export ENV=/root/.shrc
 for command in poweroff reboot halt; do

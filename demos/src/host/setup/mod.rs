@@ -6,6 +6,7 @@
 pub mod command;
 pub mod debian;
 pub mod guest;
+mod modules;
 pub mod progress;
 pub mod qemu;
 pub mod toolchain;
