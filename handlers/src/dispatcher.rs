@@ -125,7 +125,7 @@ fn unanswered(guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
         // The engine looks at the instruction.
         Exit::DataAbort(_) => Action::Decline,
         // A wait may always end early.
-        Exit::Wait(_) => Action::Finish,
+        Exit::Wait(_) | Exit::ConditionFailed => Action::Finish,
         Exit::SError { .. } => Action::Fault(GuestFault::SError),
         Exit::Call(_) | Exit::SystemRegister(_) | Exit::Other { .. } => {
             Action::Fault(GuestFault::Undefined)

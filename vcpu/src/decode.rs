@@ -3,6 +3,7 @@
 //! Pure and on the path of every exit: a call costs a few instructions, and the fault address registers are read only
 //! for an abort. The bits' places are in `syndrome`; what an exit means is the handlers' business.
 
+use crate::aarch32::{advance_if_then, has_failed_condition, is_aarch32};
 use crate::exit::{
     Abort, Call, Conduit, Direction, Exit, MmioAccess, SystemRegister, SystemRegisterAccess,
     WaitKind,
@@ -10,8 +11,6 @@ use crate::exit::{
 use crate::frame::TrapFrame;
 use crate::syndrome::{self as esr_field, class, fault_kind};
 
-/// SPSR_EL2.M\[4\]: the guest was in AArch32 state, which here means at EL0. [DDI0487: SPSR_EL2]
-const SPSR_AARCH32: u64 = 1 << 4;
 /// SPSR_EL2.E, in AArch32 state: data is big-endian.
 const SPSR_BIG_ENDIAN: u64 = 1 << 9;
 /// SPSR_EL2.M\[3:2\], in AArch64 state: the exception level.
@@ -49,14 +48,21 @@ pub fn decode(frame: &TrapFrame, esr: u64, fault: &impl FaultAddresses) -> Exit 
         class::HVC64 => call(Conduit::Hvc, esr),
         class::SMC64 => call(Conduit::Smc, esr),
         class::SYSTEM_REGISTER => system_register(frame, esr),
+        class::WAIT if has_failed_condition(frame.spsr, esr) => Exit::ConditionFailed,
         class::WAIT => Exit::Wait(wait(frame, esr)),
         class::DATA_ABORT_LOWER => data_abort(frame, esr, fault),
         class::INSTRUCTION_ABORT_LOWER => Exit::InstructionAbort(abort(esr, fault)),
         class::SERROR => Exit::SError { esr },
-        class => Exit::Other {
-            class: class as u8,
-            esr,
-        },
+        class => other(frame, class as u8, esr),
+    }
+}
+
+#[cold]
+fn other(frame: &TrapFrame, class: u8, esr: u64) -> Exit {
+    if has_failed_condition(frame.spsr, esr) {
+        Exit::ConditionFailed
+    } else {
+        Exit::Other { class, esr }
     }
 }
 
@@ -88,12 +94,6 @@ fn system_register(frame: &TrapFrame, esr: u64) -> Exit {
 }
 
 fn wait(frame: &TrapFrame, esr: u64) -> WaitKind {
-    // A conditional AArch32 WFI may be trapped although its condition fails, and then it must not wait. Any WFI may
-    // end early, so a yield is right in both cases. [DDI0487: ESR_EL2.COND]
-    if frame.spsr & SPSR_AARCH32 != 0 {
-        return WaitKind::Event;
-    }
-    // The ID registers that our guests see have no WFxT, and QEMU reports WFIT as WFI.
     let instruction = esr_field::WAIT_INSTRUCTION.of(esr);
     let is_event = instruction & 1 != 0;
     if instruction & WAIT_WITH_TIMEOUT == 0 {
@@ -175,11 +175,6 @@ const fn width_mask(width: u8) -> u64 {
     u64::MAX >> (64 - 8 * width as u32)
 }
 
-/// The code with this PSTATE is AArch32 code.
-pub(crate) const fn is_aarch32(spsr: u64) -> bool {
-    spsr & SPSR_AARCH32 != 0
-}
-
 /// Data of the code with this PSTATE lies in memory with its most significant byte first. [DDI0487: BigEndian]
 #[inline]
 pub(crate) const fn is_big_endian(spsr: u64, system_control: u64) -> bool {
@@ -252,7 +247,7 @@ pub fn step_over(frame: &mut TrapFrame, exit: &Exit, esr: u64) {
         2
     };
     frame.elr = frame.elr.wrapping_add(length);
-    if frame.spsr & SPSR_AARCH32 != 0 {
+    if is_aarch32(frame.spsr) {
         frame.spsr = advance_if_then(frame.spsr);
     } else {
         frame.spsr &= !SPSR_BRANCH_TYPE;
@@ -269,19 +264,6 @@ pub fn rewind(frame: &mut TrapFrame, exit: &Exit) {
         // It counted as a step already. Where software step is off, SS is ignored. [DDI0487: SSAdvance; SPSR_EL2.SS]
         frame.spsr |= SPSR_STEP;
     }
-}
-
-/// The AArch32 PSTATE after one instruction of an IT block. [DDI0487: ITAdvance; SPSR_EL2.IT]
-fn advance_if_then(spsr: u64) -> u64 {
-    const LOW: u64 = 0b11 << 25;
-    const HIGH: u64 = 0b11_1111 << 10;
-    let state = (spsr & HIGH) >> 8 | (spsr & LOW) >> 25;
-    let next = if state & 0b111 == 0 {
-        0
-    } else {
-        state & 0xe0 | state << 1 & 0x1f
-    };
-    spsr & !(LOW | HIGH) | next << 8 & HIGH | next << 25 & LOW
 }
 
 /// The kinds of exit that tables and counters are indexed by.
@@ -378,7 +360,7 @@ impl Exit {
             }
             Self::Wait(_) => ExitClass::WaitEvent,
             Self::SError { .. } => ExitClass::SError,
-            Self::Other { .. } => ExitClass::Other,
+            Self::ConditionFailed | Self::Other { .. } => ExitClass::Other,
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum Exit {
         /// ESR_EL2 as the hardware left it.
         esr: u64,
     },
+    /// An AArch32 instruction that trapped although its condition fails: it does nothing. Of the class of [`Exit::Other`].
+    ConditionFailed,
     /// Any other exception class. [DDI0487: ESR_EL2.EC]
     Other {
         /// The exception class, 6 bits.

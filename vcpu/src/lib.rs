@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+mod aarch32;
 pub mod action;
 pub mod arch;
 #[cfg_attr(

@@ -48,6 +48,9 @@ mod layout {
     pub(crate) const IS_32BIT_INSTRUCTION: Field   = Field::bit(25);      // IL
     // HVC, SMC.
     pub(crate) const IMMEDIATE: Field              = Field::bits(15, 0);  // imm16
+    // Trapped AArch32 instructions.
+    pub(crate) const IS_CONDITION_VALID: Field     = Field::bit(24);      // CV
+    pub(crate) const CONDITION: Field              = Field::bits(23, 20); // COND
     // Trapped MSR, MRS or System instruction.
     pub(crate) const OP0: Field                    = Field::bits(21, 20);
     pub(crate) const OP2: Field                    = Field::bits(19, 17);
@@ -82,6 +85,7 @@ pub(crate) mod class {
     pub(crate) const UNKNOWN: u64                 = 0x00;
     pub(crate) const WAIT: u64                    = 0x01;
     pub(crate) const FLOATING_POINT: u64          = 0x07;
+    pub(crate) const LAST_COPROCESSOR: u64        = 0x0c; // MRRC of CP14
     pub(crate) const HVC64: u64                   = 0x16;
     pub(crate) const SMC64: u64                   = 0x17;
     pub(crate) const SYSTEM_REGISTER: u64         = 0x18;

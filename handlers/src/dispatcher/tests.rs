@@ -38,6 +38,7 @@ fn an_unanswered_exit_gets_what_the_hardware_would_give() {
         (Exit::Wait(WaitKind::Interrupt),                Action::Finish),
         (Exit::Wait(WaitKind::Event),                    Action::Finish),
         (Exit::SError { esr: 0 },                        Action::Fault(SError)),
+        (Exit::ConditionFailed,                          Action::Finish),
         (Exit::Other { class: 0x19, esr: 0 },            Action::Fault(Undefined)),
         (Exit::Other { class: 0x3f, esr: 0 },            Action::Fault(Undefined)),
     ];

@@ -117,10 +117,21 @@ fn each_wait_instruction_is_told_apart() {
 }
 
 #[test]
-fn an_aarch32_wait_is_a_yield_because_its_condition_may_have_failed() {
-    let frame = frame_at(0, 0x10);
-    let exit = decode(&frame, syndrome(0x01, 0), &UNREAD);
-    assert_eq!(exit, Exit::Wait(WaitKind::Event));
+fn an_aarch32_instruction_whose_condition_fails_does_nothing() {
+    const ZERO: u64 = 1 << 30;
+    let (equal, not_equal) = (1 << 24, 1 << 24 | 1 << 20);
+    let frame = frame_at(0x1000, 0x10 | ZERO);
+    for class in [0x01, 0x03, 0x04, 0x05, 0x06, 0x08, 0x0c] {
+        let skipped = decode(&frame, syndrome(class, not_equal), &UNREAD);
+        assert_eq!(skipped, Exit::ConditionFailed, "class {class:#x}");
+        let executed = decode(&frame, syndrome(class, equal), &UNREAD);
+        assert_ne!(executed, Exit::ConditionFailed, "class {class:#x}");
+    }
+    let waits = decode(&frame, syndrome(0x01, equal), &UNREAD);
+    assert_eq!(waits, Exit::Wait(WaitKind::Interrupt));
+    let mut stepped = frame.clone();
+    step_over(&mut stepped, &Exit::ConditionFailed, syndrome(0x03, 0));
+    assert_eq!(stepped.elr, 0x1004);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use trapline_sched::BlockReason;
 
 use super::fault::{self, HardwareAddresses};
 use super::percpu::Aarch64PerCpu;
+use crate::aarch32;
 use crate::action::Action;
 use crate::decode::{self, FaultAddresses};
 use crate::dispatch::Dispatch;
@@ -20,7 +21,7 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
     pub(super) fn undescribed_abort(&mut self, abort: &Abort) {
         let vcpu = self.loaded();
         let frame = &vcpu.registers.trap_context_regs;
-        match emulate::judge(abort, decode::is_aarch32(frame.spsr)) {
+        match emulate::judge(abort, aarch32::is_aarch32(frame.spsr)) {
             Verdict::Abort => return self.abort_access(abort),
             Verdict::Finish => {
                 return self.answer_with(Action::Finish, &Exit::DataAbort(*abort), abort.esr);
