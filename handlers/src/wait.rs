@@ -1,6 +1,6 @@
 //! What a guest that waits gets: its pCPU goes to others.
 
-use trapline_vcpu::{Action, Exit, YieldTo, exit::WaitKind};
+use trapline_vcpu::{Action, Exit, GuestFault, YieldTo, exit::WaitKind};
 
 use crate::{
     handler::{ExitHandler, GuestCpu},
@@ -27,10 +27,11 @@ impl ExitHandler for WaitInstructions {
         match exit {
             Exit::Wait(WaitKind::Interrupt) => Action::Wait,
             // Events are sent between pCPUs in hardware, where nobody counts them, so a vCPU cannot wait for one off its
-            // pCPU. Guests wait like this for a lock: whoever holds it should run. The forms with a deadline are hidden
-            // from the guest, and may end before it. [DDI0487: WFE wake-up events, WFIT]
-            Exit::Wait(WaitKind::Event | WaitKind::InterruptUntil(_) | WaitKind::EventUntil(_)) => {
-                Action::Yield(YieldTo::ANYBODY)
+            // pCPU. Guests wait like this for a lock: whoever holds it should run. [DDI0487: WFE wake-up events]
+            Exit::Wait(WaitKind::Event) => Action::Yield(YieldTo::ANYBODY),
+            // The ID registers that guests see have no WFxT.
+            Exit::Wait(WaitKind::InterruptUntil(_) | WaitKind::EventUntil(_)) => {
+                Action::Fault(GuestFault::Undefined)
             }
             _ => Action::Decline,
         }
@@ -43,17 +44,15 @@ mod tests {
     use crate::support::Machine;
 
     #[test]
-    fn only_wfi_waits() {
+    fn wfi_waits_and_what_is_hidden_is_undefined() {
         let machine = Machine::with_vcpus(1);
         machine.register(&WaitInstructions::CLAIMS, WaitInstructions);
+        let undefined = Action::Fault(GuestFault::Undefined);
         let cases = [
             (WaitKind::Interrupt, Action::Wait),
             (WaitKind::Event, Action::Yield(YieldTo::ANYBODY)),
-            (WaitKind::InterruptUntil(0), Action::Yield(YieldTo::ANYBODY)),
-            (
-                WaitKind::EventUntil(u64::MAX),
-                Action::Yield(YieldTo::ANYBODY),
-            ),
+            (WaitKind::InterruptUntil(0), undefined),
+            (WaitKind::EventUntil(u64::MAX), undefined),
         ];
         for (kind, expected) in cases {
             assert_eq!(machine.cpu(0).exit(Exit::Wait(kind)), expected, "{kind:?}");

@@ -32,6 +32,10 @@ pub mod exit;
 pub mod frame;
 pub mod host;
 pub mod inject;
+#[cfg_attr(
+    not(all(target_arch = "aarch64", target_os = "none")),
+    allow(dead_code, reason = "only the engine reads instructions")
+)]
 mod instruction;
 pub mod interrupts;
 pub mod stage2;

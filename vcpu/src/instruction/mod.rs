@@ -1,4 +1,5 @@
-//! What a load or store does, from its A64 encoding: for the accesses that a syndrome does not describe (ISV=0).
+//! What a load or store does, from its A64 encoding: for the accesses that a syndrome does not describe (ISV=0). And whether
+//! a wait is one that guests do not have.
 //!
 //! Pure. It knows loads and stores of one or two general or vector registers, with every way to address. Exclusives, atomics,
 //! vector structures and tags are not among them. [DDI0487: Loads and Stores, encoding table]
@@ -286,6 +287,11 @@ fn unscaled_ordered(word: u32) -> Option<LoadStore> {
     let (access, _) = single(word)?;
     let offset = Offset::Immediate(signed_field(word, 20, 12));
     Some(access.at(register_base(word), offset, Index::Offset))
+}
+
+/// `word` is WFIT or WFET. [DDI0487: System instructions with register argument]
+pub(crate) const fn is_timed_wait(word: u32) -> bool {
+    word & 0xffff_ffc0 == 0xd503_1000
 }
 
 /// The register and width of a single load or store by its size and opc, and the logarithm of the width.

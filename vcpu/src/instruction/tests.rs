@@ -180,6 +180,21 @@ fn no_other_instruction_is_taken_for_one() {
     }
 }
 
+#[test]
+fn a_timed_wait_is_told_from_other_hints() {
+    for (word, expected) in [
+        (0xd503_1000, true),  // wfet x0
+        (0xd503_1020, true),  // wfit x0
+        (0xd503_103f, true),  // wfit xzr
+        (0xd503_1040, false), // not allocated
+        (0xd503_207f, false), // wfi
+        (0xd503_205f, false), // wfe
+        (0xd503_303f, false), // msr s0_3_c3_c0_1, xzr
+    ] {
+        assert_eq!(is_timed_wait(word), expected, "{word:#010x}");
+    }
+}
+
 proptest! {
     #[test]
     fn every_word_is_decoded_or_refused(word: u32) {

@@ -11,11 +11,15 @@ use super::control;
 use super::interface::HardwareInterface;
 use super::registers::is_timer_armed;
 use super::takeover::HostControl;
-use super::{bound::HardwareRegisters, debug::HardwareDebug, fault, fp, switch::synchronize_context, tlb};
+use super::{bound::HardwareRegisters, debug::HardwareDebug, fault::{self, HardwareAddresses}, fp, switch::synchronize_context, tlb};
+use crate::aarch32::is_aarch32;
 use crate::action::{Action, GuestFault};
+use crate::decode::FaultAddresses;
 use crate::dispatch::{BoundGuest, Dispatch};
 use crate::exit::Exit;
+use crate::frame::TrapFrame;
 use crate::host::{Host, PhysicalInterrupt};
+use crate::instruction;
 use crate::interrupts::TimerPpi;
 use crate::stage2::Geometry;
 use crate::vcpu::Aarch64VCpu;
@@ -197,6 +201,29 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         place: u64,
     ) -> Option<u32> {
         self.dispatch.instruction(&vcpu.extension, place)
+    }
+
+    /// The wait that `exit` says is one with a timeout, which guests do not have. QEMU reports a WFIT as a WFI.
+    #[inline]
+    pub(crate) fn is_hidden_wait(
+        &self,
+        extension: &D::Extension,
+        frame: &TrapFrame,
+        exit: &Exit,
+    ) -> bool {
+        let enabled = self.enabled.as_ref();
+        enabled.is_some_and(|enabled| enabled.control.features.timed_waits)
+            && self.is_timed_wait(extension, frame, exit)
+    }
+
+    #[cold]
+    fn is_timed_wait(&self, extension: &D::Extension, frame: &TrapFrame, exit: &Exit) -> bool {
+        if !matches!(exit, Exit::Wait(_)) || is_aarch32(frame.spsr) {
+            return false;
+        }
+        let place = HardwareAddresses.translate(frame.elr);
+        let word = place.and_then(|place| self.dispatch.instruction(extension, place));
+        word.is_some_and(instruction::is_timed_wait)
     }
 
     pub(crate) fn refresh(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {

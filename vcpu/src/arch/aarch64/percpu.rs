@@ -295,6 +295,9 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 Exit::DataAbort(abort) => self.undescribed_abort(abort),
                 _ => self.hardware.inject(vcpu, GuestFault::Undefined, esr),
             },
+            Action::Wait if self.hardware.is_hidden_wait(&vcpu.extension, frame, exit) => {
+                self.hardware.inject(vcpu, GuestFault::Undefined, esr);
+            }
             Action::Wait => {
                 decode::step_over(frame, exit, esr);
                 if !self.hardware.has_deliverable_interrupt(vcpu) {

@@ -18,6 +18,8 @@ pub struct Features {
     pub extended_configuration: bool,
     /// FEAT_FGT.
     pub fine_grained_traps: bool,
+    /// FEAT_WFxT, which guests do not see.
+    pub timed_waits: bool,
     /// FEAT_VMID16.
     pub wide_vmid: bool,
     /// Breakpoints and watchpoints.
@@ -56,6 +58,7 @@ impl Features {
             error_records: field(pfr0, 28) != 0,
             extended_configuration: field(mmfr1, 40) != 0,
             fine_grained_traps: field(mmfr0, 56) != 0,
+            timed_waits: field(isar2, 0) != 0,
             wide_vmid: field(mmfr1, 4) == 2,
             comparators: Comparators::new(read_sysreg!("id_aa64dfr0_el1")),
             main_id: read_sysreg!("midr_el1"),
