@@ -113,7 +113,7 @@ pub const fn context(index: usize, cookie: u64) -> u64 {
 #[repr(C, align(4096))]
 struct FlatMap([AtomicU64; 512]);
 
-static FLAT_MAP: FlatMap = FlatMap(flat_map());
+static FLAT_MAP: FlatMap = FlatMap(writable(flat_map()));
 
 const BLOCK_BYTES: u64 = 1 << 30;
 /// Of an entry: where the block is.
@@ -121,17 +121,28 @@ const BLOCK_ADDRESS: u64 = 0xffff_c000_0000;
 /// The entry of the block that the program is linked in.
 const LINKED_ENTRY: usize = 8;
 
-const fn flat_map() -> [AtomicU64; 512] {
+/// One to one: the first 1 GiB is devices, the rest is memory.
+pub(super) const fn flat_map() -> [u64; 512] {
     const BLOCK: u64 = 1;
     const ACCESSED: u64 = 1 << 10;
     const INNER_SHAREABLE: u64 = 3 << 8;
     const NEVER_EXECUTE: u64 = 1 << 54 | 1 << 53;
     const DEVICE: u64 = 1 << 2;
-    let mut map = [const { AtomicU64::new(0) }; 512];
-    map[0] = AtomicU64::new(NEVER_EXECUTE | ACCESSED | DEVICE | BLOCK);
+    let mut map = [0; 512];
+    map[0] = NEVER_EXECUTE | ACCESSED | DEVICE | BLOCK;
     let mut index = 1;
     while index < map.len() {
-        map[index] = AtomicU64::new((index as u64) << 30 | ACCESSED | INNER_SHAREABLE | BLOCK);
+        map[index] = (index as u64) << 30 | ACCESSED | INNER_SHAREABLE | BLOCK;
+        index += 1;
+    }
+    map
+}
+
+const fn writable(entries: [u64; 512]) -> [AtomicU64; 512] {
+    let mut map = [const { AtomicU64::new(0) }; 512];
+    let mut index = 0;
+    while index < map.len() {
+        map[index] = AtomicU64::new(entries[index]);
         index += 1;
     }
     map

@@ -56,6 +56,11 @@ fn keys_and_floating_point_registers_are_ones_own() {
 }
 
 #[test]
+fn code_of_32_bits_runs_where_a_model_has_it() {
+    on_each_model(|model| pass_on(model, "aarch32", 2, 1));
+}
+
+#[test]
 fn undescribed_loads_and_stores_reach_devices() {
     on_each_model(|model| pass_on(model, "isv", 1, 1));
 }

@@ -280,6 +280,25 @@ pub fn is_done(index: usize) -> bool {
     !IS_BUSY[index].load(Acquire)
 }
 
+/// Does `work` while the next CPU, if there is one, keeps busy: where both share a pCPU, neither waits on it in hardware.
+pub fn beside_a_busy_cpu(work: impl FnOnce()) {
+    static IS_OVER: AtomicBool = AtomicBool::new(false);
+    let has_other = machine::cpu_count() > 1;
+    if has_other {
+        start(2);
+        run_on(1, || {
+            while !IS_OVER.load(Acquire) {
+                cpu::relax();
+            }
+        });
+    }
+    work();
+    IS_OVER.store(true, Release);
+    if has_other {
+        join(1);
+    }
+}
+
 /// The program's entry for CPUs that are turned on.
 pub fn secondary(entry: Entry) -> ! {
     if entry.cookie == sleep::COOKIE {
