@@ -65,6 +65,8 @@ tests! {
     hidden_features_are_undefined = "hidden-features" on 1 over 1;
     code_of_32_bits_runs_at_el0 = "aarch32" on 1 over 1;
     code_of_32_bits_shares_a_pcpu = "aarch32" on 2 over 1;
+    illegal_returns_end_in_the_guest = "illegal-returns" on 1 over 1;
+    el0_calls_nobody = "calls-from-el0" on 1 over 1;
     unknown_calls_are_not_supported = "unknown-calls" on 1 over 1;
     unmapped_addresses_abort = "unmapped" on 1 over 1;
     undescribed_loads_and_stores_reach_devices = "isv" on 1 over 1;

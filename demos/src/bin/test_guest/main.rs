@@ -23,6 +23,7 @@ mod gic_remote;
 mod hypervisor_calls;
 mod isv;
 mod its;
+mod levels;
 mod lives;
 mod migrate;
 mod passed;
@@ -52,6 +53,8 @@ const TESTS: &[Test] = &[
     ("vgic-pmr",            1, gic_priority::mask),
     ("vgic-eoimode1-dir",   1, gic_active::split_end),
     ("vgic-disable-active", 1, gic_active::disable_while_active),
+    ("vgic-level-lowered",  1, gic_levels::lowered_before_it_is_taken),
+    ("vgic-level-resample", 1, gic_levels::taken_again_while_high),
     ("vgic-40-due",         1, gic_due::forty_at_once),
     ("vgic-active-read",    2, gic_remote::state_of_another_cpu),
     ("vgic-retarget",       2, gic_remote::retarget_while_pending),
@@ -65,6 +68,8 @@ const TESTS: &[Test] = &[
     ("undef-unknown",       1, undefined::unknown_registers),
     ("hidden-features",     1, undefined::hidden_features),
     ("aarch32",             1, aarch32::all),
+    ("illegal-returns",     1, levels::illegal_returns),
+    ("calls-from-el0",      1, levels::calls_from_el0),
     ("unknown-calls",       1, calls::unknown),
     ("many-calls",          1, calls::many),
     ("unmapped",            1, unmapped::aborts),
