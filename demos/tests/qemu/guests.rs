@@ -63,6 +63,8 @@ tests! {
     a_masked_timer_is_silent = "timer-imask" on 1 over 1;
     unknown_registers_are_undefined = "undef-unknown" on 1 over 1;
     hidden_features_are_undefined = "hidden-features" on 1 over 1;
+    the_pmu_is_hidden_whole = "pmu" on 1 over 1;
+    waits_with_a_timeout_are_undefined = "timed-waits" on 2 over 1;
     code_of_32_bits_runs_at_el0 = "aarch32" on 1 over 1;
     code_of_32_bits_shares_a_pcpu = "aarch32" on 2 over 1;
     illegal_returns_end_in_the_guest = "illegal-returns" on 1 over 1;

@@ -44,6 +44,8 @@ fn what_a_model_has_more_is_hidden() {
     on_each_model(|model| {
         pass_on(model, "hidden-features", 1, 1);
         pass_on(model, "undef-unknown", 1, 1);
+        pass_on(model, "pmu", 1, 1);
+        pass_on(model, "timed-waits", 2, 1);
     });
 }
 

@@ -20,6 +20,7 @@ mod gic_groups;
 mod gic_levels;
 mod gic_priority;
 mod gic_remote;
+mod hidden;
 mod hypervisor_calls;
 mod isv;
 mod its;
@@ -67,6 +68,8 @@ const TESTS: &[Test] = &[
     ("timer-imask",         1, timers::mask_holds_it_back),
     ("undef-unknown",       1, undefined::unknown_registers),
     ("hidden-features",     1, undefined::hidden_features),
+    ("pmu",                 1, hidden::pmu),
+    ("timed-waits",         2, hidden::timed_waits),
     ("aarch32",             1, aarch32::all),
     ("illegal-returns",     1, levels::illegal_returns),
     ("calls-from-el0",      1, levels::calls_from_el0),

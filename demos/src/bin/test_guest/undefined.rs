@@ -14,10 +14,11 @@ use crate::support::{self, check, on_exception};
 
 /// ESR_EL1 of an undefined instruction: class 0, IL, nothing else. [DDI0487: ESR_EL1]
 const UNDEFINED: u64 = 1 << 25;
-static SKIPPED: AtomicU64 = AtomicU64::new(0);
-static LAST_PC: AtomicU64 = AtomicU64::new(0);
+pub static SKIPPED: AtomicU64 = AtomicU64::new(0);
+pub static LAST_PC: AtomicU64 = AtomicU64::new(0);
 
-fn skip_undefined(kind: Kind, frame: &mut Frame) {
+/// Steps over an undefined instruction, and counts it.
+pub fn skip_undefined(kind: Kind, frame: &mut Frame) {
     check!(
         kind == Kind::Synchronous && frame.esr == UNDEFINED,
         "{kind:?} exception, esr {:#x} at {:#x}",
@@ -31,7 +32,7 @@ fn skip_undefined(kind: Kind, frame: &mut Frame) {
 
 /// What came of one instruction.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Outcome {
+pub enum Outcome {
     Value(u64),
     Undefined,
 }
@@ -39,11 +40,11 @@ enum Outcome {
 /// An instruction that reads a register into `value`: what it read, or that it was undefined, at its own address.
 macro_rules! read {
     ($register:literal) => {{
-        let before = SKIPPED.load(SeqCst);
+        let before = $crate::undefined::SKIPPED.load(core::sync::atomic::Ordering::SeqCst);
         let (value, pc): (u64, u64);
         // SAFETY: reads a register, or is undefined, which the handler steps over.
         unsafe {
-            asm!(
+            core::arch::asm!(
                 "adr {pc}, 1f",
                 "mov {value}, #0",
                 concat!("1: mrs {value}, ", $register),
@@ -51,16 +52,17 @@ macro_rules! read {
                 pc = out(reg) pc,
             );
         }
-        if SKIPPED.load(SeqCst) == before {
-            Outcome::Value(value)
+        if $crate::undefined::SKIPPED.load(core::sync::atomic::Ordering::SeqCst) == before {
+            $crate::undefined::Outcome::Value(value)
         } else {
-            let at = LAST_PC.load(Relaxed);
-            check!(at == pc, "reading {} was undefined at {at:#x} instead of {pc:#x}", $register);
-            check!(value == 0, "reading {} was undefined and left {value:#x}", $register);
-            Outcome::Undefined
+            let at = $crate::undefined::LAST_PC.load(core::sync::atomic::Ordering::Relaxed);
+            $crate::support::check!(at == pc, "reading {} was undefined at {at:#x} instead of {pc:#x}", $register);
+            $crate::support::check!(value == 0, "reading {} was undefined and left {value:#x}", $register);
+            $crate::undefined::Outcome::Undefined
         }
     }};
 }
+pub(crate) use read;
 
 /// Reads all of a list and counts what was undefined.
 macro_rules! count_undefined {
