@@ -61,6 +61,8 @@ tests! {
     sgis_reach_beyond_one_cluster = "sgi-all" on 20 over 2;
     a_timers_handler_sees_why = "timer-istatus" on 1 over 1;
     a_masked_timer_is_silent = "timer-imask" on 1 over 1;
+    a_deadline_is_one_interrupt = "timer-deadlines" on 1 over 1;
+    a_timer_that_is_masked_too_late_interrupts_once_at_most = "timer-masked-late" on 1 over 1;
     unknown_registers_are_undefined = "undef-unknown" on 1 over 1;
     hidden_features_are_undefined = "hidden-features" on 1 over 1;
     the_pmu_is_hidden_whole = "pmu" on 1 over 1;

@@ -31,6 +31,7 @@ mod passed;
 mod power_states;
 mod sleep;
 mod support;
+mod timer_values;
 mod timers;
 mod undefined;
 mod unmapped;
@@ -66,6 +67,8 @@ const TESTS: &[Test] = &[
     ("sgi-all",             1, gic_remote::sgis_from_all_to_all),
     ("timer-istatus",       1, timers::handler_sees_istatus),
     ("timer-imask",         1, timers::mask_holds_it_back),
+    ("timer-deadlines",     1, timer_values::deadlines),
+    ("timer-masked-late",   1, timer_values::masked_after_it_fired),
     ("undef-unknown",       1, undefined::unknown_registers),
     ("hidden-features",     1, undefined::hidden_features),
     ("pmu",                 1, hidden::pmu),
