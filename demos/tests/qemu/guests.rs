@@ -63,6 +63,8 @@ tests! {
     a_masked_timer_is_silent = "timer-imask" on 1 over 1;
     a_deadline_is_one_interrupt = "timer-deadlines" on 1 over 1;
     a_timer_that_is_masked_too_late_interrupts_once_at_most = "timer-masked-late" on 1 over 1;
+    a_masked_interrupt_ends_a_wait = "wfi-masked" on 2 over 1;
+    a_masked_interrupt_ends_a_wait_on_a_pcpu_of_its_own = "wfi-masked" on 2 over 2;
     unknown_registers_are_undefined = "undef-unknown" on 1 over 1;
     hidden_features_are_undefined = "hidden-features" on 1 over 1;
     the_pmu_is_hidden_whole = "pmu" on 1 over 1;

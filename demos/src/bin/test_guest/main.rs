@@ -35,6 +35,7 @@ mod timer_values;
 mod timers;
 mod undefined;
 mod unmapped;
+mod waits;
 
 use trapline_demos::guest::{cpu, machine, power};
 use trapline_demos::guest_program;
@@ -69,6 +70,7 @@ const TESTS: &[Test] = &[
     ("timer-imask",         1, timers::mask_holds_it_back),
     ("timer-deadlines",     1, timer_values::deadlines),
     ("timer-masked-late",   1, timer_values::masked_after_it_fired),
+    ("wfi-masked",          2, waits::masked),
     ("undef-unknown",       1, undefined::unknown_registers),
     ("hidden-features",     1, undefined::hidden_features),
     ("pmu",                 1, hidden::pmu),
