@@ -73,6 +73,8 @@ tests! {
     code_of_32_bits_shares_a_pcpu = "aarch32" on 2 over 1;
     illegal_returns_end_in_the_guest = "illegal-returns" on 1 over 1;
     el0_calls_nobody = "calls-from-el0" on 1 over 1;
+    caches_go_off_and_on = "caches" on 1 over 1;
+    caches_go_off_and_on_beside_another_cpu = "caches" on 2 over 1;
     unknown_calls_are_not_supported = "unknown-calls" on 1 over 1;
     unmapped_addresses_abort = "unmapped" on 1 over 1;
     undescribed_loads_and_stores_reach_devices = "isv" on 1 over 1;

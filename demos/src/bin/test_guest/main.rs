@@ -7,6 +7,7 @@
 #![no_main]
 
 mod aarch32;
+mod caches;
 mod calls;
 mod churn;
 mod debug;
@@ -78,6 +79,7 @@ const TESTS: &[Test] = &[
     ("aarch32",             1, aarch32::all),
     ("illegal-returns",     1, levels::illegal_returns),
     ("calls-from-el0",      1, levels::calls_from_el0),
+    ("caches",              1, caches::off_and_on),
     ("unknown-calls",       1, calls::unknown),
     ("many-calls",          1, calls::many),
     ("unmapped",            1, unmapped::aborts),
