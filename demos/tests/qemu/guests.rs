@@ -75,6 +75,8 @@ tests! {
     el0_calls_nobody = "calls-from-el0" on 1 over 1;
     caches_go_off_and_on = "caches" on 1 over 1;
     caches_go_off_and_on_beside_another_cpu = "caches" on 2 over 1;
+    registers_are_ones_own = "own-registers" on 2 over 1;
+    a_cpu_that_was_off_starts_reset = "own-registers-reset" on 2 over 1;
     unknown_calls_are_not_supported = "unknown-calls" on 1 over 1;
     unmapped_addresses_abort = "unmapped" on 1 over 1;
     undescribed_loads_and_stores_reach_devices = "isv" on 1 over 1;

@@ -54,6 +54,7 @@ fn keys_and_floating_point_registers_are_ones_own() {
     on_each_model(|model| {
         pass_on(model, "pauth", 4, 1);
         pass_on(model, "fp-switch", 3, 1);
+        pass_on(model, "own-registers", 2, 1);
     });
 }
 

@@ -28,6 +28,7 @@ mod its;
 mod levels;
 mod lives;
 mod migrate;
+mod own_registers;
 mod passed;
 mod power_states;
 mod sleep;
@@ -80,6 +81,8 @@ const TESTS: &[Test] = &[
     ("illegal-returns",     1, levels::illegal_returns),
     ("calls-from-el0",      1, levels::calls_from_el0),
     ("caches",              1, caches::off_and_on),
+    ("own-registers",       2, own_registers::patterns),
+    ("own-registers-reset", 2, own_registers::reset_by_power),
     ("unknown-calls",       1, calls::unknown),
     ("many-calls",          1, calls::many),
     ("unmapped",            1, unmapped::aborts),

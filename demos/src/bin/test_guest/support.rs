@@ -8,7 +8,7 @@ use core::{
     },
 };
 
-use crate::{power_states, sleep};
+use crate::{own_registers, power_states, sleep};
 use trapline_demos::guest::{
     MAX_CPUS,
     boot::Entry,
@@ -303,6 +303,9 @@ pub fn beside_a_busy_cpu(work: impl FnOnce()) {
 pub fn secondary(entry: Entry) -> ! {
     if entry.cookie == sleep::COOKIE {
         sleep::woken(&entry);
+    }
+    if entry.cookie == own_registers::COOKIE {
+        own_registers::started();
     }
     if entry.cookie != 0 {
         // Only the test of PSCI starts CPUs with a cookie.
