@@ -77,6 +77,7 @@ tests! {
     caches_go_off_and_on_beside_another_cpu = "caches" on 2 over 1;
     registers_are_ones_own = "own-registers" on 2 over 1;
     a_cpu_that_was_off_starts_reset = "own-registers-reset" on 2 over 1;
+    a_load_before_a_switch_has_no_store_after_it = "exclusive-switch" on 2 over 1;
     unknown_calls_are_not_supported = "unknown-calls" on 1 over 1;
     unmapped_addresses_abort = "unmapped" on 1 over 1;
     undescribed_loads_and_stores_reach_devices = "isv" on 1 over 1;

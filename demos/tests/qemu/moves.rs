@@ -46,6 +46,27 @@ fn nothing_is_lost_when_vcpus_move_ten_thousand_times() {
     });
 }
 
+/// One vCPU that moves itself between two pCPUs at places that matter.
+#[track_caller]
+fn move_alone(name: &str) {
+    let run = guest().append(&format!("test={name} strict=1"));
+    let output = run.vcpus(1).pcpus(2).start();
+    output.expect_exit(0);
+    output.expect_in_order([&format!("TEST {name} PASS")]);
+    output.expect_absent("FAIL");
+}
+
+#[test]
+fn a_load_before_a_move_has_no_store_after_it() {
+    move_alone("exclusive-move");
+}
+
+/// QEMU flushes more than it must, so this cannot show that HCR_EL2.FB is needed; it shows what it is for.
+#[test]
+fn maintenance_of_ones_own_cpu_counts_after_a_move() {
+    move_alone("local-maintenance");
+}
+
 #[test]
 fn nothing_is_lost_when_vcpus_move_between_two_pcpus() {
     for (vcpus, seed) in [(2, 2), (5, 3)] {

@@ -13,6 +13,7 @@ mod churn;
 mod debug;
 mod devices;
 mod disk;
+mod exclusive;
 mod floating_point;
 mod gic_active;
 mod gic_any;
@@ -35,6 +36,7 @@ mod sleep;
 mod support;
 mod timer_values;
 mod timers;
+mod translations;
 mod undefined;
 mod unmapped;
 mod waits;
@@ -83,6 +85,9 @@ const TESTS: &[Test] = &[
     ("caches",              1, caches::off_and_on),
     ("own-registers",       2, own_registers::patterns),
     ("own-registers-reset", 2, own_registers::reset_by_power),
+    ("exclusive-switch",    2, exclusive::across_switches),
+    ("exclusive-move",      1, exclusive::across_moves),
+    ("local-maintenance",   1, translations::local_maintenance),
     ("unknown-calls",       1, calls::unknown),
     ("many-calls",          1, calls::many),
     ("unmapped",            1, unmapped::aborts),
