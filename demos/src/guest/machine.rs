@@ -1,6 +1,9 @@
 //! What the device tree says about this machine: its CPUs, its firmware conduit, its command line.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
 
 use fdt::Fdt;
 
@@ -32,6 +35,21 @@ fn tree() -> Fdt<'static> {
     // SAFETY: the boot protocol put a device tree there, apart from this image, and nobody writes to it.
     let tree = unsafe { Fdt::from_ptr(DEVICE_TREE.load(Ordering::Relaxed) as *const u8) };
     tree.expect("x0 at entry is the address of a device tree")
+}
+
+/// Where the device tree itself is.
+pub fn device_tree() -> Range<usize> {
+    let start = DEVICE_TREE.load(Ordering::Relaxed);
+    start..start + tree().total_size()
+}
+
+/// The first range of memory.
+pub fn memory() -> Range<usize> {
+    let tree = tree();
+    let memory = tree.memory();
+    let region = memory.regions().next().expect("a machine has memory");
+    let start = region.starting_address.addr();
+    start..start + region.size.expect("a range has a length")
 }
 
 /// How many CPUs the machine has: 1 to [`MAX_CPUS`].

@@ -54,6 +54,20 @@ fn a_guest_that_wipes_its_image_resets_itself_three_times() {
 }
 
 #[test]
+fn a_life_finds_nothing_of_the_one_before_it() {
+    let fresh = "append = \"test=fresh guest=0 resets=2\"\non_reset = \"restart\"";
+    let output = run(&[Vm("fresh", "test-guest", fresh), STRESS], 120);
+    output.expect_exit(0);
+    output.expect_in_order([
+        "[fresh] test: life 1",
+        "[fresh] test: life 2",
+        "[fresh] test: life 3",
+        "TEST fresh PASS lives=3",
+    ]);
+    expect_undisturbed(&output);
+}
+
+#[test]
 fn a_reset_ends_a_guest_that_is_not_to_restart() {
     let wiper = "append = \"test=reset-wiped guest=0\"";
     let output = run(&[Vm("wiper", "test-guest", wiper), STRESS], 120);

@@ -15,6 +15,7 @@ mod devices;
 mod disk;
 mod exclusive;
 mod floating_point;
+mod fresh;
 mod gic_active;
 mod gic_any;
 mod gic_due;
@@ -116,6 +117,7 @@ const TESTS: &[Test] = &[
     ("migrate-live",        1, migrate::live),
     ("handler-churn",       1, churn::reads),
     ("reset",               1, reset),
+    ("fresh",               1, fresh::each_life),
     ("reset-wiped",         1, lives::wipe_and_reset),
     ("stop-start",          1, lives::stop_and_start),
     ("start-in-vain",       1, lives::start_in_vain),
