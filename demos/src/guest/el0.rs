@@ -16,7 +16,7 @@ use super::boot::flat_map;
 
 /// Where EL0 finds what is at address 0: the devices.
 pub const DEVICES: usize = 0x8000_0000;
-/// Where EL0 finds the memory at 0x4000_0000; 32-bit code reaches both.
+/// Where EL0 finds the memory at 0x4000_0000, for reading and executing; 32-bit code reaches both.
 pub const MEMORY: usize = 0xc000_0000;
 const MEMORY_START: usize = 0x4000_0000;
 
@@ -36,9 +36,10 @@ static MAP: Map = Map(map());
 const fn map() -> [u64; 512] {
     const GIBIBYTE: usize = 1 << 30;
     const FROM_EL0: u64 = 1 << 6;
+    const READ_ONLY: u64 = 1 << 7;
     let mut map = flat_map();
     map[DEVICES / GIBIBYTE] = map[0] | FROM_EL0;
-    map[MEMORY / GIBIBYTE] = map[MEMORY_START / GIBIBYTE] | FROM_EL0;
+    map[MEMORY / GIBIBYTE] = map[MEMORY_START / GIBIBYTE] | FROM_EL0 | READ_ONLY;
     map
 }
 
@@ -171,8 +172,8 @@ impl Visit {
 
     /// Runs it to the exception that ends it.
     pub fn begin(mut self) -> Self {
-        // SAFETY: whatever runs below can write to the windows only, and is not told of any address of the program's; every
-        // exception comes to the vectors, which put back all that the call must preserve.
+        // SAFETY: whatever runs below can write to devices only; every exception comes to the vectors, which put back all that
+        // the call must preserve.
         unsafe { enter(&mut self) };
         self
     }

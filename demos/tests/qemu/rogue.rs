@@ -3,7 +3,7 @@
 use crate::harness::{Run, is_full_tier};
 
 /// What the rogue guest does, with its parameters and how many vCPUs do it.
-const MISCHIEF: [(&str, &str, usize); 8] = [
+const MISCHIEF: [(&str, &str, usize); 9] = [
     ("devices", "count=10000", 2),
     ("register-reads", "", 1),
     ("register-writes", "count=20000", 2),
@@ -12,6 +12,7 @@ const MISCHIEF: [(&str, &str, usize); 8] = [
     ("storms", "ms=1000", 7),
     ("nowhere", "ms=1000", 8),
     ("words", "ms=1000", 4),
+    ("words32", "ms=1000", 1),
 ];
 
 /// The rogue guest and the stress guest on two pCPUs: both reach their ends.
@@ -60,6 +61,7 @@ tests! {
     storms_of_exits_and_interrupts_starve_nobody = "storms";
     a_cpu_with_nothing_under_it_stops_nobody = "nowhere";
     any_instruction_can_be_executed = "words";
+    any_instruction_of_32_bits_can_be_executed = "words32";
 }
 
 /// Other seeds than those of every day, all models.

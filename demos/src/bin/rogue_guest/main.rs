@@ -13,6 +13,7 @@ mod nowhere;
 mod registers;
 mod storms;
 mod words;
+mod words32;
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -42,6 +43,7 @@ const MISCHIEF: &[Mischief] = &[
     ("storms",         storms::boot_cpu,            storms::others),
     ("nowhere",        wait,                        nowhere::get_lost),
     ("words",          wait,                        words::run_for_ever),
+    ("words32",        words32::run,                || ()),
 ];
 
 /// Exceptions that were taken, and things that were done.
