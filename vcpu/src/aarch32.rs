@@ -21,7 +21,10 @@ pub(crate) const fn is_aarch32(spsr: u64) -> bool {
 /// The exit is of an AArch32 instruction that the guest would not have executed: it may be trapped although its condition
 /// fails. [DDI0487: ESR_EL2.ISS.CV, COND]
 pub(crate) fn has_failed_condition(spsr: u64, esr: u64) -> bool {
-    is_aarch32(spsr) && has_condition(esr) && !passes(condition(spsr, esr), spsr)
+    is_aarch32(spsr)
+        && has_condition(esr)
+        && !passes(condition(spsr, esr), spsr)
+        && !cfg!(mutant = "ignore_condition")
 }
 
 /// The syndromes that have a condition: waits, coprocessor registers, FP, and none after them but calls, which EL0 has not.
@@ -71,6 +74,8 @@ pub(crate) const fn advance_if_then(spsr: u64) -> u64 {
     let state = if_then(spsr);
     let next = if state & 0b111 == 0 {
         0
+    } else if cfg!(mutant = "stay_in_if_then") {
+        state
     } else {
         state & 0xe0 | state << 1 & 0x1f
     };

@@ -9,7 +9,7 @@ const MISCHIEF: [(&str, &str, usize); 9] = [
     ("register-writes", "count=20000", 2),
     ("calls", "", 4),
     ("semihosting", "", 1),
-    ("storms", "ms=1000", 7),
+    ("storms", "ms=1000", 8),
     ("nowhere", "ms=1000", 8),
     ("words", "ms=1000", 4),
     ("words32", "ms=1000", 1),

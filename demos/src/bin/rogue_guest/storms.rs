@@ -30,7 +30,7 @@ pub fn boot_cpu() {
 /// A storm of its own for each of the others.
 pub fn others() {
     cpu::unmask_interrupts();
-    match cpu::index() % 6 {
+    match cpu::index() % 7 {
         0 => for_ever(|| {
             power::call_registers(Conduit::Hvc, power::VERSION, [0; 3]);
         }),
@@ -48,6 +48,12 @@ pub fn others() {
         }
         // SAFETY: a hint.
         4 => for_ever(|| unsafe { asm!("wfe", options(nomem, nostack)) }),
+        5 => {
+            // No exit at all, and nothing that the guest could take.
+            cpu::mask_interrupts();
+            cpu::mask_fast_interrupts();
+            for_ever(|| ())
+        }
         _ => for_ever(|| {
             gic::write_bit(gic::offset::ISPENDR, 100);
             gic::write_bit(gic::offset::ICPENDR, 100);
