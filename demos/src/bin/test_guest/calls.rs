@@ -27,8 +27,26 @@ pub fn tolerate_undefined(kind: Kind, frame: &mut Frame) {
     frame.skip();
 }
 
-/// Functions that do not exist return NOT_SUPPORTED and leave the other registers alone; HVC with an immediate is undefined or
-/// not supported, and does not skip anything.
+/// A call with an immediate: x0, and how many of the instructions right after it were executed.
+macro_rules! call_with {
+    ($instruction:literal, $immediate:literal) => {{
+        let (result, after): (u64, u64);
+        // SAFETY: at worst the call is undefined, which the handler steps over.
+        unsafe {
+            asm!(
+                "mov     x4, #0",
+                concat!($instruction, " #", $immediate),
+                "add     x4, x4, #1",
+                inout("x0") 0xc200_1234_u64 => result,
+                out("x1") _, out("x2") _, out("x3") _, out("x4") after,
+            );
+        }
+        (result, after)
+    }};
+}
+
+/// Functions that do not exist return NOT_SUPPORTED and leave the other registers alone; HVC and SMC with an immediate are
+/// undefined or not supported, and do not skip anything.
 pub fn unknown() {
     on_exception(tolerate_undefined);
     // Fast calls of every owner: Arm, CPU, SiP, OEM, standard secure and hypervisor, vendor hypervisor, trusted.
@@ -51,24 +69,28 @@ pub fn unknown() {
             );
         }
     }
-    for (immediate, (result, after)) in [
-        (1, hvc::<1>()),
-        (0x4242, hvc::<0x4242>()),
-        (0xffff, hvc::<0xffff>()),
-    ] {
+    let with_immediates = [
+        (1, call_with!("hvc", 1)),
+        (0x4242, call_with!("hvc", 0x4242)),
+        (0xffff, call_with!("hvc", 0xffff)),
+        (1, call_with!("smc", 1)),
+        (0x4242, call_with!("smc", 0x4242)),
+        (0xffff, call_with!("smc", 0xffff)),
+    ];
+    for (immediate, (result, after)) in with_immediates {
         check!(
             result as i32 as i64 == status::NOT_SUPPORTED,
-            "hvc #{immediate:#x} returned {result:#x}"
+            "a call with #{immediate:#x} returned {result:#x}"
         );
         check!(
             after == 1,
-            "{after} instructions after hvc #{immediate:#x} were executed, instead of 1"
+            "{after} instructions after a call with #{immediate:#x} were executed, instead of 1"
         );
     }
     if is_strict() {
         check!(
-            UNDEFINED.load(SeqCst) == 3,
-            "{} HVCs with an immediate were undefined",
+            UNDEFINED.load(SeqCst) == 6,
+            "{} calls with an immediate were undefined",
             UNDEFINED.load(SeqCst)
         );
     }
@@ -92,21 +114,4 @@ fn call_many() {
             "PSCI_VERSION is {version:#x}, then {again:#x}"
         );
     }
-}
-
-/// `hvc` with an immediate: x0, and how many of the instructions right after it were executed.
-fn hvc<const IMMEDIATE: u16>() -> (u64, u64) {
-    let (result, after): (u64, u64);
-    // SAFETY: at worst the call is undefined, which the handler steps over.
-    unsafe {
-        asm!(
-            "mov     x4, #0",
-            "hvc     #{immediate}",
-            "add     x4, x4, #1",
-            immediate = const IMMEDIATE,
-            inout("x0") 0xc200_1234_u64 => result,
-            out("x1") _, out("x2") _, out("x3") _, out("x4") after,
-        );
-    }
-    (result, after)
 }
