@@ -89,6 +89,9 @@ mod tests {
     const USER: u64 = 0b1_0000;
     const VALID: u64 = 1 << 24;
 
+    /// What a condition asks of N, Z, C and V.
+    type Holds = fn(bool, bool, bool, bool) -> bool;
+
     fn failed(spsr: u64, class: u64, iss: u64) -> bool {
         has_failed_condition(spsr, class << 26 | iss)
     }
@@ -96,7 +99,7 @@ mod tests {
     #[test]
     fn a_condition_is_that_of_the_syndrome() {
         #[rustfmt::skip] // read by column
-        let cases: [(u64, fn(bool, bool, bool, bool) -> bool); 15] = [
+        let cases: [(u64, Holds); 15] = [
             (0x0, |_, z, _, _| z),           (0x1, |_, z, _, _| !z),
             (0x2, |_, _, c, _| c),           (0x3, |_, _, c, _| !c),
             (0x4, |n, _, _, _| n),           (0x5, |n, _, _, _| !n),
