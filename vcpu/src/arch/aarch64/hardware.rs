@@ -36,6 +36,8 @@ pub(crate) struct Hardware<D: Dispatch, H: Host> {
     last_ran: LastRan,
     enabled: Option<Enabled>,
     is_fp_open: bool,
+    /// The pCPU has WFIT and WFET, of which guests do not know.
+    has_timed_waits: bool,
     timer: Timer,
 }
 
@@ -91,6 +93,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
             last_ran: LastRan::default(),
             enabled: None,
             is_fp_open: false,
+            has_timed_waits: false,
             timer: Timer::default(),
         }
     }
@@ -103,6 +106,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         write_sysreg!("cntv_ctl_el0", 0);
         write_sysreg!("cntp_ctl_el0", 0);
         synchronize_context();
+        self.has_timed_waits = control.features.timed_waits;
         let hcr = control::guest_hcr();
         self.enabled = Some(Enabled {
             debug: HardwareDebug::new(control.features.comparators),
@@ -211,9 +215,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         frame: &TrapFrame,
         exit: &Exit,
     ) -> bool {
-        let enabled = self.enabled.as_ref();
-        enabled.is_some_and(|enabled| enabled.control.features.timed_waits)
-            && self.is_timed_wait(extension, frame, exit)
+        self.has_timed_waits && self.is_timed_wait(extension, frame, exit)
     }
 
     #[cold]
