@@ -20,11 +20,14 @@ pub(crate) const fn is_aarch32(spsr: u64) -> bool {
 
 /// The exit is of an AArch32 instruction that the guest would not have executed: it may be trapped although its condition
 /// fails. [DDI0487: ESR_EL2.ISS.CV, COND]
+#[inline]
 pub(crate) fn has_failed_condition(spsr: u64, esr: u64) -> bool {
-    is_aarch32(spsr)
-        && has_condition(esr)
-        && !passes(condition(spsr, esr), spsr)
-        && !cfg!(mutant = "ignore_condition")
+    is_aarch32(spsr) && has_condition(esr) && fails(spsr, esr)
+}
+
+#[cold]
+fn fails(spsr: u64, esr: u64) -> bool {
+    !passes(condition(spsr, esr), spsr) && !cfg!(mutant = "ignore_condition")
 }
 
 /// The syndromes that have a condition: waits, coprocessor registers, FP, and none after them but calls, which EL0 has not.
