@@ -296,6 +296,14 @@ fn devices() {
         read == [FIRST_IDENTIFICATION, 2],
         "ldr of a device in an IT block: r0 and r2 are {read:#x?}"
     );
+    const BIG_ENDIAN: u64 = 1 << 9;
+    let pc = el0::place(&[0xe591_0000, SVC]);
+    let swapped = Visit::new(pc, A32 | BIG_ENDIAN).with(&[0, identification]);
+    let swapped = swapped.begin().registers[0];
+    check!(
+        swapped == FIRST_IDENTIFICATION << 24,
+        "big-endian ldr of a device: r0 is {swapped:#x}"
+    );
     // ldrd r2, r3, [r1] is not described: done, or an abort.
     let visit = long(&[0xe1c1_20d0, SVC], &[0, identification, 7, 8]);
     if visit.1.class() != SUPERVISOR_CALL {

@@ -9,6 +9,7 @@ use core::{
     },
 };
 
+use aarch64_cpu::registers::{MIDR_EL1, Readable};
 use trapline_demos::guest::{
     cpu, gic,
     lock::SpinLock,
@@ -124,6 +125,7 @@ pub fn patterns() {
 }
 
 fn hold() {
+    let model = MIDR_EL1.get();
     let mut random = Random::new(machine::parameters().number("seed", 1), cpu::index() as u64);
     for _ in 0..ROUNDS {
         write_all(&mut random);
@@ -141,6 +143,10 @@ fn hold() {
                 own.name
             );
         }
+        check!(
+            cpu::index_by_affinity() == Some(cpu::index()) && MIDR_EL1.get() == model,
+            "MPIDR_EL1 or MIDR_EL1 changed with a switch"
+        );
     }
 }
 
