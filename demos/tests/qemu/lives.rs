@@ -77,6 +77,30 @@ fn a_reset_ends_a_guest_that_is_not_to_restart() {
     expect_undisturbed(&output);
 }
 
+/// Four vCPUs of two guests on two pCPUs, with patterns unlike each other's.
+#[test]
+fn registers_are_ones_own_beside_another_guest() {
+    let vms = [
+        Vm(
+            "left",
+            "test-guest",
+            "vcpus = 2\nappend = \"test=own-registers seed=1\"",
+        ),
+        Vm(
+            "right",
+            "test-guest",
+            "vcpus = 2\nappend = \"test=own-registers seed=2\"",
+        ),
+        STRESS,
+    ];
+    let output = run(&vms, 120);
+    output.expect_exit(0);
+    for name in ["left", "right"] {
+        output.expect_in_order([format!("[{name}] TEST own-registers PASS").as_str()]);
+    }
+    expect_undisturbed(&output);
+}
+
 #[test]
 fn virtual_time_stands_still_while_a_guest_is_paused() {
     let vms = [
