@@ -4,11 +4,11 @@ use core::{
     arch::asm,
     sync::atomic::{
         AtomicU64,
-        Ordering::{Acquire, Relaxed, Release},
+        Ordering::{Acquire, Relaxed},
     },
 };
 
-use trapline_demos::guest::{cpu, gic, machine, power};
+use trapline_demos::guest::{machine, power};
 
 use crate::{
     migrate::MIGRATE,
@@ -16,12 +16,9 @@ use crate::{
 };
 
 const ROUNDS: u64 = 400;
-const SGI: u32 = 4;
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 static STALE: AtomicU64 = AtomicU64::new(0);
-/// How often each CPU was at the place where both meet. Only their owners write them, without exclusives.
-static TURNS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
 /// LDXR: what the word holds.
 fn load_exclusive() -> u64 {
@@ -58,21 +55,6 @@ fn increment(between: impl FnOnce()) {
     while !store_exclusive(load_exclusive() + 1) {}
 }
 
-/// Waits until the other CPU has been here as often as this one. Without exclusives, which would end the monitor's.
-fn meet() {
-    let me = cpu::index();
-    let turns = TURNS[me].load(Relaxed) + 1;
-    TURNS[me].store(turns, Release);
-    gic::send_sgi(SGI, 1 - me);
-    while TURNS[1 - me].load(Acquire) < turns {
-        cpu::wait_for_interrupt();
-        let intid = gic::acknowledge();
-        if intid != gic::SPURIOUS {
-            gic::end(intid);
-        }
-    }
-}
-
 fn judge(expected: u64) {
     let (counted, stale) = (COUNTER.load(Acquire), STALE.load(Relaxed));
     check!(
@@ -90,8 +72,8 @@ fn judge(expected: u64) {
 /// Two CPUs, each of which loads, lets the other one run, and stores.
 pub fn across_switches() {
     support::start(2);
-    support::run_on(1, || (0..ROUNDS).for_each(|_| increment(meet)));
-    (0..ROUNDS).for_each(|_| increment(meet));
+    support::run_on(1, || (0..ROUNDS).for_each(|_| increment(support::meet)));
+    (0..ROUNDS).for_each(|_| increment(support::meet));
     support::join(1);
     judge(2 * ROUNDS);
 }

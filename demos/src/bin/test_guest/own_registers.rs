@@ -11,7 +11,7 @@ use core::{
 
 use aarch64_cpu::registers::{MIDR_EL1, Readable};
 use trapline_demos::guest::{
-    cpu, gic,
+    cpu,
     lock::SpinLock,
     machine,
     power::{self, affinity, status},
@@ -26,7 +26,6 @@ use crate::{
 /// The context with which a CPU comes back.
 pub const COOKIE: u64 = 0x1e_a4ed;
 const ROUNDS: u64 = 100;
-const SGI: u32 = 6;
 
 /// A register that nothing of the program depends on: its name, the bits that are written, and how.
 struct Own {
@@ -134,7 +133,7 @@ fn hold() {
         for (own, value) in OWN.iter().zip(before) {
             (own.write)(value);
         }
-        meet();
+        support::meet();
         let after = read_all();
         for ((own, before), after) in OWN.iter().zip(before).zip(after) {
             check!(
@@ -150,23 +149,7 @@ fn hold() {
     }
 }
 
-static TURNS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-
-/// Waits until the other CPU has been here as often as this one; both wait in WFI.
-fn meet() {
-    let me = cpu::index();
-    let turns = TURNS[me].fetch_add(1, Release) + 1;
-    gic::send_sgi(SGI, 1 - me);
-    while TURNS[1 - me].load(Acquire) < turns {
-        cpu::wait_for_interrupt();
-        let intid = gic::acknowledge();
-        if intid != gic::SPURIOUS {
-            gic::end(intid);
-        }
-    }
-}
-
-/// What the registers were when the CPU was turned on for the first time, and how often it was.
+/// What the registers were when the CPU was started for the first time, and how often it was.
 static FRESH: SpinLock<[u64; OWN.len()]> = SpinLock::new([0; OWN.len()]);
 static STARTS: AtomicU64 = AtomicU64::new(0);
 
@@ -185,20 +168,39 @@ pub fn reset_by_power() {
 
 /// The CPU was turned on.
 pub fn started() -> ! {
+    // Once: reading what is undefined is an exception.
     let values = read_all();
-    let is_first = STARTS.load(Relaxed) == 0;
-    if is_first {
+    if STARTS.load(Relaxed) == 0 {
         *FRESH.lock() = values;
     }
+    compare("CPU_ON", values, |_| true);
+    leave_patterns(STARTS.load(Relaxed));
+    STARTS.fetch_add(1, Release);
+    power::stop_this_cpu()
+}
+
+/// The registers are what a reset leaves.
+pub fn remember() {
+    *FRESH.lock() = read_all();
+}
+
+/// Writes something else into all of them.
+pub fn leave_patterns(seed: u64) {
+    write_all(&mut Random::new(seed, 1));
+}
+
+/// The registers whose names `is_reset` takes are what they were when [`remember`] was called.
+pub fn expect_reset(what: &str, is_reset: impl Fn(&str) -> bool) {
+    compare(what, read_all(), is_reset);
+}
+
+fn compare(what: &str, values: [u64; OWN.len()], is_reset: impl Fn(&str) -> bool) {
     let fresh = *FRESH.lock();
     for ((own, value), fresh) in OWN.iter().zip(values).zip(fresh) {
         check!(
-            value == fresh,
-            "{} is {value:#x} after CPU_ON, and was {fresh:#x} after the first",
+            value == fresh || !is_reset(own.name),
+            "{} is {value:#x} after {what}, and was {fresh:#x} at first",
             own.name
         );
     }
-    write_all(&mut Random::new(STARTS.load(Relaxed), 1));
-    STARTS.fetch_add(1, Release);
-    power::stop_this_cpu()
 }

@@ -12,12 +12,17 @@ use trapline_demos::guest::{
     timer::Timer,
 };
 
-use crate::support::{self, check};
+use crate::{
+    own_registers,
+    support::{self, check, on_exception},
+    undefined::skip_undefined,
+};
 
 /// The context that the CPU enters with when it wakes up.
 pub const COOKIE: u64 = 0x51ee_9e12;
 /// CPU_SUSPEND's power_state for a state that loses the CPU's context.
 const POWER_DOWN: u64 = 1 << 16;
+const EXCEPTION_REGISTERS: [&str; 4] = ["FAR_EL1", "ESR_EL1", "SPSR_EL1", "ELR_EL1"];
 const SLEEP_US: u64 = 5_000;
 
 /// It is the CPU alone that sleeps.
@@ -33,6 +38,7 @@ pub fn until_the_timer() {
         power::call(power::FEATURES, [power::SYSTEM_SUSPEND.into(), 0, 0]) == status::SUCCESS,
         "there is no SYSTEM_SUSPEND"
     );
+    remember_registers();
     support::start_all();
     let refused = suspend(boot::secondary_entry());
     check!(
@@ -54,6 +60,7 @@ pub fn until_the_timer() {
 /// The same for one CPU, while another one is on.
 pub fn one_cpu() {
     IS_CPU.store(true, Release);
+    remember_registers();
     support::start_all();
     for (power_state, entry, expected) in [
         (1 << 31, boot::secondary_entry(), status::INVALID_PARAMETERS),
@@ -78,6 +85,12 @@ pub fn one_cpu() {
     sleep()
 }
 
+/// What this CPU's registers are, which nobody has written yet.
+fn remember_registers() {
+    on_exception(skip_undefined);
+    own_registers::remember();
+}
+
 fn power_off() {
     power::stop_this_cpu()
 }
@@ -95,6 +108,7 @@ fn sleep() -> ! {
     let round = ROUND.fetch_add(1, Release);
     gic::set_priority_mask(if round.is_multiple_of(2) { 0 } else { 0xff });
     gic::enable(Timer::Virtual.intid());
+    own_registers::leave_patterns(round);
     let is_soon = machine::parameters().number("soon", 0) != 0;
     let sleep = if is_soon {
         round
@@ -110,6 +124,10 @@ fn sleep() -> ! {
 
 /// The CPU is awake.
 pub fn woken(entry: &Entry) -> ! {
+    // The interrupt controller was not asleep. What the program did since its own start is in those of exceptions.
+    own_registers::expect_reset("its sleep", |name| {
+        !name.starts_with("ICC_") && !EXCEPTION_REGISTERS.contains(&name)
+    });
     let (now, deadline) = (cpu::now(), DEADLINE.load(Acquire));
     check!(now >= deadline, "it woke up at {now}, before {deadline}");
     check!(

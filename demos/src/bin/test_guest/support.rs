@@ -299,6 +299,26 @@ pub fn beside_a_busy_cpu(work: impl FnOnce()) {
     }
 }
 
+const MEETING_SGI: u32 = 14;
+/// How often each of the first two CPUs has met the other. Only their owners write them.
+static MEETINGS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// Waits in WFI, with IRQs masked, until the other one of the first two CPUs has called this as often. It uses no exclusives,
+/// which would end those of the caller.
+pub fn meet() {
+    let me = cpu::index();
+    let meetings = MEETINGS[me].load(Relaxed) + 1;
+    MEETINGS[me].store(meetings, Release);
+    gic::send_sgi(MEETING_SGI, 1 - me);
+    while MEETINGS[1 - me].load(Acquire) < meetings {
+        cpu::wait_for_interrupt();
+        let intid = gic::acknowledge();
+        if intid != gic::SPURIOUS {
+            gic::end(intid);
+        }
+    }
+}
+
 /// The program's entry for CPUs that are turned on.
 pub fn secondary(entry: Entry) -> ! {
     if entry.cookie == sleep::COOKIE {
