@@ -65,6 +65,7 @@ impl Bank<'_> {
         if !self.is_unfinished {
             self.owners = walk.owners.swap(0, Ordering::AcqRel);
         }
-        walk.looked_at.store(at, Ordering::Release);
+        // In one order with all claims, so none of them is left in the word.
+        walk.looked_at.swap(at, Ordering::AcqRel);
     }
 }

@@ -308,6 +308,44 @@ fn loom_a_group_is_turned_on_while_its_interrupt_is_raised() {
     });
 }
 
+/// One of them at a time looks at the interrupts of the group; whoever is through knows that all have been told.
+#[test]
+fn loom_a_group_is_turned_on_by_two_at_once() {
+    let turn_on = |owner: &mut Owner| {
+        let access = MmioAccess {
+            address: GICD,
+            width: 4,
+            direction: Direction::Write(0b10),
+            rt: 0,
+            sign_extend: false,
+            is_64bit: false,
+        };
+        let action = owner
+            .vgic
+            .mmio(&mut owner.cpu, &mut owner.interface, &access);
+        let is_told = owner.signals.woken[0].load(Ordering::Acquire);
+        assert!(action != Action::Finish || is_told);
+        action
+    };
+    explore(move |[mut owner, mut other]| {
+        owner.vgic.groups.store(0, Ordering::Relaxed);
+        owner.bind();
+        other.bind();
+        owner.vgic.change(None, FIRST, Record::pulse);
+        let second = thread::spawn(move || {
+            let _ = turn_on(&mut other);
+            other
+        });
+        let _ = turn_on(&mut owner);
+        let mut other = second.join().unwrap();
+        // Whoever found the other one at it tries again.
+        assert_eq!(turn_on(&mut other), Action::Finish);
+        assert_eq!(turn_on(&mut owner), Action::Finish);
+        owner.refresh_if_woken();
+        assert_eq!(owner.listed(FIRST), 1);
+    });
+}
+
 #[test]
 fn loom_a_group_is_turned_off_while_its_interrupt_is_listed() {
     explore(|[mut owner, other]| {
