@@ -24,7 +24,7 @@ use crate::interrupts::TimerPpi;
 use crate::stage2::Geometry;
 use crate::vcpu::Aarch64VCpu;
 use crate::vmid::{LastRan, VmidAllocator};
-use crate::wait::{ArmedTimer, wake_up_at};
+use crate::wait::Deadlines;
 
 /// One pCPU's registers, and the two sides that act on them: what exits mean, and the host's timer and interrupts.
 pub(crate) struct Hardware<D: Dispatch, H: Host> {
@@ -349,21 +349,21 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         let offset = vcpu.space.counter_offset();
         let registers = &vcpu.registers.vm_system_regs;
         let virtual_deadline = registers.cntv_cval_el0.saturating_add(offset);
-        let timers = [
+        let mut deadlines = Deadlines::default();
+        for (timer, control, deadline) in [
             (TimerPpi::Virtual, registers.cntv_ctl_el0, virtual_deadline),
             (
                 TimerPpi::Physical,
                 registers.cntp_ctl_el0,
                 registers.cntp_cval_el0,
             ),
-        ];
-        let armed = timers.map(|(timer, control, deadline)| {
-            let is_armed = is_timer_armed(control)
-                && self.dispatch.is_timer_enabled(&vcpu.extension, timer);
-            is_armed.then_some(ArmedTimer { control, deadline })
-        });
+        ] {
+            if is_timer_armed(control) && self.dispatch.is_timer_enabled(&vcpu.extension, timer) {
+                deadlines.add(control, deadline);
+            }
+        }
         let waits_for = vcpu.registers.waits_for;
-        wake_up_at(armed, waits_for, || self.has_deliverable_interrupt(vcpu))
+        deadlines.wake_up(waits_for, || self.has_deliverable_interrupt(vcpu))
     }
 
     /// Makes `vcpu`, which is bound here, take `fault` at the instruction that exited.
