@@ -202,14 +202,19 @@ impl Bank<'_> {
         if !is_lpi || collection >= bounds.collections.min(COLLECTIONS) {
             return;
         }
-        let event = Event { intid, collection };
-        self.discard(command.device(), command.event());
-        let Some(tables) = self.tables() else {
+        let vgic = self.vgic;
+        let Some(lpis) = &vgic.lpis else {
             return;
         };
-        let vcpu = tables.vcpu_of(collection);
-        if tables.map_event(command.device(), command.event(), Some(event)) {
-            self.send_to(intid, vcpu);
+        let tables = &lpis.its.tables;
+        let (device, number) = (command.device(), command.event());
+        let is_other = |old: Event| old.intid != intid;
+        if tables.event(device, number).is_some_and(is_other) {
+            self.discard(device, number);
+        }
+        let event = Event { intid, collection };
+        if tables.map_event(device, number, Some(event)) {
+            self.send_to(intid, tables.vcpu_of(collection));
             self.configure(event);
         }
     }

@@ -427,7 +427,7 @@ fn what_is_discarded_is_delivered_nowhere() {
 }
 
 #[test]
-fn an_event_that_is_mapped_anew_leaves_nothing_pending() {
+fn an_event_that_is_mapped_to_another_lpi_leaves_nothing_pending() {
     let mut guest = Guest::new();
     guest.configure(FIRST + 100, 0);
     guest.configure(FIRST, 0);
@@ -437,6 +437,9 @@ fn an_event_that_is_mapped_anew_leaves_nothing_pending() {
     guest.configure(FIRST, 0x81);
     guest.run(&[mapd(9, 1), mapti(9, 0, FIRST, 0)]);
     guest.expect([NONE; 3]);
+    // The same LPI again, elsewhere: it is still pending.
+    guest.run(&[simple(INT, 1), mapti(DEVICE, 1, FIRST + 1, 2)]);
+    guest.expect([NONE, NONE, 8193]);
 }
 
 #[test]
