@@ -11,7 +11,8 @@
 //! ```
 //! What any vCPU may take goes to one ([`one_of_n`]). A device that the guest drives itself interrupts it through [`physical`].
 //! What is in another vCPU's list registers is seen by asking its owner to fold them ([`remote`]). The register front-ends
-//! are tables ([`distributor`], [`redistributor`]). LPIs ([`lpi`]) come through the [`its`]. The GICv2 view is not there.
+//! are tables ([`distributor`], [`redistributor`]); a write that concerns too many interrupts for one exit goes on in the next
+//! ([`walk`]). LPIs ([`lpi`]) come through the [`its`]. The GICv2 view is not there.
 
 mod cpu;
 mod distributor;
