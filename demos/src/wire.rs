@@ -160,9 +160,9 @@ pub enum ExitStatus {
     PoweredOff,
     /// The guest crashed, or was stopped for cause.
     GuestFailed,
-    /// The hypervisor refuses its configuration.
+    /// The machine cannot do what the configuration asks for.
     BadInput,
-    /// The hypervisor failed.
+    /// The hypervisor failed, or its configuration contradicts itself or the machine.
     HypervisorFailed,
 }
 

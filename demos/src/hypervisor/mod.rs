@@ -25,7 +25,7 @@ use core::{
 };
 
 use spin::Once;
-use trapline_demos::wire::ExitStatus;
+use trapline_demos::{config::BootConfig, wire::ExitStatus};
 use trapline_handlers::{Dispatcher, Request, TimerQueue, pl031::WallTime};
 use trapline_platform::{
     BootInfo,
@@ -103,13 +103,16 @@ pub fn launch(boot: BootInfo, customize: impl Fn(&Guest) + Send + Sync + 'static
 
 /// As `launch`, for an image with a loop of its own: the guests are on when this returns, and the other pCPUs run.
 pub fn start(boot: BootInfo, customize: impl Fn(&Guest) + Send + Sync + 'static) {
-    if let Err(Refusal(why)) = try_start(boot, Box::new(customize)) {
+    // The user's input was checked before: who put this into memory has made a mistake.
+    let config = configuration::read(&boot)
+        .unwrap_or_else(|Refusal(why)| report::end(ExitStatus::HypervisorFailed, &why));
+    if let Err(Refusal(why)) = try_start(boot, config, Box::new(customize)) {
         report::end(ExitStatus::BadInput, &why);
     }
 }
 
-fn try_start(boot: BootInfo, customize: Customize) -> Result<(), Refusal> {
-    let machine = prepare(&boot, customize)?;
+fn try_start(boot: BootInfo, config: BootConfig, customize: Customize) -> Result<(), Refusal> {
+    let machine = prepare(config, customize)?;
     let machine = MACHINE.call_once(|| machine);
     let first = || machine.slots.iter().filter(|slot| slot.config.starts);
     first().try_for_each(|slot| slot.build(machine))?;
@@ -301,8 +304,7 @@ fn on_parked(vcpu: VcpuId) {
     }
 }
 
-fn prepare(boot: &BootInfo, customize: Customize) -> Result<Machine, Refusal> {
-    let config = configuration::read(boot)?;
+fn prepare(config: BootConfig, customize: Customize) -> Result<Machine, Refusal> {
     let mmfr0 = read_id_register(SystemRegister::new(3, 0, 0, 7, 0));
     let mmfr1 = read_id_register(SystemRegister::new(3, 0, 0, 7, 1));
     let geometry = Geometry::from_id_registers(mmfr0, mmfr1)
