@@ -4,7 +4,7 @@
 //! whether to kick. The pCPU clears the word first and looks afterwards, so nothing falls between.
 //!
 //! ```text
-//!   post:   push the box, then MAIL;     kick unless ARMED (the slice timer brings it here soon) or KICKED
+//!   post:   push the box, then MAIL;     kick unless KICKED, or ARMED (the slice timer brings it here soon) and not urgent
 //!   nudge:  change what it is about, then REQUESTS, WORK or nothing; kick unless KICKED
 //!   owner:  take (clears all but ARMED), then look
 //!   disarm: clears ARMED, then looks: mail may have come without a kick
@@ -80,9 +80,9 @@ impl Attention {
         self.0.load(Ordering::Acquire) & RAISED != 0
     }
 
-    /// A box is in the inbox.
-    pub(crate) fn post(&self) -> Kick {
-        self.announce(MAIL, false)
+    /// A box is in the inbox. `is_urgent`: it may have to run at once.
+    pub(crate) fn post(&self, is_urgent: bool) -> Kick {
+        self.announce(MAIL, is_urgent)
     }
 
     /// A box has been posted, and the owner has not looked yet.
@@ -150,7 +150,7 @@ mod tests {
     fn an_armed_pcpu_is_kicked_for_a_nudge_but_not_for_a_post() {
         let attention = Attention::new();
         attention.arm();
-        assert_eq!(attention.post(), Kick::NotNeeded);
+        assert_eq!(attention.post(false), Kick::NotNeeded);
         assert_eq!(attention.nudge(About::Loaded), Kick::Send);
         assert_eq!(
             attention.nudge(About::Requests),
@@ -166,11 +166,11 @@ mod tests {
     fn mail_that_came_without_a_kick_is_seen_when_the_timer_is_disarmed() {
         let attention = Attention::new();
         attention.arm();
-        assert_eq!(attention.post(), Kick::NotNeeded);
+        assert_eq!(attention.post(false), Kick::NotNeeded);
         attention.disarm();
         assert!(attention.is_raised());
         assert_eq!(
-            attention.post(),
+            attention.post(false),
             Kick::Send,
             "nothing else brings it here now"
         );

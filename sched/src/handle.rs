@@ -5,8 +5,8 @@
 //! allocation. Write what the vCPU shall see (a pending interrupt, an entry point) before you call.
 
 use crate::{
-    BlockReason, Migrations, PcpuId, PcpuSet, Place, Pool, PowerState, Ready, TraceEvent, VcpuId,
-    VcpuTimes,
+    BlockReason, Entitlement, Migrations, PcpuId, PcpuSet, Place, Pool, PowerState, Ready, Refusal,
+    TraceEvent, VcpuId, VcpuTimes,
     accounting::{Counter, vcpu},
     attention::About,
     cell::Mail,
@@ -260,6 +260,22 @@ impl<V: Vcpu> VcpuHandle<V> {
         Ok(())
     }
 
+    /// What it shall get from its next turn on. One caller at a time, on no exit path.
+    ///
+    /// # Errors
+    /// The policy cannot keep it; nothing has changed then.
+    pub fn set_entitlement(&self, entitlement: &Entitlement) -> Result<(), Refusal> {
+        let pool = &self.pool;
+        pool.policy().admit(self.id, entitlement, self.affinity())?;
+        pool.entitlements().set(self.id, entitlement);
+        Ok(())
+    }
+
+    /// What it shall get.
+    pub fn entitlement(&self) -> Entitlement {
+        self.pool.entitlements().get(self.id)
+    }
+
     /// Where it may run.
     pub fn affinity(&self) -> PcpuSet {
         PcpuSet::from_bits(self.affinity.load(Ordering::Acquire))
@@ -351,6 +367,7 @@ impl<V: Vcpu> VcpuHandle<V> {
             return Err(RetireError::StillInUse);
         }
         let vcpu = self.take_parked();
+        self.pool.policy().release(self.id);
         self.pool.free_id(self.id);
         Ok(vcpu)
     }
@@ -371,8 +388,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         } else {
             None
         };
-        let to =
-            wanted.unwrap_or_else(|| self.pool.choose(self.affinity(), has_run.then_some(last)));
+        let to = wanted.unwrap_or_else(|| self.choose_pcpu(has_run.then_some(last)));
         if has_run && to != last {
             self.migrations.parked.increment();
         }
@@ -390,6 +406,14 @@ impl<V: Vcpu> VcpuHandle<V> {
         }
     }
 
+    /// Where it goes that was on `last`.
+    fn choose_pcpu(&self, last: Option<PcpuId>) -> PcpuId {
+        let affinity = self.affinity();
+        let home = self.pool.policy().home(self.id);
+        let home = home.filter(|&home| self.pool.may_run(affinity, home));
+        home.unwrap_or_else(|| self.pool.choose(affinity, last))
+    }
+
     /// Clears the request before its destination is read: a later request sets both again.
     pub(crate) fn take_migrate_request(&self) -> bool {
         self.state.load().has_migrate() && self.state.update(|state| state.without_migrate())
@@ -405,7 +429,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         let to = match self.take_destination() {
             Some(destination) => destination,
             None if self.pool.may_run(self.affinity(), here) => here,
-            None => self.pool.choose(self.affinity(), None),
+            None => self.choose_pcpu(None),
         };
         (to != here).then_some(to)
     }

@@ -61,6 +61,22 @@ impl fmt::Display for VcpuId {
     }
 }
 
+/// A VM, as policies see it: what its vCPUs have in common. Numbered from 0 within the pool.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GroupId(u16);
+
+impl GroupId {
+    /// The group with this number.
+    pub const fn new(index: u16) -> Self {
+        Self(index)
+    }
+
+    /// Its number.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A set of pCPUs, written `0-3,5`.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct PcpuSet(u64);

@@ -20,6 +20,7 @@ mod accounting;
 mod attention;
 mod cell;
 mod deadlines;
+mod entitlement;
 mod handle;
 mod ids;
 mod local;
@@ -35,14 +36,15 @@ mod sync;
 mod trace;
 
 pub use accounting::{Migrations, PcpuCounters, PcpuTimes, VcpuTimes};
+pub use entitlement::{BadReservation, Entitlement, Entitlements, Reservation, Weight};
 pub use handle::{
     AffinityError, MigrateError, PowerOnClaim, PowerOnError, RetireError, Snapshot, Vcpu,
     VcpuHandle,
 };
-pub use ids::{ParsePcpuSetError, PcpuId, PcpuSet, VcpuId};
+pub use ids::{GroupId, ParsePcpuSetError, PcpuId, PcpuSet, VcpuId};
 pub use local::{Decision, LocalScheduler, Machine, Woken};
 pub use policies::{PolicyError, PolicyOptions, policy_by_name};
-pub use policy::{Bounds, LocalPolicy, Pick, Policy, Ready, Slice};
+pub use policy::{Allowed, Bounds, Choice, LocalPolicy, Pick, Policy, Ready, Refusal, Slice};
 pub use pool::{CreateError, Host, LocalError, Pool, PoolConfig, PoolError};
 pub use state::{BlockReason, Place, PowerState};
 pub use trace::{TraceEvent, TraceRecord, TraceRing};

@@ -4,8 +4,8 @@
 //! whether what was promised has happened. A pCPU that nobody told does not look. `README.md` has the command.
 
 use crate::{
-    BlockReason, Decision, Host, LocalScheduler, Machine, PcpuId, PcpuSet, Place, Pool, PoolConfig,
-    PowerState, Vcpu, VcpuHandle, policies::RoundRobin,
+    BlockReason, Decision, Entitlement, Host, LocalScheduler, Machine, PcpuId, PcpuSet, Place,
+    Pool, PoolConfig, PowerState, Vcpu, VcpuHandle, policies::RoundRobin,
 };
 use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -183,7 +183,7 @@ impl Start {
             resets: 0,
         };
         self.pool
-            .create_vcpu(affinity, make, Shared::default())
+            .create_vcpu(affinity, &Entitlement::default(), make, Shared::default())
             .expect("there is room")
     }
 

@@ -1,23 +1,30 @@
 //! What a scheduling policy decides: which ready vCPU runs next on a pCPU, and for how long.
 //!
-//! A policy ranks, and nothing else. It never sees a box, a running or a blocked vCPU, and the core checks what it
-//! returns: a vCPU that is not ready is ignored and counted, and if the policy names none although some are ready the core
-//! takes one itself. So a bad policy is unfair, never unsound.
+//! A policy ranks, and nothing else. It never sees a box or a blocked vCPU, and the core checks what it returns: a vCPU that
+//! is not ready is ignored and counted, and if a policy that keeps every pCPU busy names none although some are ready, the
+//! core takes one itself. So a bad policy is unfair, never unsound.
+//!
+//! ```text
+//!            enqueue                 pick: Run                    enqueue(Preempted | Yielded)
+//!  not here ---------> ready here ------------> runs here, charged ---------------------------> ready here
+//!     ^                    |                        |
+//!     '----- withdraw, surrender, push -------------'-- leave (it blocked, or went elsewhere)
+//! ```
+//! Times are in ticks of [`crate::Host::now`]. What each vCPU shall get is in the pool's [`crate::Entitlements`].
 
-use crate::{PcpuId, VcpuId};
-use alloc::boxed::Box;
+use crate::{Entitlement, Entitlements, PcpuId, PcpuSet, VcpuId};
+use alloc::{boxed::Box, string::String, sync::Arc};
+use core::fmt;
 
 /// Why a vCPU became ready.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ready {
     /// Nothing blocks it any more.
     Woken,
-    /// Others waited, and its slice was over.
+    /// It ran until its slice was over, or another one had to run at once.
     Preempted,
     /// It let others run.
     Yielded,
-    /// It has budget again.
-    Replenished,
     /// It comes from another pCPU, where it was ready already.
     MigratedIn,
 }
@@ -25,8 +32,10 @@ pub enum Ready {
 /// For how long a vCPU runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Slice {
-    /// In ticks of the host's counter; over only if another vCPU waits on the pCPU. `None`: as long as it likes.
+    /// In ticks of the host's counter. `None`: as long as it likes.
     pub duration: Option<u64>,
+    /// It ends even if no other vCPU waits: the policy is asked again, and may idle the pCPU.
+    pub is_strict: bool,
     /// It may have the pCPU to itself, its WFI included, as long as no other vCPU is ready there.
     pub exclusive: bool,
 }
@@ -35,6 +44,7 @@ impl Slice {
     /// Until it blocks.
     pub const UNLIMITED: Self = Self {
         duration: None,
+        is_strict: false,
         exclusive: false,
     };
 
@@ -42,7 +52,15 @@ impl Slice {
     pub const fn of(ticks: u64) -> Self {
         Self {
             duration: Some(ticks),
-            exclusive: false,
+            ..Self::UNLIMITED
+        }
+    }
+
+    /// `ticks` at most, whether others wait or not.
+    pub const fn strictly(ticks: u64) -> Self {
+        Self {
+            is_strict: true,
+            ..Self::of(ticks)
         }
     }
 }
@@ -56,6 +74,17 @@ pub struct Pick {
     pub slice: Slice,
 }
 
+/// What a pCPU does next, as its policy sees it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Choice {
+    /// It runs this vCPU.
+    Run(Pick),
+    /// It runs none of those that are ready here, and asks again at this time; `None`: when something has changed. Only a policy
+    /// that is not work-conserving may say so while some are ready.
+    Idle(Option<u64>),
+}
+
 /// What a policy promises.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Bounds {
@@ -65,6 +94,21 @@ pub struct Bounds {
     pub longest_wait: Option<u64>,
 }
 
+/// Why a policy refuses an entitlement, in words, with the numbers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal(pub String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl core::error::Error for Refusal {}
+
+/// Who may go where: of a ready vCPU and a pCPU, whether the vCPU may run there now.
+pub type Allowed<'a> = &'a mut dyn FnMut(VcpuId, PcpuId) -> bool;
+
 /// The part of a policy that the pool shares.
 pub trait Policy: Send + Sync {
     /// The name by which it is chosen.
@@ -73,27 +117,73 @@ pub trait Policy: Send + Sync {
     /// What it promises to each of `ready` vCPUs that are ready on one pCPU.
     fn bounds(&self, ready: usize) -> Bounds;
 
-    /// The part for `pcpu`, with memory for `max_vcpus` reserved: nothing that is called later allocates.
-    fn local(&self, pcpu: PcpuId, max_vcpus: u16) -> Box<dyn LocalPolicy>;
+    /// `vcpu` shall have `entitlement` from now on, instead of what it had, if it had any, and may run on `affinity`. Called
+    /// when a vCPU is created and when its entitlement or affinity changes, by one caller at a time, on no exit path.
+    ///
+    /// # Errors
+    /// It cannot be kept; nothing has changed then.
+    fn admit(
+        &self,
+        _vcpu: VcpuId,
+        _entitlement: &Entitlement,
+        _affinity: PcpuSet,
+    ) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// `vcpu` is gone, and what it was entitled to is free.
+    fn release(&self, _vcpu: VcpuId) {}
+
+    /// Where `vcpu` belongs whenever it wakes, if it belongs to one pCPU. The pool asks before it looks for an idle one.
+    fn home(&self, _vcpu: VcpuId) -> Option<PcpuId> {
+        None
+    }
+
+    /// One that becomes ready may have to run before the slice of the one that runs is over: its pCPU is told at once.
+    fn is_preemptive(&self) -> bool {
+        false
+    }
+
+    /// The part for `pcpu`, with memory for `entitlements.len()` vCPUs reserved: nothing that is called later allocates.
+    fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy>;
 }
 
-/// The part of a policy that ranks the ready vCPUs of one pCPU. Only that pCPU calls it, with interrupts masked.
+/// The part of a policy that ranks the ready vCPUs of one pCPU. Only that pCPU calls it, with interrupts masked. `now` never
+/// goes back.
 pub trait LocalPolicy: Send {
-    /// `vcpu` became ready here because of `why`. It was not ready here before.
-    fn enqueue(&mut self, vcpu: VcpuId, why: Ready);
+    /// `vcpu` became ready here because of `why`. It was not ready here before; with [`Ready::Preempted`] and
+    /// [`Ready::Yielded`] it has run here until now, and has been charged.
+    fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64);
 
-    /// Takes out the vCPU to run now; `None` if none is ready here.
-    fn pick(&mut self) -> Option<Pick>;
+    /// Takes out the vCPU to run now.
+    fn pick(&mut self, now: u64) -> Choice;
 
-    /// Takes out `vcpu` in particular, because it was named, blocked or moved; `None` if it is not ready here.
-    fn take(&mut self, vcpu: VcpuId) -> Option<Slice>;
+    /// Takes out `vcpu` in particular, to run now, because it was named; `None` if it is not ready here, or must not run.
+    fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice>;
+
+    /// `vcpu` is not ready here any more: it is blocked, or goes elsewhere. Nothing happens if it was not.
+    fn withdraw(&mut self, vcpu: VcpuId, now: u64);
+
+    /// `vcpu`, which runs here, blocks or goes elsewhere. It has been charged.
+    fn leave(&mut self, _vcpu: VcpuId, _now: u64) {}
 
     /// Takes out the vCPU that it can best do without among those for which `allowed` is true. The first for which it
     /// was true is the one: `allowed` has reserved a pCPU for it.
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId>;
 
-    /// `vcpu` ran for `ticks`, its exits included.
-    fn charge(&mut self, vcpu: VcpuId, ticks: u64);
+    /// `vcpu`, which runs here, has run for `ticks` more, its exits included.
+    fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64);
+
+    /// One that is ready here must run at once instead of `running`, whose slice is not over. Asked when one became ready.
+    fn preempts(&mut self, _running: VcpuId, _now: u64) -> bool {
+        false
+    }
+
+    /// Takes out a vCPU that should rather be ready on another pCPU, which is busy, and names that one. Asked once whenever
+    /// the pCPU has chosen anew; `allowed` says what is possible.
+    fn push(&mut self, _now: u64, _allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
+        None
+    }
 
     /// How many are ready here.
     fn waiting(&self) -> usize;

@@ -6,8 +6,8 @@
 //! looks for mail and for ready vCPUs afterwards, so one of them sees the other.
 
 use crate::{
-    AffinityError, LocalScheduler, PcpuCounters, PcpuId, PcpuSet, PcpuTimes, Policy, TraceEvent,
-    TraceRing, Vcpu, VcpuHandle, VcpuId,
+    AffinityError, Entitlement, Entitlements, LocalScheduler, PcpuCounters, PcpuId, PcpuSet,
+    PcpuTimes, Policy, Refusal, TraceEvent, TraceRing, Vcpu, VcpuHandle, VcpuId,
     attention::{About, Kick},
     cell::{Cell, Mail},
     sync::{ArrayQueue, AtomicU64, Ordering, fence},
@@ -58,12 +58,14 @@ pub enum PoolError {
 }
 
 /// Why a vCPU is not created.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CreateError {
     /// The pool has its `max_vcpus`.
     Full,
     /// It could not run anywhere.
     Affinity(AffinityError),
+    /// The policy cannot keep what it shall get.
+    Entitlement(Refusal),
 }
 
 /// Why a pCPU gets no scheduler.
@@ -89,6 +91,7 @@ impl fmt::Display for CreateError {
         match self {
             Self::Full => f.write_str("the pool has as many vCPUs as it has room for"),
             Self::Affinity(error) => error.fmt(f),
+            Self::Entitlement(refusal) => refusal.fmt(f),
         }
     }
 }
@@ -118,6 +121,7 @@ pub struct Pool<V: Vcpu> {
     free_ids: ArrayQueue<u16>,
     max_vcpus: u16,
     policy: Box<dyn Policy>,
+    entitlements: Arc<Entitlements>,
     host: Arc<dyn Host>,
 }
 
@@ -155,14 +159,19 @@ impl<V: Vcpu> Pool<V> {
             free_ids,
             max_vcpus,
             policy,
+            entitlements: Arc::new(Entitlements::new(max_vcpus)),
             host,
         }))
     }
 
     /// Creates a vCPU: parked, and off until [`VcpuHandle::claim_power_on`]. `make` gets the handle that the vCPU keeps.
+    ///
+    /// # Errors
+    /// There is no room, or `affinity` or `entitlement` cannot be kept.
     pub fn create_vcpu(
         self: &Arc<Self>,
         affinity: PcpuSet,
+        entitlement: &Entitlement,
         make: impl FnOnce(Arc<VcpuHandle<V>>) -> V,
         shared: V::Shared,
     ) -> Result<Arc<VcpuHandle<V>>, CreateError> {
@@ -170,6 +179,11 @@ impl<V: Vcpu> Pool<V> {
             .check_affinity(affinity)
             .map_err(CreateError::Affinity)?;
         let id = VcpuId::new(self.free_ids.pop().ok_or(CreateError::Full)?);
+        if let Err(refusal) = self.policy.admit(id, entitlement, affinity) {
+            self.free_id(id);
+            return Err(CreateError::Entitlement(refusal));
+        }
+        self.entitlements.set(id, entitlement);
         let handle = Arc::new(VcpuHandle::new(
             id,
             affinity,
@@ -194,7 +208,7 @@ impl<V: Vcpu> Pool<V> {
         if self.online.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
             return Err(LocalError::Taken);
         }
-        let policy = self.policy.local(pcpu, self.max_vcpus);
+        let policy = self.policy.local(pcpu, &self.entitlements);
         Ok(LocalScheduler::new(
             Arc::clone(self),
             Arc::clone(self.cell(pcpu)),
@@ -283,6 +297,11 @@ impl<V: Vcpu> Pool<V> {
             Some(absent) => Err(AffinityError::AbsentPcpu(absent)),
             None => set.first().ok_or(AffinityError::Empty),
         }
+    }
+
+    /// What each vCPU shall get.
+    pub fn entitlements(&self) -> &Entitlements {
+        &self.entitlements
     }
 
     pub(crate) fn free_id(&self, id: VcpuId) {
@@ -411,7 +430,7 @@ impl<V: Vcpu> Pool<V> {
         if here == Some(to) {
             return cell.attention.post_to_self();
         }
-        if cell.attention.post() == Kick::Send {
+        if cell.attention.post(self.policy.is_preemptive()) == Kick::Send {
             return self.kick(here, to);
         }
         fence(Ordering::SeqCst);

@@ -1,7 +1,7 @@
 //! Which vCPU is loaded when `schedule` is done: the same one, another, or none.
 
 use super::{LocalScheduler, Machine};
-use crate::{Pick, Ready, Slice, TraceEvent, Vcpu, VcpuId, accounting::vcpu, state::Load};
+use crate::{Choice, Pick, Ready, Slice, TraceEvent, Vcpu, VcpuId, accounting::vcpu, state::Load};
 use alloc::boxed::Box;
 
 /// What the policy picked, checked.
@@ -10,6 +10,7 @@ enum Picked<V> {
     Loaded(Slice),
     /// This one; the state word says that it is loaded.
     Other(Next<V>),
+    /// None of those that are ready here.
     Nobody,
 }
 
@@ -41,14 +42,13 @@ impl<V: Vcpu> LocalScheduler<V> {
             }
         } else if state.has_reset() {
             // Turned off and on again before it left this pCPU: it is reset while unbound.
-            self.unload_to_ready(Ready::Woken, machine, now);
+            self.unload_to_ready(machine, now);
         } else {
             if state.has_migrate() {
                 self.move_loaded(machine, now);
             }
             if self.loaded.is_some() && self.current.is_waiting {
                 self.set_waiting(false, now);
-                self.start_slice(self.current.slice, now);
             }
         }
         if self.loaded.is_none() {
@@ -56,47 +56,83 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// Loads who runs next, if nobody is loaded, or if others wait and the slice is over or given away.
+    /// Loads who runs next, if nobody is loaded, or if the loaded one's turn is over.
     pub(super) fn choose(&mut self, machine: &mut impl Machine<V>, now: u64) {
         let yielding = self.yielding.take();
+        let has_news = core::mem::take(&mut self.has_news);
+        self.resume_at = None;
         let Some(loaded) = self.loaded.as_ref().map(|vcpu| vcpu.handle().id()) else {
+            self.has_chosen = true;
             if let Picked::Other(next) = self.pick(None, None, now) {
                 self.start(next, machine, now);
             }
             return;
         };
-        let is_over = self.current.end.is_some_and(|end| now >= end);
-        if self.ready.is_empty() || self.current.is_waiting || !(is_over || yielding.is_some()) {
+        if self.current.is_waiting {
             return;
         }
-        let (why, event) = match yielding {
-            Some(_) => (Ready::Yielded, TraceEvent::Yield(loaded)),
-            None => (Ready::Preempted, TraceEvent::Preempt(loaded)),
-        };
-        self.trace(now, event);
-        self.charge(now);
-        self.policy.enqueue(loaded, why);
+        if !core::mem::take(&mut self.is_ranked) {
+            let Some(why) = self.end_of_turn(loaded, yielding.is_some(), has_news, now) else {
+                return;
+            };
+            self.trace(
+                now,
+                match why {
+                    Ready::Yielded => TraceEvent::Yield(loaded),
+                    _ => TraceEvent::Preempt(loaded),
+                },
+            );
+            self.policy.enqueue(loaded, why, now);
+        }
+        self.has_chosen = true;
         match self.pick(Some(loaded), yielding.flatten(), now) {
             Picked::Other(next) => {
-                // The policy has the loaded one already: it is only put where the others are.
-                self.policy.take(loaded);
-                self.unload_to_ready(why, machine, now);
+                self.unload_ranked(machine, now);
                 self.start(next, machine, now);
             }
             Picked::Loaded(slice) => self.start_slice(slice, now),
-            Picked::Nobody => {}
+            Picked::Nobody => self.unload_ranked(machine, now),
+        }
+    }
+
+    /// Whether the loaded vCPU's turn is over, and why. It has been charged then.
+    fn end_of_turn(
+        &mut self,
+        loaded: VcpuId,
+        is_yielding: bool,
+        has_news: bool,
+        now: u64,
+    ) -> Option<Ready> {
+        let is_over = self.current.end.is_some_and(|end| now >= end);
+        if self.ready.is_empty() && !(is_over && self.current.slice.is_strict) {
+            return None;
+        }
+        if !(is_over || is_yielding || has_news) {
+            return None;
+        }
+        self.charge(now);
+        if is_yielding {
+            Some(Ready::Yielded)
+        } else if is_over || self.policy.preempts(loaded, now) {
+            Some(Ready::Preempted)
+        } else {
+            None
         }
     }
 
     /// Asks the policy until it names somebody who can be loaded. `loaded` is enqueued there too, and may be picked.
     fn pick(&mut self, loaded: Option<VcpuId>, mut to: Option<VcpuId>, now: u64) -> Picked<V> {
         loop {
-            let given = to.take().and_then(|to| self.pick_named(to));
+            let given = to.take().and_then(|to| self.pick_named(to, now));
             let is_given = given.is_some();
-            let Some(pick) = given.or_else(|| self.pick_checked(loaded)) else {
-                return Picked::Nobody;
+            let choice = given.map_or_else(|| self.pick_checked(loaded, now), Choice::Run);
+            let Pick { vcpu: id, slice } = match choice {
+                Choice::Run(pick) => pick,
+                Choice::Idle(until) => {
+                    self.resume_at = until;
+                    return Picked::Nobody;
+                }
             };
-            let Pick { vcpu: id, slice } = pick;
             if Some(id) == loaded {
                 return Picked::Loaded(slice);
             }
@@ -116,43 +152,52 @@ impl<V: Vcpu> LocalScheduler<V> {
                     Load::Migrate => self.obey_migrate(vcpu, now),
                 };
             }
+            self.policy.leave(id, now);
         }
     }
 
     /// The vCPU to which the loaded one yields, if it is ready here. It gets what is left of the slice, so that two that
     /// yield to each other do not keep the pCPU; and at least half of one, since it loses its own turn.
-    fn pick_named(&mut self, to: VcpuId) -> Option<Pick> {
+    fn pick_named(&mut self, to: VcpuId, now: u64) -> Option<Pick> {
         self.ready.get(to)?;
         let Slice { duration, .. } = self.current.slice;
         if let (Some(end), Some(whole)) = (self.current.end, duration) {
-            let left = end.saturating_sub(self.pool.host().now());
+            let left = end.saturating_sub(now);
             if left < whole - whole / 2 {
                 return None;
             }
         }
-        self.policy.take(to)?;
+        let taken = self.policy.take(to, now)?;
         let slice = Slice {
             duration,
             exclusive: false,
+            is_strict: taken.is_strict,
         };
         Some(Pick { vcpu: to, slice })
     }
 
-    /// The policy's pick if it is ready here, else any that is.
-    fn pick_checked(&mut self, loaded: Option<VcpuId>) -> Option<Pick> {
+    /// The policy's choice if it may be made, else any that is ready here.
+    fn pick_checked(&mut self, loaded: Option<VcpuId>, now: u64) -> Choice {
         let is_ready = |this: &Self, id| Some(id) == loaded || this.ready.get(id).is_some();
-        let pick = self.policy.pick();
-        if let Some(pick) = pick.filter(|pick| is_ready(self, pick.vcpu)) {
-            return Some(pick);
+        let choice = self.policy.pick(now);
+        let is_good = match choice {
+            Choice::Run(pick) => is_ready(self, pick.vcpu),
+            Choice::Idle(_) => {
+                let has_ready = loaded.is_some() || !self.ready.is_empty();
+                !(has_ready && self.pool.policy().bounds(1).work_conserving)
+            }
+        };
+        if is_good {
+            return choice;
         }
-        if pick.is_some() || !self.ready.is_empty() {
-            self.cell.bad_picks.increment();
+        self.cell.bad_picks.increment();
+        match self.ready.find(|_| true).or(loaded) {
+            Some(vcpu) => Choice::Run(Pick {
+                vcpu,
+                slice: self.policy.take(vcpu, now).unwrap_or(Slice::UNLIMITED),
+            }),
+            None => Choice::Idle(None),
         }
-        let vcpu = self.ready.find(|_| true).or(loaded)?;
-        Some(Pick {
-            vcpu,
-            slice: self.policy.take(vcpu).unwrap_or(Slice::UNLIMITED),
-        })
     }
 
     fn start(&mut self, next: Next<V>, machine: &mut impl Machine<V>, now: u64) {

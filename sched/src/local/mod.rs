@@ -3,9 +3,10 @@
 //! ```text
 //!   schedule:  collect (inbox, requests, deadlines)
 //!              settle  (the loaded vCPU: fold, move, park, or let it wait loaded)
-//!              choose  (slice over or nobody loaded: ask the policy, bind)
+//!              choose  (turn over or nobody loaded: ask the policy, bind)
+//!              push    (one that the policy would rather have on another pCPU)
 //!              share   (others wait here and a pCPU idles: hand one over)
-//!              arm     (the slice timer, only while others wait; the next deadline)
+//!              arm     (the slice timer, only while it matters; the next deadline; when the policy is asked again)
 //! ```
 //! A box leaves the pCPU only unbound. Everything here belongs to the pCPU alone; others reach it through the inbox and
 //! the attention word. Runs with physical interrupts masked.
@@ -15,7 +16,7 @@ mod moves;
 mod ready;
 
 use crate::{
-    BlockReason, LocalPolicy, PcpuId, Pool, Slice, TraceEvent, Vcpu, VcpuId,
+    BlockReason, LocalPolicy, PcpuId, Pool, Ready, Slice, TraceEvent, Vcpu, VcpuId,
     accounting::{pcpu, vcpu},
     attention::{About, Raised},
     cell::Cell,
@@ -102,6 +103,14 @@ pub struct LocalScheduler<V: Vcpu> {
     is_busy: bool,
     /// The loaded vCPU yields, perhaps to one in particular.
     yielding: Option<Option<VcpuId>>,
+    /// One has become ready since the policy was asked.
+    has_news: bool,
+    /// The loaded vCPU is enqueued with the policy: it waited, and has woken up.
+    is_ranked: bool,
+    /// The policy has been asked, and not yet whom to push.
+    has_chosen: bool,
+    /// The policy idles the pCPU until then.
+    resume_at: Option<u64>,
 }
 
 impl<V: Vcpu> LocalScheduler<V> {
@@ -133,6 +142,10 @@ impl<V: Vcpu> LocalScheduler<V> {
             is_idle: false,
             is_busy: false,
             yielding: None,
+            has_news: false,
+            is_ranked: false,
+            has_chosen: false,
+            resume_at: None,
         }
     }
 
@@ -233,6 +246,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             } else {
                 self.settle(machine, now);
                 self.choose(machine, now);
+                self.push(now);
                 self.share(raised.work(), now);
                 self.settle_exclusive(machine);
             }
@@ -260,12 +274,13 @@ impl<V: Vcpu> LocalScheduler<V> {
         raised
     }
 
-    /// The slice timer runs only while others wait.
+    /// The slice timer runs only while others wait, or the slice is strict.
     fn arm(&mut self, machine: &mut impl Machine<V>) {
         let end = self
             .current
             .end
-            .filter(|_| self.is_running() && !self.ready.is_empty());
+            .filter(|_| self.is_running())
+            .filter(|_| self.current.slice.is_strict || !self.ready.is_empty());
         if end.is_some() != self.is_armed {
             self.is_armed = end.is_some();
             if self.is_armed {
@@ -274,10 +289,8 @@ impl<V: Vcpu> LocalScheduler<V> {
                 self.cell.attention.disarm();
             }
         }
-        let timer = match (end, self.deadlines.first()) {
-            (Some(end), Some(deadline)) => Some(end.min(deadline)),
-            (end, deadline) => end.or(deadline),
-        };
+        let times = [end, self.deadlines.first(), self.resume_at];
+        let timer = times.into_iter().flatten().min();
         if timer != self.timer {
             machine.set_timer(timer);
             self.timer = timer;
@@ -319,10 +332,8 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     fn charge(&mut self, now: u64) {
         if let Some(vcpu) = self.loaded.as_ref().filter(|_| !self.current.is_waiting) {
-            self.policy.charge(
-                vcpu.handle().id(),
-                now.saturating_sub(self.current.charged_at),
-            );
+            let ticks = now.saturating_sub(self.current.charged_at);
+            self.policy.charge(vcpu.handle().id(), ticks, now);
         }
         self.current.charged_at = now;
     }
@@ -335,20 +346,35 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.current.charged_at = now;
     }
 
-    /// The loaded vCPU runs again, or waits, with its registers loaded.
+    /// The loaded vCPU runs again, or waits, with its registers loaded. Before it runs, its policy is asked.
     fn set_waiting(&mut self, is_waiting: bool, now: u64) {
         if self.current.is_waiting == is_waiting {
             return;
         }
-        self.charge(now);
+        let Some(loaded) = &self.loaded else { return };
+        let id = loaded.handle().id();
+        let phase = if is_waiting { vcpu::BLOCKED } else { vcpu::RUN };
+        loaded.handle().account.enter(phase, now);
+        if is_waiting {
+            self.stop_turn(now);
+            self.trace(now, TraceEvent::WaitLoaded(id));
+        } else {
+            self.policy.enqueue(id, Ready::Woken, now);
+            self.current.charged_at = now;
+        }
+        self.is_ranked = !is_waiting;
         self.current.is_waiting = is_waiting;
-        if let Some(loaded) = &self.loaded {
-            loaded
-                .handle()
-                .account
-                .enter(if is_waiting { vcpu::BLOCKED } else { vcpu::RUN }, now);
-            if is_waiting {
-                self.trace(now, TraceEvent::WaitLoaded(loaded.handle().id()));
+    }
+
+    /// The loaded vCPU blocks or goes elsewhere: its policy forgets it, unless it has already because it waits.
+    fn stop_turn(&mut self, now: u64) {
+        self.charge(now);
+        if let Some(vcpu) = self.loaded.as_ref().filter(|_| !self.current.is_waiting) {
+            let id = vcpu.handle().id();
+            if core::mem::take(&mut self.is_ranked) {
+                self.policy.withdraw(id, now);
+            } else {
+                self.policy.leave(id, now);
             }
         }
     }

@@ -42,11 +42,16 @@ impl<V: Vcpu> LocalScheduler<V> {
             } else if let Some(to) = self.requested_pcpu(&vcpu, state) {
                 return self.forward_queued(vcpu, to, now);
             } else {
-                self.cell.add_reach(vcpu.handle().affinity());
-                self.policy.enqueue(vcpu.handle().id(), why);
-                return self.ready.insert(vcpu);
+                self.policy.enqueue(vcpu.handle().id(), why, now);
+                self.has_news = true;
+                return self.make_ready(vcpu);
             }
         }
+    }
+
+    fn make_ready(&mut self, vcpu: Box<V>) {
+        self.cell.add_reach(vcpu.handle().affinity());
+        self.ready.insert(vcpu);
     }
 
     /// Where a request or a drained pCPU sends the vCPU, if elsewhere.
@@ -138,7 +143,7 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// Unbinds and parks the loaded vCPU, which something blocks; if nothing does any more, it becomes ready here.
     pub(super) fn park_loaded(&mut self, machine: &mut impl Machine<V>, now: u64) {
-        self.charge(now);
+        self.stop_turn(now);
         let Some(mut vcpu) = self.loaded.take() else {
             return;
         };
@@ -175,14 +180,8 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// Unbinds the loaded vCPU and queues it at `to`; the caller puts the box there.
-    pub(super) fn unload_to(
-        &mut self,
-        to: PcpuId,
-        machine: &mut impl Machine<V>,
-        now: u64,
-    ) -> Option<Box<V>> {
-        self.charge(now);
+    /// Unbinds the loaded vCPU and queues it at `to`; the caller puts the box there, and has told the policy.
+    fn unload_to(&mut self, to: PcpuId, machine: &mut impl Machine<V>, now: u64) -> Option<Box<V>> {
         let mut vcpu = self.loaded.take()?;
         loop {
             machine.unbind(&mut vcpu);
@@ -204,6 +203,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         };
         handle.migrations.loaded.increment();
         self.trace(now, TraceEvent::Migrate(handle.id(), to));
+        self.stop_turn(now);
         if let Some(vcpu) = self.unload_to(to, machine, now) {
             self.pool.post(
                 to,
@@ -215,11 +215,27 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// The loaded vCPU becomes ready here, in no particular need of another pCPU.
-    pub(super) fn unload_to_ready(&mut self, why: Ready, machine: &mut impl Machine<V>, now: u64) {
+    /// The loaded vCPU becomes ready here anew, in no particular need of another pCPU.
+    pub(super) fn unload_to_ready(&mut self, machine: &mut impl Machine<V>, now: u64) {
+        self.stop_turn(now);
         if let Some(vcpu) = self.unload_to(self.id, machine, now) {
             self.count();
-            self.admit(vcpu, why, now);
+            self.admit(vcpu, Ready::Woken, now);
+        }
+    }
+
+    /// The loaded vCPU becomes ready here, and the policy has it already.
+    pub(super) fn unload_ranked(&mut self, machine: &mut impl Machine<V>, now: u64) {
+        let Some(vcpu) = self.unload_to(self.id, machine, now) else {
+            return;
+        };
+        self.count();
+        let state = vcpu.handle().state.load();
+        if state.is_blocked() || state.has_migrate() {
+            self.policy.withdraw(vcpu.handle().id(), now);
+            self.admit(vcpu, Ready::Woken, now);
+        } else {
+            self.make_ready(vcpu);
         }
     }
 
@@ -234,7 +250,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     fn readmit(&mut self, id: VcpuId, now: u64) {
-        self.policy.take(id);
+        self.policy.withdraw(id, now);
         if let Some(vcpu) = self.ready.remove(id) {
             self.admit(vcpu, Ready::Woken, now);
         }
@@ -248,7 +264,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
         fence(Ordering::SeqCst);
         while !self.ready.is_empty() && !self.pool.idle_pcpus().is_empty() {
-            match self.surrender() {
+            match self.surrender(now) {
                 Some((id, to)) => self.hand_over(id, to, now),
                 None => break,
             }
@@ -259,7 +275,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     /// Lets the policy name a ready vCPU for which an idle pCPU can be claimed; the claim must be used.
-    fn surrender(&mut self) -> Option<(VcpuId, PcpuId)> {
+    fn surrender(&mut self, now: u64) -> Option<(VcpuId, PcpuId)> {
         let (ready, pool) = (&self.ready, &self.pool);
         let mut accepted = None;
         let surrendered = self.policy.surrender(&mut |id| {
@@ -276,13 +292,40 @@ impl<V: Vcpu> LocalScheduler<V> {
             // The policy is corrected: what was claimed for is given, what was not stays.
             self.cell.bad_picks.increment();
             if let Some(accepted) = accepted_id {
-                self.policy.take(accepted);
+                self.policy.withdraw(accepted, now);
             }
-            if let Some(kept) = surrendered.filter(|&kept| self.ready.get(kept).is_some()) {
-                self.policy.enqueue(kept, Ready::Woken);
-            }
+            self.keep(surrendered, now);
         }
         accepted
+    }
+
+    /// The policy has taken out a vCPU that may not leave.
+    fn keep(&mut self, vcpu: Option<VcpuId>, now: u64) {
+        if let Some(kept) = vcpu.filter(|&kept| self.ready.get(kept).is_some()) {
+            self.policy.enqueue(kept, Ready::Woken, now);
+        }
+    }
+
+    /// Gives another pCPU what the policy would rather have there. Once for each choice, so that two that disagree do not keep
+    /// each other busy.
+    pub(super) fn push(&mut self, now: u64) {
+        if !core::mem::take(&mut self.has_chosen) || self.ready.is_empty() {
+            return;
+        }
+        let (ready, pool, here) = (&self.ready, &self.pool, self.id);
+        let may_go = |id, to| {
+            let vcpu = ready.get(id).filter(|_| to != here);
+            vcpu.is_some_and(|vcpu: &V| pool.may_run(vcpu.handle().affinity(), to))
+        };
+        let Some((id, to)) = self.policy.push(now, &mut |id, to| may_go(id, to)) else {
+            return;
+        };
+        if may_go(id, to) {
+            self.hand_over(id, to, now);
+        } else {
+            self.cell.bad_picks.increment();
+            self.keep(Some(id), now);
+        }
     }
 
     /// Nobody here may run on a pCPU that idles: says so exactly, and lets the next one look.
@@ -327,7 +370,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             self.park_loaded(machine, now);
         } else if self.loaded.is_some() {
             self.move_loaded(machine, now);
-            self.unload_to_ready(Ready::Preempted, machine, now);
+            self.unload_to_ready(machine, now);
         }
         self.current.is_waiting = false;
         while let Some(handle) = self.deadlines.pop_due(u64::MAX) {

@@ -5,8 +5,8 @@
 //! [Xen: the null scheduler; Bao issue 333: a core with one vCPU pays nothing]
 
 use super::round_robin::Queue;
-use crate::{Bounds, LocalPolicy, PcpuId, Policy, Slice};
-use alloc::{boxed::Box, collections::VecDeque};
+use crate::{Bounds, Entitlements, LocalPolicy, PcpuId, Policy, Slice};
+use alloc::{boxed::Box, sync::Arc};
 
 /// One vCPU per pCPU, by affinity.
 pub struct Pinned;
@@ -28,14 +28,11 @@ impl Policy for Pinned {
         }
     }
 
-    fn local(&self, _pcpu: PcpuId, max_vcpus: u16) -> Box<dyn LocalPolicy> {
+    fn local(&self, _pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         let slice = Slice {
-            duration: None,
             exclusive: true,
+            ..Slice::UNLIMITED
         };
-        Box::new(Queue {
-            ready: VecDeque::with_capacity(usize::from(max_vcpus)),
-            slice,
-        })
+        Box::new(Queue::new(slice, entitlements))
     }
 }

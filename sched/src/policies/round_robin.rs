@@ -7,8 +7,10 @@
 //! like everybody else: its own slice ends early, the others' do not. [Silberschatz et al., Operating System Concepts:
 //! Round-Robin Scheduling]
 
-use crate::{Bounds, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId};
-use alloc::{boxed::Box, collections::VecDeque};
+use crate::{
+    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+};
+use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
 
 /// Ready vCPUs take turns.
 pub struct RoundRobin {
@@ -37,43 +39,57 @@ impl Policy for RoundRobin {
         }
     }
 
-    fn local(&self, _pcpu: PcpuId, max_vcpus: u16) -> Box<dyn LocalPolicy> {
-        Box::new(Queue {
-            ready: VecDeque::with_capacity(usize::from(max_vcpus)),
-            slice: Slice::of(self.slice_ticks),
-        })
+    fn local(&self, _pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
+        Box::new(Queue::new(Slice::of(self.slice_ticks), entitlements))
     }
 }
 
 /// First in, first out. Also what [`super::Pinned`] ranks with: it differs only in the slice.
 pub(super) struct Queue {
-    pub(super) ready: VecDeque<VcpuId>,
-    pub(super) slice: Slice,
+    ready: VecDeque<VcpuId>,
+    slice: Slice,
+}
+
+impl Queue {
+    pub(super) fn new(slice: Slice, entitlements: &Entitlements) -> Self {
+        Self {
+            ready: VecDeque::with_capacity(entitlements.len()),
+            slice,
+        }
+    }
+
+    fn remove(&mut self, is_wanted: impl FnMut(&VcpuId) -> bool) -> Option<VcpuId> {
+        let position = self.ready.iter().position(is_wanted)?;
+        self.ready.remove(position)
+    }
 }
 
 impl LocalPolicy for Queue {
-    fn enqueue(&mut self, vcpu: VcpuId, _why: Ready) {
+    fn enqueue(&mut self, vcpu: VcpuId, _why: Ready, _now: u64) {
         self.ready.push_back(vcpu);
     }
 
-    fn pick(&mut self) -> Option<Pick> {
-        self.ready.pop_front().map(|vcpu| Pick {
-            vcpu,
-            slice: self.slice,
-        })
+    fn pick(&mut self, _now: u64) -> Choice {
+        let slice = self.slice;
+        match self.ready.pop_front() {
+            Some(vcpu) => Choice::Run(Pick { vcpu, slice }),
+            None => Choice::Idle(None),
+        }
     }
 
-    fn take(&mut self, vcpu: VcpuId) -> Option<Slice> {
-        let position = self.ready.iter().position(|&ready| ready == vcpu)?;
-        self.ready.remove(position).map(|_| self.slice)
+    fn take(&mut self, vcpu: VcpuId, _now: u64) -> Option<Slice> {
+        self.remove(|&ready| ready == vcpu).map(|_| self.slice)
+    }
+
+    fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
+        self.remove(|&ready| ready == vcpu);
     }
 
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        let position = self.ready.iter().position(|&ready| allowed(ready))?;
-        self.ready.remove(position)
+        self.remove(|&ready| allowed(ready))
     }
 
-    fn charge(&mut self, _vcpu: VcpuId, _ticks: u64) {}
+    fn charge(&mut self, _vcpu: VcpuId, _ticks: u64, _now: u64) {}
 
     fn waiting(&self) -> usize {
         self.ready.len()
@@ -89,33 +105,39 @@ mod tests {
     const C: VcpuId = VcpuId::new(2);
 
     fn queue_of_three() -> Box<dyn LocalPolicy> {
-        let mut local = RoundRobin::with_slice(10).local(PcpuId::new(0).unwrap(), 4);
+        let entitlements = Arc::new(Entitlements::new(4));
+        let mut local = RoundRobin::with_slice(10).local(PcpuId::new(0).unwrap(), &entitlements);
         [A, B, C]
             .iter()
-            .for_each(|&vcpu| local.enqueue(vcpu, Ready::Woken));
+            .for_each(|&vcpu| local.enqueue(vcpu, Ready::Woken, 0));
         local
+    }
+
+    fn next(local: &mut Box<dyn LocalPolicy>) -> Option<VcpuId> {
+        match local.pick(0) {
+            Choice::Run(pick) => Some(pick.vcpu),
+            Choice::Idle(_) => None,
+        }
     }
 
     #[test]
     fn who_came_first_runs_first() {
         let mut local = queue_of_three();
-        assert_eq!(
-            local.pick(),
-            Some(Pick {
-                vcpu: A,
-                slice: Slice::of(10)
-            })
-        );
-        local.enqueue(A, Ready::Preempted);
-        let order = core::iter::from_fn(|| local.pick().map(|pick| pick.vcpu)).collect::<Vec<_>>();
+        let pick = Pick {
+            vcpu: A,
+            slice: Slice::of(10),
+        };
+        assert_eq!(local.pick(0), Choice::Run(pick));
+        local.enqueue(A, Ready::Preempted, 10);
+        let order = core::iter::from_fn(|| next(&mut local)).collect::<Vec<_>>();
         assert_eq!(order, [B, C, A]);
     }
 
     #[test]
     fn a_named_vcpu_is_taken_out_of_turn_and_once() {
         let mut local = queue_of_three();
-        assert_eq!(local.take(B), Some(Slice::of(10)));
-        assert_eq!(local.take(B), None);
+        assert_eq!(local.take(B, 0), Some(Slice::of(10)));
+        assert_eq!(local.take(B, 0), None);
         assert_eq!(local.waiting(), 2);
     }
 

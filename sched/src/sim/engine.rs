@@ -53,6 +53,7 @@ impl Engine {
             policy,
             scripts,
             affinities,
+            entitlements,
             seed,
         } = setup;
         let world = Arc::new(World::new(count, seed));
@@ -66,7 +67,8 @@ impl Engine {
         .expect("a valid setup");
         let affinity = |index: usize| affinities.get(index).copied().unwrap_or(pcpus);
         let create = |index| {
-            pool.create_vcpu(affinity(index), Guest::new, Shared::new())
+            let entitlement = entitlements.get(index).copied().unwrap_or_default();
+            pool.create_vcpu(affinity(index), &entitlement, Guest::new, Shared::new())
                 .expect("a valid setup")
         };
         let handles = (0..scripts.len()).map(create).collect();

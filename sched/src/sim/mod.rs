@@ -10,10 +10,14 @@
 //! ```
 //! Elsewhere: all interleavings of single atomics (the loom models beside the protocols).
 
+#[cfg(test)]
+mod chance;
 mod check;
 mod engine;
 mod guest;
 mod hardware;
+#[cfg(test)]
+mod hostile;
 mod outside;
 #[cfg(test)]
 mod scale;
@@ -24,7 +28,7 @@ mod world;
 pub use guest::{Instruction, Script};
 pub use outside::Outside;
 
-use crate::{PcpuId, PcpuSet, Policy, VcpuId, VcpuTimes};
+use crate::{Entitlement, PcpuId, PcpuSet, Policy, VcpuId, VcpuTimes};
 use alloc::{boxed::Box, format, rc::Rc, string::String, vec::Vec};
 use engine::Engine;
 
@@ -38,6 +42,8 @@ pub struct Setup {
     pub scripts: Vec<Script>,
     /// Where each vCPU may run; those without an entry may run anywhere.
     pub affinities: Vec<PcpuSet>,
+    /// What each vCPU shall get; those without an entry get what [`Entitlement::default`] says.
+    pub entitlements: Vec<Entitlement>,
     /// Interleave and delay kicks as this number says; `None`: one thing after the other, kicks at once.
     pub seed: Option<u64>,
 }
@@ -69,6 +75,7 @@ impl Simulation {
             policy: Box::new(policy),
             scripts,
             affinities: Vec::new(),
+            entitlements: Vec::new(),
             seed: None,
         })
     }

@@ -13,6 +13,7 @@ fn machine(scripts: Vec<Script>, affinities: Vec<PcpuSet>, seed: Option<u64>) ->
         policy: Box::new(RoundRobin::with_slice(SLICE)),
         scripts,
         affinities,
+        entitlements: Vec::new(),
         seed,
     })
 }

@@ -1,9 +1,8 @@
-//! The scheduler's behaviour, told as traces, and a thousand machines by chance.
+//! The scheduler's behaviour, told as traces.
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation};
 use crate::{
-    BlockReason, Bounds, LocalPolicy, PcpuId, PcpuSet, Pick, Place, Policy, PowerState, Ready,
-    Slice, VcpuId,
+    BlockReason, PcpuId, PcpuSet, Place, PowerState, VcpuId,
     policies::{Pinned, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
@@ -28,6 +27,7 @@ fn machine(pcpus: u16, scripts: impl IntoIterator<Item = Script>) -> Simulation 
         policy,
         scripts,
         affinities: Vec::new(),
+        entitlements: Vec::new(),
         seed: None,
     })
 }
@@ -150,6 +150,7 @@ fn an_affinity_is_kept_by_pulls_and_wake_ups() {
         policy,
         scripts: scripts.to_vec(),
         affinities,
+        entitlements: Vec::new(),
         seed: None,
     });
     sim.run_until(200);
@@ -291,6 +292,7 @@ fn a_vcpu_that_may_run_only_on_a_drained_pcpu_waits_for_it() {
         policy,
         scripts: [busy()].to_vec(),
         affinities,
+        entitlements: Vec::new(),
         seed: None,
     });
     sim.run_until(4);
@@ -359,186 +361,4 @@ fn an_inspection_waits_until_the_owner_has_folded() {
         1,
         "the other stays bound"
     );
-}
-
-/// What a machine does by chance: guests, affinities, actions from outside.
-fn random_machine(seed: u64, policy: Box<dyn Policy>) -> Simulation {
-    let mut x = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
-    let mut below = |limit: u64| {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x >> 11) % limit
-    };
-    let pcpus = 1 + below(4) as u16;
-    let vcpus = 1 + below(7);
-    let mut script = || {
-        let mut peer = || VcpuId::new(below(vcpus) as u16);
-        let peers: [VcpuId; 4] = core::array::from_fn(|_| peer());
-        let instruction = |choice: u64, amount: u64| match choice {
-            0..4 => Compute(1 + amount % 25),
-            4..7 => WaitFor(amount % 40),
-            7 => Wait,
-            8..11 => Interrupt(peers[amount as usize % 4]),
-            11 => Yield((amount < 50).then_some(peers[0])),
-            12 => Inspect(peers[1]),
-            13 => Migrate(pcpu(amount as u16 % pcpus)),
-            14 => PowerOn(peers[2]),
-            _ => PowerOff,
-        };
-        let length = 2 + below(8);
-        Script::forever(
-            (0..length)
-                .map(|_| (below(16), below(100)))
-                .map(|(a, b)| instruction(a, b))
-                .collect::<Vec<_>>(),
-        )
-    };
-    let scripts = (0..vcpus).map(|_| script()).collect();
-    Simulation::with_setup(Setup {
-        pcpus,
-        policy,
-        scripts,
-        affinities: Vec::new(),
-        seed: Some(seed),
-    })
-}
-
-/// After the unrest everybody who can run does.
-fn settle_and_expect_progress(mut sim: Simulation, seed: u64) {
-    sim.set_unrest(false);
-    let pool_pcpus = sim.engine.pool().pcpus();
-    pool_pcpus
-        .iter()
-        .for_each(|pcpu| sim.act(Outside::Undrain(pcpu)));
-    let ids: Vec<_> = (0..sim.engine.vcpu_count() as u16)
-        .map(VcpuId::new)
-        .collect();
-    for &id in &ids {
-        sim.act(Outside::SetAffinity(id, pool_pcpus));
-        sim.act(Outside::Resume(id));
-    }
-    let start = sim.engine.now();
-    sim.run_until(start + 10);
-    let before: Vec<_> = ids.iter().map(|&id| sim.times(id)).collect();
-    sim.run_until(start + 1000);
-    for (&id, before) in ids.iter().zip(before) {
-        let after = sim.times(id);
-        let is_stuck = after.run == before.run && after.ready > before.ready;
-        assert!(!is_stuck, "seed {seed}: {id} is ready and never runs");
-        let remote = sim
-            .handle(id)
-            .state
-            .load()
-            .is_blocked_by(BlockReason::Remote);
-        assert!(
-            !remote || after.run > before.run,
-            "seed {seed}: nobody answers {id}"
-        );
-    }
-}
-
-#[test]
-fn a_thousand_machines_by_chance_break_no_rule() {
-    for seed in 0..1000 {
-        let mut sim = random_machine(seed, Box::new(RoundRobin::with_slice(10)));
-        sim.set_unrest(true);
-        sim.run_until(400);
-        settle_and_expect_progress(sim, seed);
-    }
-}
-
-#[test]
-fn pinned_machines_by_chance_break_no_rule() {
-    for seed in 0..200 {
-        let mut sim = random_machine(seed, Box::new(Pinned));
-        sim.set_unrest(true);
-        sim.run_until(400);
-    }
-}
-
-/// A policy that answers at random, names who is not there, and forgets who is.
-struct Hostile;
-
-struct HostileLocal {
-    chance: u64,
-    ready: Vec<VcpuId>,
-}
-
-impl Policy for Hostile {
-    fn name(&self) -> &'static str {
-        "hostile"
-    }
-
-    fn bounds(&self, _ready: usize) -> Bounds {
-        Bounds {
-            work_conserving: false,
-            longest_wait: None,
-        }
-    }
-
-    fn local(&self, pcpu: PcpuId, max_vcpus: u16) -> Box<dyn LocalPolicy> {
-        Box::new(HostileLocal {
-            chance: pcpu.index() as u64 + 1,
-            ready: Vec::with_capacity(2 * usize::from(max_vcpus)),
-        })
-    }
-}
-
-impl HostileLocal {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.chance = self
-            .chance
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.chance >> 33) % limit
-    }
-}
-
-impl LocalPolicy for HostileLocal {
-    fn enqueue(&mut self, vcpu: VcpuId, _why: Ready) {
-        if self.below(4) > 0 {
-            self.ready.push(vcpu);
-        }
-    }
-
-    fn pick(&mut self) -> Option<Pick> {
-        let slice = Slice {
-            duration: Some(self.below(9)),
-            exclusive: self.below(2) == 0,
-        };
-        match self.below(4) {
-            0 => None,
-            1 => Some(Pick {
-                vcpu: VcpuId::new(self.below(70_000) as u16),
-                slice,
-            }),
-            _ => self.ready.pop().map(|vcpu| Pick { vcpu, slice }),
-        }
-    }
-
-    fn take(&mut self, vcpu: VcpuId) -> Option<Slice> {
-        self.ready.retain(|&ready| ready != vcpu);
-        (self.below(2) == 0).then_some(Slice::of(3))
-    }
-
-    fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        let _ = allowed(VcpuId::new(self.below(8) as u16));
-        Some(VcpuId::new(self.below(8) as u16))
-    }
-
-    fn charge(&mut self, _vcpu: VcpuId, _ticks: u64) {}
-
-    fn waiting(&self) -> usize {
-        self.ready.len()
-    }
-}
-
-#[test]
-fn a_hostile_policy_is_unfair_but_breaks_no_rule() {
-    for seed in 0..200 {
-        let mut sim = random_machine(seed, Box::new(Hostile));
-        sim.set_unrest(true);
-        sim.run_until(400);
-    }
 }

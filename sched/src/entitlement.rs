@@ -1,0 +1,239 @@
+//! What each vCPU of a pool shall get. Policies read it whenever they rank a vCPU, so a change counts from its next turn.
+
+use crate::{
+    GroupId, VcpuId,
+    sync::{AtomicU32, AtomicU64, Ordering},
+};
+use alloc::boxed::Box;
+use core::fmt;
+
+/// A share of CPU time against others' shares: 1 to 10,000.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// The most.
+    pub const LIMIT: u16 = 10_000;
+    /// That of a vCPU for which nothing is said.
+    pub const DEFAULT: Self = Self(1024);
+
+    /// `None` for 0 and above [`Self::LIMIT`].
+    pub const fn new(weight: u16) -> Option<Self> {
+        if weight >= 1 && weight <= Self::LIMIT {
+            Some(Self(weight))
+        } else {
+            None
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// `budget` ticks of CPU time in every `period` ticks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Reservation {
+    budget: u64,
+    period: u64,
+}
+
+/// Why a reservation makes no sense, with its budget and its period in ticks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BadReservation {
+    /// The budget that was asked for.
+    pub budget: u64,
+    /// The period that was asked for.
+    pub period: u64,
+}
+
+impl fmt::Display for BadReservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { budget, period } = self;
+        write!(
+            f,
+            "a budget of {budget} ticks in a period of {period}: it must be at least 1 and at most the period"
+        )
+    }
+}
+
+impl core::error::Error for BadReservation {}
+
+impl Reservation {
+    /// # Errors
+    /// The budget is 0 or longer than the period.
+    pub const fn new(budget: u64, period: u64) -> Result<Self, BadReservation> {
+        if budget == 0 || budget > period {
+            return Err(BadReservation { budget, period });
+        }
+        Ok(Self { budget, period })
+    }
+
+    /// How much, in ticks.
+    pub const fn budget(self) -> u64 {
+        self.budget
+    }
+
+    /// In how long a time, in ticks.
+    pub const fn period(self) -> u64 {
+        self.period
+    }
+}
+
+/// What a vCPU shall get; each policy looks at what it knows.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Entitlement {
+    /// The VM that it belongs to.
+    pub group: GroupId,
+    /// Its share against others'.
+    pub weight: Weight,
+    /// How long it runs at a time while others wait, in ticks; `None`: as the policy has it for all.
+    pub slice: Option<u64>,
+    /// What it gets in any case.
+    pub reservation: Option<Reservation>,
+    /// It runs before all that have less.
+    pub priority: u8,
+    /// The most that its whole VM gets, in hundredths of a pCPU: 50 is half of one, 250 two and a half. `None`: no limit. It is
+    /// the same for all vCPUs of a VM.
+    pub cap: Option<u32>,
+}
+
+const NOTHING: u64 = 0;
+const NO_CAP: u32 = 0;
+
+/// One vCPU's, for others to read at any time. A reader may see a change by halves; it reads again at the next turn.
+#[derive(Default)]
+struct Place {
+    /// Group in bits 31:16, weight in bits 15:0.
+    group_and_weight: AtomicU32,
+    priority: AtomicU32,
+    cap: AtomicU32,
+    slice: AtomicU64,
+    budget: AtomicU64,
+    period: AtomicU64,
+}
+
+/// What the vCPUs of a pool shall get, by their numbers.
+pub struct Entitlements(Box<[Place]>);
+
+impl Entitlements {
+    /// Those of `count` vCPUs, of which none has any yet.
+    pub fn new(count: u16) -> Self {
+        Self((0..count).map(|_| Place::default()).collect())
+    }
+
+    /// For how many vCPUs there is room.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// There is room for none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What `vcpu` shall have.
+    pub fn get(&self, vcpu: VcpuId) -> Entitlement {
+        let Some(place) = self.0.get(vcpu.index()) else {
+            return Entitlement::default();
+        };
+        let group_and_weight = place.group_and_weight.load(Ordering::Relaxed);
+        let (budget, period) = (
+            place.budget.load(Ordering::Relaxed),
+            place.period.load(Ordering::Relaxed),
+        );
+        let (slice, cap) = (
+            place.slice.load(Ordering::Relaxed),
+            place.cap.load(Ordering::Relaxed),
+        );
+        Entitlement {
+            group: GroupId::new((group_and_weight >> 16) as u16),
+            weight: Weight::new(group_and_weight as u16).unwrap_or_default(),
+            slice: (slice != NOTHING).then_some(slice),
+            reservation: Reservation::new(budget, period).ok(),
+            priority: place.priority.load(Ordering::Relaxed) as u8,
+            cap: (cap != NO_CAP).then_some(cap),
+        }
+    }
+
+    /// The weight of `vcpu` alone, which is what most turns need.
+    pub fn weight(&self, vcpu: VcpuId) -> Weight {
+        let place = self.0.get(vcpu.index());
+        let weight = place.map_or(0, |place| place.group_and_weight.load(Ordering::Relaxed));
+        Weight::new(weight as u16).unwrap_or_default()
+    }
+
+    /// `vcpu` shall have `entitlement` from its next turn on. The policy has admitted it.
+    pub(crate) fn set(&self, vcpu: VcpuId, entitlement: &Entitlement) {
+        let Some(place) = self.0.get(vcpu.index()) else {
+            return;
+        };
+        let Entitlement {
+            group,
+            weight,
+            slice,
+            reservation,
+            priority,
+            cap,
+        } = *entitlement;
+        let group_and_weight = (group.index() as u32) << 16 | u32::from(weight.get());
+        place
+            .group_and_weight
+            .store(group_and_weight, Ordering::Relaxed);
+        place.priority.store(priority.into(), Ordering::Relaxed);
+        place.cap.store(cap.unwrap_or(NO_CAP), Ordering::Relaxed);
+        place
+            .slice
+            .store(slice.unwrap_or(NOTHING), Ordering::Relaxed);
+        let (budget, period) = reservation.map_or((0, 0), |r| (r.budget, r.period));
+        place.budget.store(budget, Ordering::Relaxed);
+        place.period.store(period, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const VCPU: VcpuId = VcpuId::new(1);
+
+    #[test]
+    fn what_is_set_is_read() {
+        let entitlements = Entitlements::new(2);
+        assert_eq!(entitlements.get(VCPU), Entitlement::default());
+        let entitlement = Entitlement {
+            group: GroupId::new(7),
+            weight: Weight::new(10_000).unwrap(),
+            slice: Some(1 << 40),
+            reservation: Some(Reservation::new(2, 5).unwrap()),
+            priority: 255,
+            cap: Some(250),
+        };
+        entitlements.set(VCPU, &entitlement);
+        assert_eq!(entitlements.get(VCPU), entitlement);
+        assert_eq!(entitlements.weight(VCPU).get(), 10_000);
+        entitlements.set(VCPU, &Entitlement::default());
+        assert_eq!(entitlements.get(VCPU), Entitlement::default());
+    }
+
+    #[test]
+    fn a_reservation_fits_into_its_period() {
+        assert!(Reservation::new(0, 5).is_err());
+        assert!(Reservation::new(6, 5).is_err());
+        assert!(Reservation::new(5, 5).is_ok());
+    }
+
+    #[test]
+    fn a_weight_has_its_range() {
+        assert_eq!(Weight::new(0), None);
+        assert_eq!(Weight::new(10_001), None);
+        assert_eq!(Weight::new(1).map(Weight::get), Some(1));
+    }
+}

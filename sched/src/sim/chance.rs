@@ -1,0 +1,118 @@
+//! Machines by chance, a seed each: no rule breaks, and afterwards everybody who can run does.
+
+use super::{Instruction::*, Outside, Script, Setup, Simulation, hostile::Hostile};
+use crate::{
+    BlockReason, PcpuId, Policy, VcpuId,
+    policies::{Pinned, RoundRobin},
+};
+use alloc::{boxed::Box, vec::Vec};
+
+fn pcpu(index: u16) -> PcpuId {
+    PcpuId::new(index).unwrap()
+}
+
+/// What a machine does by chance: guests, affinities, actions from outside.
+fn random_machine(seed: u64, policy: Box<dyn Policy>) -> Simulation {
+    let mut x = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
+    let mut below = |limit: u64| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x >> 11) % limit
+    };
+    let pcpus = 1 + below(4) as u16;
+    let vcpus = 1 + below(7);
+    let mut script = || {
+        let mut peer = || VcpuId::new(below(vcpus) as u16);
+        let peers: [VcpuId; 4] = core::array::from_fn(|_| peer());
+        let instruction = |choice: u64, amount: u64| match choice {
+            0..4 => Compute(1 + amount % 25),
+            4..7 => WaitFor(amount % 40),
+            7 => Wait,
+            8..11 => Interrupt(peers[amount as usize % 4]),
+            11 => Yield((amount < 50).then_some(peers[0])),
+            12 => Inspect(peers[1]),
+            13 => Migrate(pcpu(amount as u16 % pcpus)),
+            14 => PowerOn(peers[2]),
+            _ => PowerOff,
+        };
+        let length = 2 + below(8);
+        Script::forever(
+            (0..length)
+                .map(|_| (below(16), below(100)))
+                .map(|(a, b)| instruction(a, b))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let scripts = (0..vcpus).map(|_| script()).collect();
+    Simulation::with_setup(Setup {
+        pcpus,
+        policy,
+        scripts,
+        affinities: Vec::new(),
+        entitlements: Vec::new(),
+        seed: Some(seed),
+    })
+}
+
+/// After the unrest everybody who can run does.
+fn settle_and_expect_progress(mut sim: Simulation, seed: u64) {
+    sim.set_unrest(false);
+    let pool_pcpus = sim.engine.pool().pcpus();
+    pool_pcpus
+        .iter()
+        .for_each(|pcpu| sim.act(Outside::Undrain(pcpu)));
+    let ids: Vec<_> = (0..sim.engine.vcpu_count() as u16)
+        .map(VcpuId::new)
+        .collect();
+    for &id in &ids {
+        sim.act(Outside::SetAffinity(id, pool_pcpus));
+        sim.act(Outside::Resume(id));
+    }
+    let start = sim.engine.now();
+    sim.run_until(start + 10);
+    let before: Vec<_> = ids.iter().map(|&id| sim.times(id)).collect();
+    sim.run_until(start + 1000);
+    for (&id, before) in ids.iter().zip(before) {
+        let after = sim.times(id);
+        let is_stuck = after.run == before.run && after.ready > before.ready;
+        assert!(!is_stuck, "seed {seed}: {id} is ready and never runs");
+        let remote = sim
+            .handle(id)
+            .state
+            .load()
+            .is_blocked_by(BlockReason::Remote);
+        assert!(
+            !remote || after.run > before.run,
+            "seed {seed}: nobody answers {id}"
+        );
+    }
+}
+
+#[test]
+fn a_thousand_machines_by_chance_break_no_rule() {
+    for seed in 0..1000 {
+        let mut sim = random_machine(seed, Box::new(RoundRobin::with_slice(10)));
+        sim.set_unrest(true);
+        sim.run_until(400);
+        settle_and_expect_progress(sim, seed);
+    }
+}
+
+#[test]
+fn pinned_machines_by_chance_break_no_rule() {
+    for seed in 0..200 {
+        let mut sim = random_machine(seed, Box::new(Pinned));
+        sim.set_unrest(true);
+        sim.run_until(400);
+    }
+}
+
+#[test]
+fn a_hostile_policy_is_unfair_but_breaks_no_rule() {
+    for seed in 0..200 {
+        let mut sim = random_machine(seed, Box::new(Hostile));
+        sim.set_unrest(true);
+        sim.run_until(400);
+    }
+}
