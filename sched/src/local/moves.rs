@@ -42,6 +42,8 @@ impl<V: Vcpu> LocalScheduler<V> {
             } else if let Some(to) = self.requested_pcpu(&vcpu, state) {
                 return self.forward_queued(vcpu, to, now);
             } else {
+                // The policy compares it with the one that runs, as that is now.
+                self.charge(now);
                 self.policy.enqueue(vcpu.handle().id(), why, now);
                 self.has_news = true;
                 return self.make_ready(vcpu);

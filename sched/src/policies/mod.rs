@@ -1,8 +1,10 @@
 //! Which policies there are, and how one is chosen by its name.
 
+mod fair;
 mod pinned;
 mod round_robin;
 
+pub use fair::Fair;
 pub use pinned::Pinned;
 pub use round_robin::RoundRobin;
 
@@ -15,6 +17,8 @@ use core::fmt;
 pub struct PolicyOptions {
     /// How long a vCPU runs while others wait, in ticks of the host's counter.
     pub slice_ticks: u64,
+    /// How many vCPUs the pool has room for.
+    pub max_vcpus: u16,
 }
 
 /// Why there is no such policy.
@@ -27,7 +31,7 @@ pub enum PolicyError {
 }
 
 /// The names that [`policy_by_name`] knows.
-pub const NAMES: [&str; 2] = [RoundRobin::NAME, Pinned::NAME];
+pub const NAMES: [&str; 3] = [RoundRobin::NAME, Pinned::NAME, Fair::NAME];
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,19 +50,24 @@ impl core::error::Error for PolicyError {}
 /// The names of the options that the policy called `name` has; none if there is no such policy.
 pub fn option_names(name: &str) -> &'static [&'static str] {
     match name {
-        RoundRobin::NAME => &["slice_us"],
+        RoundRobin::NAME | Fair::NAME => &["slice_us"],
         _ => &[],
     }
 }
 
 /// The policy called `name`.
 pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Policy>, PolicyError> {
-    if options.slice_ticks == 0 {
+    let PolicyOptions {
+        slice_ticks,
+        max_vcpus,
+    } = options;
+    if slice_ticks == 0 {
         return Err(PolicyError::EmptySlice);
     }
     match name {
-        RoundRobin::NAME => Ok(Box::new(RoundRobin::with_slice(options.slice_ticks))),
+        RoundRobin::NAME => Ok(Box::new(RoundRobin::with_slice(slice_ticks))),
         Pinned::NAME => Ok(Box::new(Pinned)),
+        Fair::NAME => Ok(Box::new(Fair::with_slice(slice_ticks, max_vcpus))),
         _ => Err(PolicyError::UnknownName),
     }
 }
@@ -68,23 +77,23 @@ mod tests {
     use super::*;
     use alloc::string::ToString;
 
+    fn options(slice_ticks: u64) -> PolicyOptions {
+        PolicyOptions {
+            slice_ticks,
+            max_vcpus: 4,
+        }
+    }
+
     #[test]
     fn each_name_gives_its_policy_and_an_unknown_one_says_which_there_are() {
         for name in NAMES {
-            assert_eq!(
-                policy_by_name(name, PolicyOptions { slice_ticks: 1 })
-                    .unwrap()
-                    .name(),
-                name
-            );
+            assert_eq!(policy_by_name(name, options(1)).unwrap().name(), name);
         }
-        let error = policy_by_name("lottery", PolicyOptions { slice_ticks: 1 })
-            .err()
-            .unwrap();
+        let error = policy_by_name("lottery", options(1)).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "there is no such policy; there are: round-robin pinned"
+            "there is no such policy; there are: round-robin pinned fair"
         );
-        assert!(policy_by_name("pinned", PolicyOptions { slice_ticks: 0 }).is_err());
+        assert!(policy_by_name("pinned", options(0)).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use super::{Instruction::*, Outside, Script, Setup, Simulation, hostile::Hostile};
 use crate::{
     BlockReason, PcpuId, Policy, VcpuId,
-    policies::{Pinned, RoundRobin},
+    policies::{Fair, Pinned, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
 
@@ -105,6 +105,16 @@ fn pinned_machines_by_chance_break_no_rule() {
         let mut sim = random_machine(seed, Box::new(Pinned));
         sim.set_unrest(true);
         sim.run_until(400);
+    }
+}
+
+#[test]
+fn fair_machines_by_chance_break_no_rule() {
+    for seed in 0..300 {
+        let mut sim = random_machine(seed, Box::new(Fair::with_slice(10, 8)));
+        sim.set_unrest(true);
+        sim.run_until(400);
+        settle_and_expect_progress(sim, seed);
     }
 }
 

@@ -14,6 +14,8 @@
 mod chance;
 mod check;
 mod engine;
+#[cfg(test)]
+mod fair;
 mod guest;
 mod hardware;
 #[cfg(test)]

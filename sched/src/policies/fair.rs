@@ -1,0 +1,416 @@
+//! Fair: each vCPU gets CPU time in proportion to its weight, and one with a short slice gets its part sooner.
+//!
+//! ```text
+//!   virtual runtime  v += ticks / weight                  virtual time V = mean of v over all here, by weight
+//!   eligible         v <= V: it has had no more than its part       deadline d = v + slice / weight
+//!   pick             of the eligible the one with the earliest deadline, until it has had its slice
+//! ```
+//! How far a vCPU is behind (V - v, its lag) stays with it when it sleeps: who slept gains nothing, and who took too much
+//! does not shed it by sleeping, unless it slept for so long that the others have caught up. Lag is limited to two slices.
+//! [Stoica, Abdel-Wahab: Earliest Eligible Virtual Deadline First, 1995]
+//!
+//! Virtual runtimes are comparable all over the pool. A pCPU gives a waiting vCPU to one whose running vCPU is more than a
+//! slice ahead of it, so three equal vCPUs on two pCPUs get two thirds of one each. A vCPU that is alone on its pCPU and still
+//! falls behind wants more than a whole pCPU; that does not count as lag, so the others share the rest by their weights.
+//!
+//! Everything here is linear in the number of vCPUs that are ready on one pCPU, which is small, and keeps no sum that could
+//! drift.
+
+use crate::{
+    Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+    sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+
+/// Virtual units of one tick at weight 1. They wrap around; only differences count.
+const SCALE: u64 = 1 << 16;
+
+/// Time in proportion to weights.
+pub struct Fair {
+    slice_ticks: u64,
+    shared: Arc<Shared>,
+}
+
+impl Fair {
+    /// The name by which it is chosen.
+    pub const NAME: &str = "fair";
+
+    /// For up to `max_vcpus` vCPUs. Those without a slice of their own run for `slice_ticks` at a time.
+    pub fn with_slice(slice_ticks: u64, max_vcpus: u16) -> Self {
+        let shared = Shared {
+            pcpus: core::array::from_fn(|_| Front::default()),
+            absent: (0..max_vcpus).map(|_| Absent::default()).collect(),
+        };
+        Self {
+            slice_ticks,
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl Policy for Fair {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn bounds(&self, _ready: usize) -> Bounds {
+        Bounds {
+            work_conserving: true,
+            longest_wait: None,
+        }
+    }
+
+    fn release(&self, vcpu: VcpuId) {
+        if let Some(absent) = self.shared.absent.get(vcpu.index()) {
+            absent.has_run.store(0, Relaxed);
+        }
+    }
+
+    fn is_preemptive(&self) -> bool {
+        true
+    }
+
+    fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
+        Box::new(Queue {
+            pcpu,
+            slice_ticks: self.slice_ticks,
+            ready: Vec::with_capacity(entitlements.len()),
+            running: None,
+            shared: Arc::clone(&self.shared),
+            entitlements: Arc::clone(entitlements),
+        })
+    }
+}
+
+/// What the pCPUs tell each other; each value stands for itself.
+struct Shared {
+    pcpus: [Front; PcpuId::LIMIT as usize],
+    /// By vCPU number. Whoever has the vCPU's box writes it.
+    absent: Box<[Absent]>,
+}
+
+/// How far a pCPU is.
+#[derive(Default)]
+struct Front {
+    /// The weight of what runs there; 0: nothing does.
+    weight: AtomicU32,
+    /// Its virtual runtime at `since`, and at no other time.
+    vruntime: AtomicU64,
+    since: AtomicU64,
+    /// Others wait there.
+    is_contended: AtomicU32,
+}
+
+/// Where a vCPU was when it left a pCPU.
+#[derive(Default)]
+struct Absent {
+    has_run: AtomicU32,
+    vruntime: AtomicU64,
+    /// Its lag, if that was positive.
+    lag: AtomicU64,
+}
+
+impl Front {
+    /// The virtual runtime of what runs there now.
+    fn at(&self, now: u64) -> Option<u64> {
+        let weight = u64::from(self.weight.load(Relaxed));
+        let ticks = now.saturating_sub(self.since.load(Relaxed));
+        (weight != 0).then(|| {
+            let vruntime = self.vruntime.load(Relaxed);
+            vruntime.wrapping_add(virtual_ticks(ticks, weight))
+        })
+    }
+}
+
+impl Shared {
+    /// The virtual runtime of the pCPU that is least far of those where vCPUs wait.
+    fn slowest(&self, now: u64) -> Option<u64> {
+        let contended = self
+            .pcpus
+            .iter()
+            .filter(|front| front.is_contended.load(Relaxed) != 0);
+        contended
+            .filter_map(|front| front.at(now))
+            .reduce(|least, other| {
+                if ahead(least, other) > 0 {
+                    other
+                } else {
+                    least
+                }
+            })
+    }
+}
+
+fn virtual_ticks(ticks: u64, weight: u64) -> u64 {
+    (u128::from(ticks) * u128::from(SCALE) / u128::from(weight)) as u64
+}
+
+/// By how much `this` is ahead of `that`.
+fn ahead(this: u64, that: u64) -> i64 {
+    this.wrapping_sub(that) as i64
+}
+
+/// A vCPU that is ready or runs here.
+#[derive(Clone, Copy)]
+struct Entity {
+    vcpu: VcpuId,
+    weight: u64,
+    /// In ticks.
+    slice: u64,
+    vruntime: u64,
+    deadline: u64,
+}
+
+impl Entity {
+    fn virtual_slice(&self) -> u64 {
+        virtual_ticks(self.slice, self.weight)
+    }
+
+    /// How much more or less than its part it may have had.
+    fn limit(&self) -> i64 {
+        (2 * self.virtual_slice()) as i64
+    }
+
+    /// What is left of its slice, in ticks.
+    fn left(&self) -> u64 {
+        let left = ahead(self.deadline, self.vruntime).max(0);
+        (left as u128 * u128::from(self.weight) / u128::from(SCALE)) as u64
+    }
+
+    fn renew_deadline(&mut self) {
+        self.deadline = self.vruntime.wrapping_add(self.virtual_slice());
+    }
+}
+
+struct Queue {
+    pcpu: PcpuId,
+    slice_ticks: u64,
+    ready: Vec<Entity>,
+    running: Option<Entity>,
+    shared: Arc<Shared>,
+    entitlements: Arc<Entitlements>,
+}
+
+impl Queue {
+    fn present(&self) -> impl Iterator<Item = &Entity> {
+        self.ready.iter().chain(&self.running)
+    }
+
+    /// The mean of the virtual runtimes here, by weight; `None` if nobody is here.
+    fn virtual_time(&self) -> Option<u64> {
+        let base = self.present().next()?.vruntime;
+        let (mut sum, mut weight) = (0_i128, 0_i128);
+        for entity in self.present() {
+            sum += i128::from(ahead(entity.vruntime, base)) * i128::from(entity.weight);
+            weight += i128::from(entity.weight);
+        }
+        Some(base.wrapping_add(sum.div_euclid(weight) as u64))
+    }
+
+    /// Of those that are ready and have had no more than their part the one with the earliest deadline; of the others, the
+    /// one that has had least.
+    fn best(&self) -> Option<usize> {
+        let time = self.virtual_time()?;
+        let rank = |entity: &Entity| {
+            let is_early = ahead(entity.vruntime, time) > 0;
+            let key = if is_early {
+                entity.vruntime
+            } else {
+                entity.deadline
+            };
+            (is_early, ahead(key, time))
+        };
+        (0..self.ready.len()).min_by_key(|&index| rank(&self.ready[index]))
+    }
+
+    fn position(&self, vcpu: VcpuId) -> Option<usize> {
+        self.ready.iter().position(|entity| entity.vcpu == vcpu)
+    }
+
+    /// The one at `index` leaves the ready ones.
+    fn remove(&mut self, index: usize) -> Entity {
+        let entity = self.ready.swap_remove(index);
+        self.publish_contention();
+        entity
+    }
+
+    /// As it comes to this pCPU: not further behind or ahead of the others than its limit.
+    fn arrival(&self, vcpu: VcpuId, is_woken: bool, now: u64) -> Entity {
+        let entitlement = self.entitlements.get(vcpu);
+        let mut entity = Entity {
+            vcpu,
+            weight: entitlement.weight.get().into(),
+            slice: entitlement.slice.unwrap_or(self.slice_ticks),
+            vruntime: 0,
+            deadline: 0,
+        };
+        let absent = &self.shared.absent[vcpu.index()];
+        let has_run = absent.has_run.load(Relaxed) != 0;
+        let before = absent.vruntime.load(Relaxed);
+        let limit = entity.limit();
+        entity.vruntime = match (self.virtual_time(), self.shared.slowest(now)) {
+            (Some(time), _) if !has_run => time,
+            (Some(time), _) => {
+                let is_caught_up = is_woken && ahead(time, before) > 0;
+                let behind = if is_caught_up {
+                    absent.lag.load(Relaxed) as i64
+                } else {
+                    ahead(time, before)
+                };
+                time.wrapping_sub(behind.clamp(-limit, limit) as u64)
+            }
+            (None, Some(slowest)) if !has_run => slowest,
+            (None, Some(slowest)) => keep_up(before, slowest, limit),
+            (None, None) => before,
+        };
+        entity.renew_deadline();
+        entity
+    }
+
+    /// What others wait for is the time that this pCPU's vCPUs have had.
+    fn publish(&self, now: u64) {
+        let front = &self.shared.pcpus[self.pcpu.index()];
+        if let Some(running) = &self.running {
+            front.vruntime.store(running.vruntime, Relaxed);
+            front.since.store(now, Relaxed);
+        }
+        let weight = self.running.map_or(0, |running| running.weight as u32);
+        front.weight.store(weight, Relaxed);
+    }
+
+    fn publish_contention(&self) {
+        let front = &self.shared.pcpus[self.pcpu.index()];
+        let is_contended = u32::from(!self.ready.is_empty());
+        if front.is_contended.load(Relaxed) != is_contended {
+            front.is_contended.store(is_contended, Relaxed);
+        }
+    }
+
+    fn run(&mut self, index: usize, now: u64) -> Pick {
+        let entity = self.remove(index);
+        self.running = Some(entity);
+        self.publish(now);
+        Pick {
+            vcpu: entity.vcpu,
+            slice: Slice::of(entity.left().max(1)),
+        }
+    }
+
+    /// Notes where `entity` is, which goes away.
+    fn note(&self, entity: &Entity) {
+        let time = self.virtual_time().unwrap_or(entity.vruntime);
+        let lag = ahead(time, entity.vruntime).clamp(0, entity.limit());
+        let absent = &self.shared.absent[entity.vcpu.index()];
+        absent.vruntime.store(entity.vruntime, Relaxed);
+        absent.lag.store(lag as u64, Relaxed);
+        absent.has_run.store(1, Relaxed);
+    }
+}
+
+/// `vruntime`, but no more than `limit` behind `slowest`.
+fn keep_up(vruntime: u64, slowest: u64, limit: i64) -> u64 {
+    if ahead(slowest, vruntime) > limit {
+        slowest.wrapping_sub(limit as u64)
+    } else {
+        vruntime
+    }
+}
+
+impl LocalPolicy for Queue {
+    fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
+        let entity = match self.running.take_if(|running| running.vcpu == vcpu) {
+            Some(mut ran) => {
+                self.publish(now);
+                if why == Ready::Yielded || ran.left() == 0 {
+                    let entitlement = self.entitlements.get(vcpu);
+                    ran.weight = entitlement.weight.get().into();
+                    ran.slice = entitlement.slice.unwrap_or(self.slice_ticks);
+                    ran.renew_deadline();
+                }
+                ran
+            }
+            None => self.arrival(vcpu, why != Ready::MigratedIn, now),
+        };
+        self.ready.push(entity);
+        self.publish_contention();
+    }
+
+    fn pick(&mut self, now: u64) -> Choice {
+        match self.best() {
+            Some(index) => Choice::Run(self.run(index, now)),
+            None => Choice::Idle(None),
+        }
+    }
+
+    fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
+        let index = self.position(vcpu)?;
+        Some(self.run(index, now).slice)
+    }
+
+    fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
+        if let Some(index) = self.position(vcpu) {
+            self.note(&self.ready[index]);
+            self.remove(index);
+        }
+    }
+
+    fn leave(&mut self, vcpu: VcpuId, now: u64) {
+        if let Some(running) = self.running.filter(|running| running.vcpu == vcpu) {
+            self.note(&running);
+            self.running = None;
+            self.publish(now);
+        }
+    }
+
+    fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+        let index = (0..self.ready.len()).find(|&index| allowed(self.ready[index].vcpu))?;
+        self.note(&self.ready[index]);
+        Some(self.remove(index).vcpu)
+    }
+
+    fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
+        let is_alone = self.ready.is_empty();
+        let Some(running) = self.running.as_mut().filter(|entity| entity.vcpu == vcpu) else {
+            return;
+        };
+        let virtual_ticks = virtual_ticks(ticks, running.weight);
+        running.vruntime = running.vruntime.wrapping_add(virtual_ticks);
+        if is_alone && let Some(slowest) = self.shared.slowest(now) {
+            running.vruntime = keep_up(running.vruntime, slowest, running.limit());
+        }
+        self.publish(now);
+    }
+
+    fn preempts(&mut self, _running: VcpuId, _now: u64) -> bool {
+        let (Some(time), Some(running), Some(best)) =
+            (self.virtual_time(), self.running, self.best())
+        else {
+            return false;
+        };
+        let best = &self.ready[best];
+        ahead(best.vruntime, time) <= 0 && ahead(running.deadline, best.deadline) > 0
+    }
+
+    fn push(&mut self, now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
+        let index = (0..self.ready.len())
+            .min_by_key(|&index| ahead(self.ready[index].vruntime, self.ready[0].vruntime))?;
+        let behind = self.ready[index];
+        let lead = |pcpu: PcpuId| {
+            let vruntime = self.shared.pcpus[pcpu.index()].at(now)?;
+            Some(ahead(vruntime, behind.vruntime))
+        };
+        let enough = behind.virtual_slice() as i64;
+        let (_, to) = (0..PcpuId::LIMIT)
+            .filter_map(PcpuId::new)
+            .filter_map(|pcpu| Some((lead(pcpu)?, pcpu)))
+            .filter(|&(lead, pcpu)| lead > enough && allowed(behind.vcpu, pcpu))
+            .max_by_key(|&(lead, _)| lead)?;
+        self.note(&behind);
+        self.remove(index);
+        Some((behind.vcpu, to))
+    }
+
+    fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+}
