@@ -42,6 +42,12 @@ impl<const PHASES: usize> Account<PHASES> {
         self.since.store(now, Ordering::Release);
     }
 
+    /// Since when it is in `phase`, if it is. Exact for whoever writes; others may see a change by halves.
+    pub(crate) fn since(&self, phase: usize) -> Option<u64> {
+        let is_current = self.phase.load(Ordering::Relaxed) == phase as u64;
+        is_current.then(|| self.since.load(Ordering::Relaxed))
+    }
+
     /// The total of `phase` until it was left last.
     #[inline]
     pub(crate) fn total(&self, phase: usize) -> u64 {

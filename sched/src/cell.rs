@@ -4,9 +4,13 @@ use crate::{
     PcpuId, PcpuSet, Ready, TraceRing,
     accounting::{Counter, pcpu},
     attention::Attention,
+    change::AtWork,
     sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering},
 };
 use alloc::boxed::Box;
+
+/// How many policies a pCPU may have replaced before somebody drops them.
+const RETIRED: usize = 2;
 
 /// A box in flight.
 pub(crate) struct Mail<V> {
@@ -23,6 +27,10 @@ pub(crate) struct Cell<V> {
     /// Where those that are ready here may run, all together. Only the pCPU writes it; it may say too much for a while.
     reach: AtomicU64,
     pub(crate) inbox: ArrayQueue<Mail<V>>,
+    /// The policy that is to take over here.
+    pub(crate) successor: ArrayQueue<AtWork>,
+    /// Those that others have taken over from.
+    pub(crate) retired: ArrayQueue<AtWork>,
     pub(crate) account: pcpu::Account,
     pub(crate) switches: Counter,
     pub(crate) kicks_sent: Counter,
@@ -40,6 +48,8 @@ impl<V> Cell<V> {
             waiting: AtomicU32::new(0),
             reach: AtomicU64::new(0),
             inbox: ArrayQueue::new(usize::from(max_vcpus)),
+            successor: ArrayQueue::new(1),
+            retired: ArrayQueue::new(RETIRED),
             account: pcpu::Account::new(pcpu::IDLE, now),
             switches: Counter::default(),
             kicks_sent: Counter::default(),

@@ -1,7 +1,7 @@
 //! What each vCPU of a pool shall get. Policies read it whenever they rank a vCPU, so a change counts from its next turn.
 
 use crate::{
-    GroupId, VcpuId,
+    GroupId, PcpuId, PcpuSet, VcpuId,
     sync::{AtomicU32, AtomicU64, Ordering},
 };
 use alloc::boxed::Box;
@@ -118,6 +118,10 @@ struct Place {
     slice: AtomicU64,
     budget: AtomicU64,
     period: AtomicU64,
+    /// Where it may run, as far as its policy was told; empty: there is no such vCPU.
+    affinity: AtomicU64,
+    /// Where it belongs, plus one; 0: to no pCPU in particular.
+    home: AtomicU32,
 }
 
 /// What the vCPUs of a pool shall get, by their numbers.
@@ -168,6 +172,36 @@ impl Entitlements {
         let place = self.0.get(vcpu.index());
         let weight = place.map_or(0, |place| place.group_and_weight.load(Ordering::Relaxed));
         Weight::new(weight as u16).unwrap_or_default()
+    }
+
+    /// Where the policy wants `vcpu` whenever it wakes.
+    pub(crate) fn home(&self, vcpu: VcpuId) -> Option<PcpuId> {
+        let place = self.0.get(vcpu.index())?;
+        PcpuId::new(place.home.load(Ordering::Relaxed).checked_sub(1)? as u16)
+    }
+
+    /// Those who are there, and where each may run.
+    pub(crate) fn present(&self) -> impl Iterator<Item = (VcpuId, PcpuSet)> {
+        let affinities = self.0.iter().map(|place| &place.affinity);
+        let present = affinities.enumerate().map(|(index, affinity)| {
+            let affinity = PcpuSet::from_bits(affinity.load(Ordering::Relaxed));
+            (VcpuId::new(index as u16), affinity)
+        });
+        present.filter(|(_, affinity)| !affinity.is_empty())
+    }
+
+    /// The policy has admitted `vcpu` on `affinity`, and wants it at `home`.
+    pub(crate) fn set_place(&self, vcpu: VcpuId, affinity: PcpuSet, home: Option<PcpuId>) {
+        if let Some(place) = self.0.get(vcpu.index()) {
+            place.affinity.store(affinity.bits(), Ordering::Relaxed);
+            let home = home.map_or(0, |home| home.index() as u32 + 1);
+            place.home.store(home, Ordering::Relaxed);
+        }
+    }
+
+    /// There is no `vcpu` any more.
+    pub(crate) fn clear(&self, vcpu: VcpuId) {
+        self.set_place(vcpu, PcpuSet::EMPTY, None);
     }
 
     /// `vcpu` shall have `entitlement` from its next turn on. The policy has admitted it.

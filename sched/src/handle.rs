@@ -265,10 +265,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     /// # Errors
     /// The policy cannot keep it; nothing has changed then.
     pub fn set_entitlement(&self, entitlement: &Entitlement) -> Result<(), Refusal> {
-        let pool = &self.pool;
-        pool.policy().admit(self.id, entitlement, self.affinity())?;
-        pool.entitlements().set(self.id, entitlement);
-        Ok(())
+        self.pool.admit(self.id, entitlement, self.affinity())
     }
 
     /// What it shall get.
@@ -338,6 +335,11 @@ impl<V: Vcpu> VcpuHandle<V> {
         self.account.total(vcpu::READY)
     }
 
+    /// Since when it is ready; exact on the pCPU where it is.
+    pub(crate) fn ready_since(&self) -> Option<u64> {
+        self.account.since(vcpu::READY)
+    }
+
     /// How it is now.
     pub fn snapshot(&self, now: u64) -> Snapshot {
         let state = self.state.load();
@@ -367,8 +369,7 @@ impl<V: Vcpu> VcpuHandle<V> {
             return Err(RetireError::StillInUse);
         }
         let vcpu = self.take_parked();
-        self.pool.policy().release(self.id);
-        self.pool.free_id(self.id);
+        self.pool.release(self.id);
         Ok(vcpu)
     }
 
@@ -409,7 +410,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     /// Where it goes that was on `last`.
     fn choose_pcpu(&self, last: Option<PcpuId>) -> PcpuId {
         let affinity = self.affinity();
-        let home = self.pool.policy().home(self.id);
+        let home = self.pool.entitlements().home(self.id);
         let home = home.filter(|&home| self.pool.may_run(affinity, home));
         home.unwrap_or_else(|| self.pool.choose(affinity, last))
     }

@@ -19,6 +19,7 @@ extern crate alloc;
 mod accounting;
 mod attention;
 mod cell;
+mod change;
 mod deadlines;
 mod entitlement;
 mod handle;
@@ -42,7 +43,7 @@ pub use handle::{
     VcpuHandle,
 };
 pub use ids::{GroupId, ParsePcpuSetError, PcpuId, PcpuSet, VcpuId};
-pub use local::{Decision, LocalScheduler, Machine, Woken};
+pub use local::{Decision, LocalScheduler, Machine, PolicyFailure, Woken};
 pub use policies::{PolicyError, PolicyOptions, policy_by_name};
 pub use policy::{Allowed, Bounds, Choice, LocalPolicy, Pick, Policy, Ready, Refusal, Slice};
 pub use pool::{CreateError, Host, LocalError, Pool, PoolConfig, PoolError};

@@ -157,6 +157,7 @@ impl Start {
             pcpus,
             max_vcpus: 3,
             policy,
+            fallback_slice: 10,
             host: host.clone(),
         });
         Self {

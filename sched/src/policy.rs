@@ -90,7 +90,8 @@ pub enum Choice {
 pub struct Bounds {
     /// No pCPU idles while a vCPU that may run there is ready elsewhere for longer than a kick takes.
     pub work_conserving: bool,
-    /// The longest a ready vCPU waits, in ticks, with as many ready vCPUs on its pCPU as were asked about. `None`: forever.
+    /// The longest a ready vCPU waits, in ticks, with as many vCPUs ready or running on its pCPU as were asked about. `None`:
+    /// forever. If one waits for more than twice as long, round-robin takes over.
     pub longest_wait: Option<u64>,
 }
 
@@ -114,11 +115,12 @@ pub trait Policy: Send + Sync {
     /// The name by which it is chosen.
     fn name(&self) -> &'static str;
 
-    /// What it promises to each of `ready` vCPUs that are ready on one pCPU.
+    /// What it promises to each of `ready` vCPUs that are ready or run on one pCPU.
     fn bounds(&self, ready: usize) -> Bounds;
 
     /// `vcpu` shall have `entitlement` from now on, instead of what it had, if it had any, and may run on `affinity`. Called
-    /// when a vCPU is created and when its entitlement or affinity changes, by one caller at a time, on no exit path.
+    /// when a vCPU is created, when its entitlement or affinity changes, and when the policy takes over; by one caller at a
+    /// time, on no exit path. The result is where it goes whenever it wakes, if it belongs to one pCPU.
     ///
     /// # Errors
     /// It cannot be kept; nothing has changed then.
@@ -127,19 +129,15 @@ pub trait Policy: Send + Sync {
         _vcpu: VcpuId,
         _entitlement: &Entitlement,
         _affinity: PcpuSet,
-    ) -> Result<(), Refusal> {
-        Ok(())
+    ) -> Result<Option<PcpuId>, Refusal> {
+        Ok(None)
     }
 
     /// `vcpu` is gone, and what it was entitled to is free.
     fn release(&self, _vcpu: VcpuId) {}
 
-    /// Where `vcpu` belongs whenever it wakes, if it belongs to one pCPU. The pool asks before it looks for an idle one.
-    fn home(&self, _vcpu: VcpuId) -> Option<PcpuId> {
-        None
-    }
-
-    /// One that becomes ready may have to run before the slice of the one that runs is over: its pCPU is told at once.
+    /// One that becomes ready may have to run before the slice of the one that runs is over: its pCPU is told at once. The
+    /// answer is always the same.
     fn is_preemptive(&self) -> bool {
         false
     }

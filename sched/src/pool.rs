@@ -7,10 +7,11 @@
 
 use crate::{
     AffinityError, Entitlement, Entitlements, LocalScheduler, PcpuCounters, PcpuId, PcpuSet,
-    PcpuTimes, Policy, Refusal, TraceEvent, TraceRing, Vcpu, VcpuHandle, VcpuId,
+    PcpuTimes, Policy, PolicyFailure, Refusal, TraceEvent, TraceRing, Vcpu, VcpuHandle, VcpuId,
     attention::{About, Kick},
     cell::{Cell, Mail},
-    sync::{ArrayQueue, AtomicU64, Ordering, fence},
+    policies::RoundRobin,
+    sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering, fence},
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::fmt;
@@ -30,6 +31,15 @@ pub trait Host: Send + Sync {
     /// by the caller of `stop` if it was parked already.
     fn stopped(&self, _vcpu: VcpuId) {}
 
+    /// The pool's policy has broken its promise, and round-robin takes over on every pCPU. Called once for a policy, on the
+    /// pCPU that noticed, in the middle of a decision: it may neither wait nor allocate.
+    fn policy_failed(&self, _failure: PolicyFailure) {}
+
+    /// Called while somebody else, on another pCPU, is about to be done. [DDI0487: YIELD]
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+
     /// A vCPU that was suspended for [`BlockReason::Paused`](crate::BlockReason::Paused) is parked now, on the pCPU that
     /// calls. One that was parked already when it was suspended is not announced; one that goes on to be stopped is only
     /// announced as stopped.
@@ -44,6 +54,8 @@ pub struct PoolConfig {
     pub max_vcpus: u16,
     /// Who runs next.
     pub policy: Box<dyn Policy>,
+    /// How long vCPUs take turns, in ticks, if the policy breaks its promise and round-robin takes over.
+    pub fallback_slice: u64,
     /// The machine.
     pub host: Arc<dyn Host>,
 }
@@ -120,7 +132,15 @@ pub struct Pool<V: Vcpu> {
     online: AtomicU64,
     free_ids: ArrayQueue<u16>,
     max_vcpus: u16,
-    policy: Box<dyn Policy>,
+    /// Who runs next. Whoever changes what vCPUs shall get takes it out and puts it back, so they come one after the other.
+    pub(crate) policy: ArrayQueue<Arc<dyn Policy>>,
+    /// What the policy says of itself: a box that is posted must be looked at now.
+    is_preemptive: AtomicU32,
+    /// The number of the policy.
+    generation: AtomicU64,
+    /// The number of the last policy that broke its promise.
+    failed: AtomicU64,
+    fallback: RoundRobin,
     entitlements: Arc<Entitlements>,
     host: Arc<dyn Host>,
 }
@@ -132,6 +152,7 @@ impl<V: Vcpu> Pool<V> {
             pcpus,
             max_vcpus,
             policy,
+            fallback_slice,
             host,
         } = config;
         let last = pcpus.iter().last().ok_or(PoolError::NoPcpu)?;
@@ -150,6 +171,12 @@ impl<V: Vcpu> Pool<V> {
             .map(|_| Arc::new(Cell::new(max_vcpus, now)))
             .collect();
         let (idle, draining, online) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let is_preemptive = AtomicU32::new(policy.is_preemptive().into());
+        let holder = ArrayQueue::new(1);
+        assert!(
+            holder.push(policy.into()).is_ok(),
+            "rule: there is room for one policy"
+        );
         Ok(Arc::new(Self {
             pcpus,
             cells,
@@ -158,7 +185,11 @@ impl<V: Vcpu> Pool<V> {
             online,
             free_ids,
             max_vcpus,
-            policy,
+            policy: holder,
+            is_preemptive,
+            generation: AtomicU64::new(1),
+            failed: AtomicU64::new(0),
+            fallback: RoundRobin::with_slice(fallback_slice.max(1)),
             entitlements: Arc::new(Entitlements::new(max_vcpus)),
             host,
         }))
@@ -179,11 +210,10 @@ impl<V: Vcpu> Pool<V> {
             .check_affinity(affinity)
             .map_err(CreateError::Affinity)?;
         let id = VcpuId::new(self.free_ids.pop().ok_or(CreateError::Full)?);
-        if let Err(refusal) = self.policy.admit(id, entitlement, affinity) {
+        if let Err(refusal) = self.admit(id, entitlement, affinity) {
             self.free_id(id);
             return Err(CreateError::Entitlement(refusal));
         }
-        self.entitlements.set(id, entitlement);
         let handle = Arc::new(VcpuHandle::new(
             id,
             affinity,
@@ -205,15 +235,15 @@ impl<V: Vcpu> Pool<V> {
             return Err(LocalError::AbsentPcpu);
         }
         let bit = PcpuSet::only(pcpu).bits();
-        if self.online.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
-            return Err(LocalError::Taken);
-        }
-        let policy = self.policy.local(pcpu, &self.entitlements);
+        let policy = self.with_policy(|policy| {
+            let is_taken = self.online.fetch_or(bit, Ordering::AcqRel) & bit != 0;
+            (!is_taken).then(|| self.at_work(policy, pcpu))
+        });
         Ok(LocalScheduler::new(
             Arc::clone(self),
             Arc::clone(self.cell(pcpu)),
             pcpu,
-            policy,
+            policy.ok_or(LocalError::Taken)?,
         ))
     }
 
@@ -227,9 +257,9 @@ impl<V: Vcpu> Pool<V> {
         self.max_vcpus
     }
 
-    /// Who runs next.
-    pub fn policy(&self) -> &dyn Policy {
-        &*self.policy
+    /// The name of the policy that says who runs next.
+    pub fn policy_name(&self) -> &'static str {
+        self.with_policy(|policy| policy.name())
     }
 
     /// The machine.
@@ -302,6 +332,51 @@ impl<V: Vcpu> Pool<V> {
     /// What each vCPU shall get.
     pub fn entitlements(&self) -> &Entitlements {
         &self.entitlements
+    }
+
+    pub(crate) fn shared_entitlements(&self) -> &Arc<Entitlements> {
+        &self.entitlements
+    }
+
+    pub(crate) fn fallback(&self) -> &RoundRobin {
+        &self.fallback
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Another policy is about to take over; only one changes policies at a time.
+    pub(crate) fn next_generation(&self) {
+        self.generation
+            .store(self.generation() + 1, Ordering::Relaxed);
+    }
+
+    /// The policy with this number has broken its promise. True for the first to say so.
+    pub(crate) fn fail(&self, generation: u64) -> bool {
+        self.failed.fetch_max(generation, Ordering::AcqRel) < generation
+    }
+
+    pub(crate) fn has_failed(&self, generation: u64) -> bool {
+        self.failed.load(Ordering::Acquire) == generation
+    }
+
+    /// The name of the policy that broke its promise, so that round-robin is in its place.
+    pub fn failed_policy(&self) -> Option<&'static str> {
+        self.with_policy(|policy| self.has_failed(self.generation()).then(|| policy.name()))
+    }
+
+    pub(crate) fn online(&self) -> PcpuSet {
+        PcpuSet::from_bits(self.online.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_preemptive(&self, is_preemptive: bool) {
+        self.is_preemptive
+            .store(is_preemptive.into(), Ordering::Relaxed);
+    }
+
+    fn is_preemptive(&self) -> bool {
+        self.is_preemptive.load(Ordering::Relaxed) != 0
     }
 
     pub(crate) fn free_id(&self, id: VcpuId) {
@@ -430,7 +505,7 @@ impl<V: Vcpu> Pool<V> {
         if here == Some(to) {
             return cell.attention.post_to_self();
         }
-        if cell.attention.post(self.policy.is_preemptive()) == Kick::Send {
+        if cell.attention.post(self.is_preemptive()) == Kick::Send {
             return self.kick(here, to);
         }
         fence(Ordering::SeqCst);

@@ -45,6 +45,10 @@ pub enum TraceEvent {
     Exit(VcpuId, u32),
     /// A physical interrupt was taken; the number is its INTID.
     Interrupt(u32),
+    /// Another policy took over.
+    Policy,
+    /// The policy let this vCPU wait too long, and round-robin took over.
+    Starved(VcpuId),
 }
 
 impl TraceEvent {
@@ -71,6 +75,8 @@ impl TraceEvent {
             Self::Drained => word(13, none, 0),
             Self::Exit(vcpu, class) => word(14, vcpu, class),
             Self::Interrupt(intid) => word(15, none, intid),
+            Self::Policy => word(16, none, 0),
+            Self::Starved(vcpu) => word(17, vcpu, 0),
         }
     }
 
@@ -95,6 +101,8 @@ impl TraceEvent {
             13 => Self::Drained,
             14 => Self::Exit(vcpu, argument),
             15 => Self::Interrupt(argument),
+            16 => Self::Policy,
+            17 => Self::Starved(vcpu),
             _ => return None,
         })
     }

@@ -184,7 +184,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             Choice::Run(pick) => is_ready(self, pick.vcpu),
             Choice::Idle(_) => {
                 let has_ready = loaded.is_some() || !self.ready.is_empty();
-                !(has_ready && self.pool.policy().bounds(1).work_conserving)
+                !(has_ready && self.promises.bounds(1).work_conserving)
             }
         };
         if is_good {

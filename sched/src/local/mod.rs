@@ -14,17 +14,22 @@
 mod choose;
 mod moves;
 mod ready;
+mod watch;
+
+pub use watch::PolicyFailure;
 
 use crate::{
-    BlockReason, LocalPolicy, PcpuId, Pool, Ready, Slice, TraceEvent, Vcpu, VcpuId,
+    BlockReason, LocalPolicy, PcpuId, Policy, Pool, Ready, Slice, TraceEvent, Vcpu, VcpuId,
     accounting::{pcpu, vcpu},
     attention::{About, Raised},
     cell::Cell,
+    change::AtWork,
     deadlines::Deadlines,
     state::{Block, State},
 };
 use alloc::{boxed::Box, sync::Arc};
 use ready::ReadySet;
+use watch::Watched;
 
 /// What the scheduler tells the pCPU to do. Called on that pCPU only, from [`LocalScheduler::schedule`].
 pub trait Machine<V> {
@@ -89,7 +94,17 @@ pub struct LocalScheduler<V: Vcpu> {
     id: PcpuId,
     pool: Arc<Pool<V>>,
     cell: Arc<Cell<V>>,
+    /// Whose promises hold here.
+    promises: Arc<dyn Policy>,
+    /// Which of the pool's policies that is.
+    generation: u64,
     policy: Box<dyn LocalPolicy>,
+    /// What takes over if the policy breaks its promise; afterwards, the policy that did.
+    fallback: Box<dyn LocalPolicy>,
+    has_fallen_back: bool,
+    /// The ready vCPU that is watched.
+    watched: Option<Watched>,
+    last_watched: Option<VcpuId>,
     loaded: Option<Box<V>>,
     current: Current,
     ready: ReadySet<V>,
@@ -114,12 +129,7 @@ pub struct LocalScheduler<V: Vcpu> {
 }
 
 impl<V: Vcpu> LocalScheduler<V> {
-    pub(crate) fn new(
-        pool: Arc<Pool<V>>,
-        cell: Arc<Cell<V>>,
-        id: PcpuId,
-        policy: Box<dyn LocalPolicy>,
-    ) -> Self {
+    pub(crate) fn new(pool: Arc<Pool<V>>, cell: Arc<Cell<V>>, id: PcpuId, policy: AtWork) -> Self {
         let max_vcpus = pool.max_vcpus();
         let current = Current {
             slice: Slice::UNLIMITED,
@@ -132,7 +142,13 @@ impl<V: Vcpu> LocalScheduler<V> {
             id,
             pool,
             cell,
-            policy,
+            promises: policy.policy,
+            generation: policy.generation,
+            policy: policy.local,
+            fallback: policy.fallback,
+            has_fallen_back: false,
+            watched: None,
+            last_watched: None,
             loaded: None,
             current,
             ready: ReadySet::new(max_vcpus),
@@ -249,6 +265,7 @@ impl<V: Vcpu> LocalScheduler<V> {
                 self.push(now);
                 self.share(raised.work(), now);
                 self.settle_exclusive(machine);
+                self.watch(now);
             }
             self.arm(machine);
             // Also what came without a kick: from this pCPU itself, or while the slice timer was armed.
@@ -269,9 +286,29 @@ impl<V: Vcpu> LocalScheduler<V> {
             handle.wake();
         }
         if raised.requests() {
+            self.follow_successor(now);
+            self.fall_back(now);
             self.obey_requests(now);
         }
         raised
+    }
+
+    /// Another policy takes over, if one is to.
+    fn follow_successor(&mut self, now: u64) {
+        let Some(successor) = self.cell.successor.pop() else {
+            return;
+        };
+        self.charge(now);
+        self.cell.retire(AtWork {
+            policy: core::mem::replace(&mut self.promises, successor.policy),
+            generation: core::mem::replace(&mut self.generation, successor.generation),
+            local: core::mem::replace(&mut self.policy, successor.local),
+            fallback: core::mem::replace(&mut self.fallback, successor.fallback),
+        });
+        self.has_fallen_back = false;
+        self.watched = None;
+        self.introduce(now);
+        self.trace(now, TraceEvent::Policy);
     }
 
     /// The slice timer runs only while others wait, or the slice is strict.
@@ -289,7 +326,8 @@ impl<V: Vcpu> LocalScheduler<V> {
                 self.cell.attention.disarm();
             }
         }
-        let times = [end, self.deadlines.first(), self.resume_at];
+        let watch = self.watched.as_ref().map(|watched| watched.until);
+        let times = [end, self.deadlines.first(), self.resume_at, watch];
         let timer = times.into_iter().flatten().min();
         if timer != self.timer {
             machine.set_timer(timer);

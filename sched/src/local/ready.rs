@@ -20,6 +20,18 @@ impl<V: Vcpu> ReadySet<V> {
         self.count == 0
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The next by number after `last`, in turns.
+    pub(super) fn after(&self, last: Option<VcpuId>) -> Option<VcpuId> {
+        let first = last.map_or(0, |last| last.index() + 1);
+        let indices = (first..self.boxes.len()).chain(0..first.min(self.boxes.len()));
+        let mut present = indices.filter_map(|index| self.boxes[index].as_deref());
+        present.next().map(|vcpu| vcpu.handle().id())
+    }
+
     pub(super) fn insert(&mut self, vcpu: Box<V>) {
         let place = &mut self.boxes[vcpu.handle().id().index()];
         assert!(place.replace(vcpu).is_none(), "rule: a vCPU has one box");

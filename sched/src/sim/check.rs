@@ -108,7 +108,10 @@ impl Engine {
                 handle.id()
             );
         }
-        if !self.pool.policy().bounds(1).work_conserving {
+        if !self
+            .pool
+            .with_policy(|policy| policy.bounds(1).work_conserving)
+        {
             return;
         }
         for slot in &self.pcpus {

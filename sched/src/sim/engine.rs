@@ -15,6 +15,8 @@ use core::{
     sync::atomic::Ordering,
 };
 
+/// How long vCPUs take turns if the policy fails, in ticks.
+const FALLBACK_SLICE: u64 = 10;
 /// Others act at one in so many calls of the scheduler to its host.
 const INTRUSION: u64 = 12;
 /// How deep actions may interrupt each other.
@@ -43,6 +45,8 @@ pub(super) struct Engine {
     stretches: RefCell<Vec<Stretch>>,
     depth: Cell<u32>,
     has_unrest: Cell<bool>,
+    /// Somebody is in the middle of changing the policy.
+    pub(super) is_changing: Cell<bool>,
     name: String,
 }
 
@@ -62,6 +66,7 @@ impl Engine {
             pcpus,
             max_vcpus,
             policy,
+            fallback_slice: FALLBACK_SLICE,
             host: world.clone(),
         })
         .expect("a valid setup");
@@ -92,6 +97,7 @@ impl Engine {
             stretches: RefCell::default(),
             depth: Cell::new(0),
             has_unrest: Cell::new(false),
+            is_changing: Cell::new(false),
             name: seed.map_or_else(String::new, |seed| format!("seed {seed}:")),
         });
         // Idle pCPUs first, so that guests spread as they are turned on.

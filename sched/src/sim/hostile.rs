@@ -1,7 +1,8 @@
 //! A policy that answers at random, names who is not there, and forgets who is.
 
 use crate::{
-    Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+    Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
+    Ready, Refusal, Slice, VcpuId,
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
@@ -25,8 +26,13 @@ impl Policy for Hostile {
         }
     }
 
-    fn home(&self, vcpu: VcpuId) -> Option<PcpuId> {
-        PcpuId::new(vcpu.index() as u16 * 7)
+    fn admit(
+        &self,
+        vcpu: VcpuId,
+        _entitlement: &Entitlement,
+        _affinity: PcpuSet,
+    ) -> Result<Option<PcpuId>, Refusal> {
+        Ok(PcpuId::new(vcpu.index() as u16 * 7))
     }
 
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {

@@ -22,15 +22,17 @@ mod hardware;
 mod hostile;
 mod outside;
 #[cfg(test)]
+mod regime;
+#[cfg(test)]
 mod scale;
 #[cfg(test)]
 mod tests;
 mod world;
 
 pub use guest::{Instruction, Script};
-pub use outside::Outside;
+pub use outside::{Outside, Successor};
 
-use crate::{Entitlement, PcpuId, PcpuSet, Policy, VcpuId, VcpuTimes};
+use crate::{Entitlement, PcpuId, PcpuSet, Policy, PolicyFailure, Refusal, VcpuId, VcpuTimes};
 use alloc::{boxed::Box, format, rc::Rc, string::String, vec::Vec};
 use engine::Engine;
 
@@ -97,6 +99,19 @@ impl Simulation {
     /// Somebody who is no pCPU of the pool acts now.
     pub fn act(&mut self, action: Outside) {
         self.engine.act(action);
+    }
+
+    /// Another policy takes over.
+    ///
+    /// # Errors
+    /// It cannot keep what some vCPU shall get.
+    pub fn set_policy(&mut self, policy: Box<dyn Policy>) -> Result<(), Refusal> {
+        self.engine.pool().set_policy(policy)
+    }
+
+    /// How policies have failed so far.
+    pub fn policy_failures(&self) -> Vec<PolicyFailure> {
+        self.engine.world().policy_failures()
     }
 
     /// A seeded machine: pauses, moves, interrupts and so on come by chance from now on, or no longer do.

@@ -1,7 +1,11 @@
 //! What somebody outside the machine may do to it at any moment: the operator, a device, a handler of another VM.
 
 use super::engine::Engine;
-use crate::{BlockReason, PcpuId, PcpuSet, VcpuId};
+use crate::{
+    BlockReason, PcpuId, PcpuSet, Policy, VcpuId,
+    policies::{Fair, Pinned, RoundRobin},
+};
+use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
 /// One such action.
@@ -27,7 +31,32 @@ pub enum Outside {
     Undrain(PcpuId),
     /// The VM ends.
     Stop(VcpuId),
+    /// Another policy takes over.
+    SetPolicy(Successor),
 }
+
+/// A policy that can take over, with slices of ten ticks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Successor {
+    /// [`RoundRobin`].
+    RoundRobin,
+    /// [`Pinned`].
+    Pinned,
+    /// [`Fair`].
+    Fair,
+}
+
+impl Successor {
+    fn policy(self, max_vcpus: u16) -> Box<dyn Policy> {
+        match self {
+            Self::RoundRobin => Box::new(RoundRobin::with_slice(SLICE)),
+            Self::Pinned => Box::new(Pinned),
+            Self::Fair => Box::new(Fair::with_slice(SLICE, max_vcpus)),
+        }
+    }
+}
+
+const SLICE: u64 = 10;
 
 impl Engine {
     /// Does it now; what is refused changes nothing.
@@ -43,6 +72,16 @@ impl Engine {
             Outside::Drain(pcpu) => drop(self.pool().drain(pcpu)),
             Outside::Undrain(pcpu) => drop(self.pool().undrain(pcpu)),
             Outside::Stop(vcpu) => self.handle(vcpu).stop(),
+            Outside::SetPolicy(successor) => self.change_policy(successor),
+        }
+    }
+
+    /// On one thread nobody can wait for another change to be over: this one is not made then.
+    fn change_policy(&self, successor: Successor) {
+        if !self.is_changing.replace(true) {
+            let policy = successor.policy(self.vcpu_count() as u16);
+            drop(self.pool().set_policy(policy));
+            self.is_changing.set(false);
         }
     }
 
@@ -53,7 +92,7 @@ impl Engine {
         let pcpus = self.pool().pcpus();
         let index = world.below(u64::from(pcpus.len())) as usize;
         let pcpu = pcpus.iter().nth(index).expect("rule: a pool has pCPUs");
-        match world.below(20) {
+        match world.below(23) {
             0..8 => Outside::Interrupt(vcpu),
             8 => Outside::Pause(vcpu),
             9..12 => Outside::Resume(vcpu),
@@ -66,6 +105,8 @@ impl Engine {
             16 => Outside::SetAffinity(vcpu, pcpus),
             17 => Outside::RequestSync(vcpu),
             18 => Outside::Drain(pcpu),
+            19 => Outside::SetPolicy(Successor::RoundRobin),
+            20 => Outside::SetPolicy(Successor::Fair),
             _ => Outside::Undrain(pcpu),
         }
     }

@@ -1,7 +1,7 @@
 //! What the simulated machine has besides its guests: a clock, kicks on their way, timers, chance.
 
 use super::engine::Engine;
-use crate::{Host, PcpuId, VcpuId};
+use crate::{Host, PcpuId, PolicyFailure, VcpuId};
 use alloc::{collections::BTreeSet, rc::Weak, vec::Vec};
 use core::{
     cell::RefCell,
@@ -46,6 +46,7 @@ pub(super) struct World {
     stopped: Mutex<BTreeSet<VcpuId>>,
     /// How often a paused vCPU was announced as parked.
     pub(super) pauses: AtomicU64,
+    failures: Mutex<Vec<PolicyFailure>>,
 }
 
 impl World {
@@ -65,7 +66,12 @@ impl World {
             has_seed: seed.is_some(),
             stopped: Mutex::default(),
             pauses: AtomicU64::new(0),
+            failures: Mutex::default(),
         }
+    }
+
+    pub(super) fn policy_failures(&self) -> Vec<PolicyFailure> {
+        self.failures.lock().expect("nobody panics with it").clone()
     }
 
     pub(super) fn time(&self) -> u64 {
@@ -157,6 +163,11 @@ impl Host for World {
     fn stopped(&self, vcpu: VcpuId) {
         let mut stopped = self.stopped.lock().expect("nobody panics with it");
         assert!(stopped.insert(vcpu), "rule: a stop is told once");
+    }
+
+    fn policy_failed(&self, failure: PolicyFailure) {
+        let mut failures = self.failures.lock().expect("nobody panics with it");
+        failures.push(failure);
     }
 
     fn paused(&self, _vcpu: VcpuId) {

@@ -1,0 +1,112 @@
+//! Whether the policy keeps its promise: nobody who is ready waits for longer than it says.
+//!
+//! One ready vCPU is watched at a time, in turns: if it has waited all the while when twice the promised wait is over, the
+//! whole pool falls back to round-robin, and the host is told. Between two looks this costs one comparison. [Linux: sched_ext,
+//! the watchdog that ejects a scheduler under which a task stalls]
+
+use super::LocalScheduler;
+use crate::{PcpuId, Ready, TraceEvent, Vcpu, VcpuId, attention::About};
+
+/// How a policy broke its promise.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PolicyFailure {
+    /// The policy's name.
+    pub policy: &'static str,
+    /// Who was ready, and did not run.
+    pub vcpu: VcpuId,
+    /// Where.
+    pub pcpu: PcpuId,
+    /// For how long, in ticks.
+    pub waited: u64,
+    /// For how long at most, by the policy's own word, in ticks.
+    pub promised: u64,
+}
+
+pub(super) struct Watched {
+    vcpu: VcpuId,
+    /// Watched from here on.
+    since: u64,
+    /// Whether it still waits is looked at then.
+    pub(super) until: u64,
+}
+
+impl<V: Vcpu> LocalScheduler<V> {
+    /// Looks after the one that is watched, or chooses one, if others wait.
+    pub(super) fn watch(&mut self, now: u64) {
+        if self.has_fallen_back || self.ready.is_empty() {
+            self.watched = None;
+            return;
+        }
+        if self
+            .watched
+            .as_ref()
+            .is_some_and(|watched| now < watched.until)
+        {
+            return;
+        }
+        let present = self.ready.len() + usize::from(self.is_running());
+        let Some(promised) = self.promises.bounds(present).longest_wait else {
+            self.watched = None;
+            return;
+        };
+        if let Some(watched) = self.watched.take() {
+            let vcpu = self.ready.get(watched.vcpu);
+            let ready_since = vcpu.and_then(|vcpu| vcpu.handle().ready_since());
+            let waited = ready_since.map_or(0, |since| now.saturating_sub(since));
+            let has_waited_throughout = ready_since.is_some_and(|since| since <= watched.since);
+            if has_waited_throughout && waited > promised.saturating_mul(2) {
+                return self.fail_policy(watched.vcpu, waited, promised, now);
+            }
+        }
+        let vcpu = self.ready.after(self.last_watched);
+        self.last_watched = vcpu;
+        self.watched = vcpu.map(|vcpu| Watched {
+            vcpu,
+            since: now,
+            until: now
+                .saturating_add(promised.saturating_mul(2))
+                .saturating_add(1),
+        });
+    }
+
+    fn fail_policy(&mut self, vcpu: VcpuId, waited: u64, promised: u64, now: u64) {
+        self.trace(now, TraceEvent::Starved(vcpu));
+        if self.pool.fail(self.generation) {
+            self.pool.host().policy_failed(PolicyFailure {
+                policy: self.promises.name(),
+                vcpu,
+                pcpu: self.id,
+                waited,
+                promised,
+            });
+            let others = self.pool.online();
+            others
+                .iter()
+                .for_each(|pcpu| self.pool.nudge(pcpu, About::Requests));
+        }
+        self.fall_back(now);
+    }
+
+    /// Round-robin takes over, if the pool's policy has failed.
+    pub(super) fn fall_back(&mut self, now: u64) {
+        if self.has_fallen_back || !self.pool.has_failed(self.generation) {
+            return;
+        }
+        self.has_fallen_back = true;
+        self.charge(now);
+        core::mem::swap(&mut self.policy, &mut self.fallback);
+        self.introduce(now);
+        self.cell.attention.remind(About::Loaded);
+    }
+
+    /// Tells a policy that takes over who is ready and who runs here; it is asked at once.
+    pub(super) fn introduce(&mut self, now: u64) {
+        let policy = &mut self.policy;
+        self.ready
+            .for_each(|vcpu| policy.enqueue(vcpu.handle().id(), Ready::Woken, now));
+        if let Some(vcpu) = self.loaded.as_ref().filter(|_| !self.current.is_waiting) {
+            policy.enqueue(vcpu.handle().id(), Ready::Woken, now);
+            self.is_ranked = true;
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! How policies take over while vCPUs run, and what happens when one breaks its promise.
+
+use super::{Instruction::*, Script, Setup, Simulation};
+use crate::{
+    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+    policies::{Fair, RoundRobin},
+};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+
+const SLICE: u64 = 10;
+
+fn busy() -> Script {
+    Script::forever([Compute(1_000_000)])
+}
+
+fn machine(pcpus: u16, vcpus: usize, policy: Box<dyn Policy>) -> Simulation {
+    Simulation::with_setup(Setup {
+        pcpus,
+        policy,
+        scripts: (0..vcpus).map(|_| busy()).collect(),
+        affinities: Vec::new(),
+        entitlements: Vec::new(),
+        seed: None,
+    })
+}
+
+fn run(sim: &Simulation, vcpu: u16) -> u64 {
+    sim.times(VcpuId::new(vcpu)).run
+}
+
+#[test]
+fn another_policy_takes_over_at_once_and_loses_nobody() {
+    let mut sim = machine(2, 5, Box::new(RoundRobin::with_slice(1_000_000)));
+    sim.run_until(1000);
+    // Three of the five have never run.
+    let waiting = (0..5).filter(|&vcpu| run(&sim, vcpu) == 0).count();
+    assert_eq!(waiting, 3);
+    sim.set_policy(Box::new(Fair::with_slice(SLICE, 5)))
+        .unwrap();
+    sim.run_until(1000 + 4 * SLICE);
+    assert!(
+        (0..5).all(|vcpu| run(&sim, vcpu) > 0),
+        "all have had a turn"
+    );
+    sim.set_policy(Box::new(RoundRobin::with_slice(SLICE)))
+        .unwrap();
+    let before: Vec<u64> = (0..5).map(|vcpu| run(&sim, vcpu)).collect();
+    sim.run_until(2000);
+    for (vcpu, before) in (0..5).zip(before) {
+        assert!(run(&sim, vcpu) > before + 100, "vcpu{vcpu}");
+    }
+    assert_eq!(sim.policy_failures(), []);
+}
+
+#[test]
+fn policies_that_take_over_in_quick_succession_are_all_dropped() {
+    let policy = || Arc::new(());
+    let witnesses: Vec<Arc<()>> = (0..50).map(|_| policy()).collect();
+    let mut sim = machine(3, 4, Box::new(RoundRobin::with_slice(SLICE)));
+    for (index, witness) in witnesses.iter().enumerate() {
+        let broken = Broken::new(How::NotAtAll, Some(Arc::clone(witness)));
+        sim.set_policy(Box::new(broken)).unwrap();
+        if index % 3 == 0 {
+            sim.run_until(10 * index as u64 + 5);
+        }
+    }
+    sim.run_until(1000);
+    sim.set_policy(Box::new(RoundRobin::with_slice(SLICE)))
+        .unwrap();
+    sim.run_until(1100);
+    sim.set_policy(Box::new(RoundRobin::with_slice(SLICE)))
+        .unwrap();
+    for (index, witness) in witnesses.iter().enumerate() {
+        assert_eq!(
+            Arc::strong_count(witness),
+            1,
+            "policy {index} is still there"
+        );
+    }
+}
+
+/// In which way a policy breaks its promise, which is that nobody waits for more than 100 ticks.
+#[derive(Clone, Copy)]
+enum How {
+    NotAtAll,
+    /// It never picks vCPU 0.
+    Starves,
+    /// It picks those who are not there, and idles.
+    PicksAbsent,
+    /// Its slices never end.
+    PicksForEver,
+}
+
+struct Broken {
+    how: How,
+    witness: Option<Arc<()>>,
+}
+
+struct BrokenLocal {
+    how: How,
+    ready: Vec<VcpuId>,
+    _witness: Option<Arc<()>>,
+}
+
+impl Broken {
+    fn new(how: How, witness: Option<Arc<()>>) -> Self {
+        Self { how, witness }
+    }
+}
+
+impl Policy for Broken {
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+
+    fn bounds(&self, _ready: usize) -> Bounds {
+        Bounds {
+            work_conserving: false,
+            longest_wait: Some(100),
+        }
+    }
+
+    fn local(&self, _pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
+        Box::new(BrokenLocal {
+            how: self.how,
+            ready: Vec::with_capacity(entitlements.len()),
+            _witness: self.witness.clone(),
+        })
+    }
+}
+
+impl LocalPolicy for BrokenLocal {
+    fn enqueue(&mut self, vcpu: VcpuId, _why: Ready, _now: u64) {
+        self.ready.push(vcpu);
+    }
+
+    fn pick(&mut self, _now: u64) -> Choice {
+        let slice = match self.how {
+            How::PicksForEver => Slice::UNLIMITED,
+            _ => Slice::of(SLICE),
+        };
+        let is_starved = |&vcpu: &VcpuId| matches!(self.how, How::Starves) && vcpu.index() == 0;
+        let absent = Pick {
+            vcpu: VcpuId::new(60_000),
+            slice,
+        };
+        match self.ready.iter().position(|vcpu| !is_starved(vcpu)) {
+            _ if matches!(self.how, How::PicksAbsent) => Choice::Run(absent),
+            Some(index) => Choice::Run(Pick {
+                vcpu: self.ready.remove(index),
+                slice,
+            }),
+            None => Choice::Idle(None),
+        }
+    }
+
+    fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
+        self.withdraw(vcpu, now);
+        None
+    }
+
+    fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
+        self.ready.retain(|&ready| ready != vcpu);
+    }
+
+    fn surrender(&mut self, _allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+        None
+    }
+
+    fn charge(&mut self, _vcpu: VcpuId, _ticks: u64, _now: u64) {}
+
+    fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+}
+
+#[test]
+fn a_policy_that_lets_somebody_starve_is_replaced_everywhere() {
+    for how in [How::Starves, How::PicksForEver, How::PicksAbsent] {
+        let mut sim = machine(2, 5, Box::new(Broken::new(how, None)));
+        sim.run_until(2000);
+        let failures = sim.policy_failures();
+        assert_eq!(failures.len(), 1, "it is said once");
+        let failure = failures[0];
+        assert_eq!((failure.policy, failure.promised), ("broken", 100));
+        assert!(failure.waited > 200 && failure.waited < 1000, "{failure:?}");
+        let before: Vec<u64> = (0..5).map(|vcpu| run(&sim, vcpu)).collect();
+        sim.run_until(3000);
+        for (vcpu, before) in (0..5).zip(before) {
+            assert!(run(&sim, vcpu) > before + 200, "vcpu{vcpu} has its turns");
+        }
+        // The next policy gets its chance.
+        sim.set_policy(Box::new(Fair::with_slice(SLICE, 5)))
+            .unwrap();
+        sim.run_until(4000);
+        assert_eq!(sim.policy_failures().len(), 1);
+    }
+}
+
+#[test]
+fn a_policy_that_keeps_its_word_is_left_alone() {
+    let mut sim = machine(2, 9, Box::new(RoundRobin::with_slice(SLICE)));
+    sim.run_until(20_000);
+    assert_eq!(sim.policy_failures(), []);
+}
