@@ -219,6 +219,11 @@ fn busy_pcpu<const N: usize>() -> (Start, Pcpu, [Arc<VcpuHandle<Model>>; N]) {
     (start, pcpu, vcpus)
 }
 
+fn succeed(pool: &Pool<Model>, slice: u64) {
+    let successor = RoundRobin::with_slice(slice);
+    pool.set_policy(Box::new(successor)).expect("it admits all");
+}
+
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(5));
@@ -259,6 +264,53 @@ fn loom_waiting_loaded_against_wake() {
         pcpu.look();
         assert_eq!(pcpu.loaded().due_seen, 1, "the pCPU was told");
         assert_eq!(pcpu.schedule(), Decision::Run);
+    });
+}
+
+#[test]
+fn loom_a_policy_takes_over_against_park_and_wake() {
+    explore(|| {
+        let (start, mut pcpu, [a, b]) = busy_pcpu();
+        let other = thread::spawn({
+            let (a, pool) = (a.clone(), start.pool.clone());
+            move || {
+                succeed(&pool, 20);
+                interrupt(&a);
+            }
+        });
+        let _ = pcpu.block(BlockReason::Waiting);
+        other.join().unwrap();
+        while pcpu.look() {}
+        let ran = pcpu.loaded().handle.id();
+        let _ = pcpu.block(BlockReason::Off);
+        let other = if ran == a.id() { &b } else { &a };
+        assert_eq!(pcpu.loaded().handle.id(), other.id(), "the other is ready");
+    });
+}
+
+#[test]
+fn loom_policies_take_over_while_one_comes() {
+    explore(|| {
+        let (start, mut pcpu, [a, _b]) = busy_pcpu();
+        a.suspend(BlockReason::Paused);
+        assert_eq!(pcpu.schedule(), Decision::Run);
+        start.forget_kicks();
+        let other = thread::spawn({
+            let (a, pool) = (a.clone(), start.pool.clone());
+            move || {
+                succeed(&pool, 20);
+                a.resume(BlockReason::Paused);
+                succeed(&pool, 30);
+            }
+        });
+        while pcpu.look() {}
+        other.join().unwrap();
+        while pcpu.look() {}
+        assert_eq!(
+            pcpu.hardware.timer,
+            Some(30),
+            "two share by the last policy"
+        );
     });
 }
 
