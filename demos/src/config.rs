@@ -10,6 +10,7 @@ use alloc::{string::String, vec::Vec};
 
 pub use check::{Machine, PAGE, whole_pages};
 use serde::{Deserialize, Serialize};
+use trapline_sched::{Entitlement, GroupId, Reservation, Weight};
 
 /// The bootargs key that says where the encoded [`BootConfig`] lies.
 pub const BOOTARGS_KEY: &str = "trapline.config";
@@ -101,8 +102,8 @@ pub struct GuestConfig {
     pub vcpu_count: u16,
     /// For each vCPU the pCPUs it may run on, bit n for pCPU n.
     pub affinity: Vec<u64>,
-    /// The guest's share of the pCPUs against other guests', for policies that weigh: 1 to 10,000.
-    pub weight: u32,
+    /// What each of its vCPUs shall get.
+    pub entitlement: EntitlementConfig,
     /// The guest starts with the machine; otherwise it is off until it is told to start.
     pub starts: bool,
     /// What the guest's random numbers come from: nobody can guess it, except where runs shall be equal.
@@ -124,6 +125,53 @@ pub struct GuestConfig {
     pub entry: u64,
     /// Where the device tree is: the first vCPU's x0.
     pub device_tree: u64,
+}
+
+/// What each vCPU of a guest shall get; each policy looks at what it knows. Ranges are those of
+/// [`trapline_sched::Entitlement`], times in microseconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct EntitlementConfig {
+    /// Its share against others' vCPUs.
+    pub weight: u16,
+    /// How long it runs at a time while others wait, if not as long as all.
+    pub slice_us: Option<u32>,
+    /// The most that all vCPUs of the guest get together, in hundredths of a pCPU.
+    pub cap: Option<u32>,
+    /// It runs before all with less.
+    pub priority: u8,
+    /// What it gets in any case: a budget in each period.
+    pub reservation_us: Option<(u32, u32)>,
+}
+
+impl Default for EntitlementConfig {
+    fn default() -> Self {
+        Self {
+            weight: Weight::DEFAULT.get(),
+            slice_us: None,
+            cap: None,
+            priority: 0,
+            reservation_us: None,
+        }
+    }
+}
+
+impl EntitlementConfig {
+    /// The same for the scheduler, of the guest with number `group`; `ticks` says how long a number of microseconds is. `None` if a
+    /// value is out of range.
+    pub fn entitlement(&self, group: u16, ticks: impl Fn(u32) -> u64) -> Option<Entitlement> {
+        let reservation = match self.reservation_us {
+            Some((budget, period)) => Some(Reservation::new(ticks(budget), ticks(period)).ok()?),
+            None => None,
+        };
+        Some(Entitlement {
+            group: GroupId::new(group),
+            weight: Weight::new(self.weight)?,
+            slice: self.slice_us.map(ticks),
+            reservation,
+            priority: self.priority,
+            cap: self.cap,
+        })
+    }
 }
 
 /// A device of the machine that a guest may drive itself. It is where the guest's emulated one would be, and has the same interrupt.
@@ -253,7 +301,11 @@ pub(crate) mod tests {
                 name: "linux".into(),
                 vcpu_count: 2,
                 affinity: alloc::vec![0b1111, 0b0001],
-                weight: 1024,
+                entitlement: EntitlementConfig {
+                    cap: Some(250),
+                    reservation_us: Some((2000, 10_000)),
+                    ..EntitlementConfig::default()
+                },
                 starts: true,
                 random_seed: core::array::from_fn(|index| index as u8),
                 on_reset: OnReset::End,

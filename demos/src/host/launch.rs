@@ -242,7 +242,7 @@ impl GuestRequest {
             name: self.name.clone(),
             vcpu_count: affinity.len() as u16,
             affinity,
-            weight: self.weight,
+            entitlement: self.entitlement,
             starts: self.starts,
             random_seed: seed(is_counting)?,
             on_reset: self.on_reset,

@@ -248,7 +248,7 @@ fn end_of(region: &Region) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::OnReset;
+    use crate::config::{EntitlementConfig, OnReset};
 
     fn kernel(offset: u64, footprint: u64) -> Kernel {
         let start = RAM_BASE.saturating_add(offset);
@@ -328,7 +328,7 @@ mod tests {
                 name: "test".into(),
                 vcpu_count: 1,
                 affinity: vec![1],
-                weight: 1,
+                entitlement: EntitlementConfig::default(),
                 starts: true,
                 random_seed: [0; 32],
                 on_reset: OnReset::End,

@@ -2,22 +2,20 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use trapline_sched::{PcpuId, PcpuSet, policies};
+use trapline_sched::{PcpuId, PcpuSet, PolicyOptions, VcpuId, policies};
 
 use super::{
     Failure, cross,
     failure::Result,
     virtio::{self, Backend},
 };
-use crate::config::{MAX_GUESTS, MAX_VCPUS_IN_ALL, OnReset, PassedDevice};
+use crate::config::{EntitlementConfig, MAX_GUESTS, MAX_VCPUS_IN_ALL, OnReset, PassedDevice};
 
 /// Linux keeps no longer command line. [Linux: arch/arm64, COMMAND_LINE_SIZE]
 const LONGEST_BOOTARGS: usize = 2047;
 /// Names are said at the start of lines.
 const LONGEST_NAME: usize = 32;
 
-/// A guest's share when nobody says otherwise.
-pub const DEFAULT_WEIGHT: u32 = 1024;
 /// The RAM of a guest when nobody says otherwise.
 pub const DEFAULT_MEMORY_MIB: u64 = 512;
 
@@ -95,8 +93,8 @@ pub struct GuestRequest {
     pub memory_mib: u64,
     /// Lists of pCPUs: one for each vCPU, or one for all; none for any pCPU.
     pub affinity: Vec<String>,
-    /// Its share of the pCPUs against other guests', for policies that weigh: 1 to 10,000.
-    pub weight: u32,
+    /// What each of its vCPUs shall get.
+    pub entitlement: EntitlementConfig,
     /// It starts with the machine.
     pub starts: bool,
     /// What becomes of it when it asks for a reset.
@@ -123,13 +121,25 @@ impl GuestRequest {
             vcpus,
             memory_mib: DEFAULT_MEMORY_MIB,
             affinity: Vec::new(),
-            weight: DEFAULT_WEIGHT,
+            entitlement: EntitlementConfig::default(),
             starts: true,
             on_reset: OnReset::End,
             devices: Vec::new(),
             virtio: Vec::new(),
             is_dma_trusted: false,
             place: Place::default(),
+        }
+    }
+
+    /// The key that asks for most, to point at when it is refused.
+    fn entitlement_key(&self) -> &'static str {
+        match self.entitlement {
+            EntitlementConfig {
+                reservation_us: Some(_),
+                ..
+            } => "budget_us",
+            EntitlementConfig { cap: Some(_), .. } => "cap",
+            _ => "weight",
         }
     }
 }
@@ -189,7 +199,45 @@ impl Request {
         if self.policy == policies::Pinned::NAME {
             self.check_pins(&affinities)?;
         }
+        self.check_entitlements(&affinities)?;
         Ok(affinities)
+    }
+
+    /// Asks the policy itself whether it can keep what each vCPU shall get, with microseconds for ticks.
+    fn check_entitlements(&self, affinities: &[Vec<u64>]) -> Result<()> {
+        let options = PolicyOptions {
+            slice_ticks: self.slice_us.into(),
+            max_vcpus: affinities.iter().map(Vec::len).sum::<usize>() as u16,
+        };
+        let policy = policies::policy_by_name(&self.policy, options)
+            .map_err(|error| Failure::input(error, self.place.of("policy"), "choose another"))?;
+        let mut ids = (0..).map(VcpuId::new);
+        for (index, (guest, affinities)) in self.guests.iter().zip(affinities).enumerate() {
+            let entitlement = guest.entitlement.entitlement(index as u16, u64::from);
+            let entitlement = entitlement.ok_or_else(|| {
+                let what = "a weight, budget or period is out of range";
+                Failure::input(
+                    what,
+                    guest.place.of("weight"),
+                    "see docs/guide/several-guests.md",
+                )
+            })?;
+            for (&affinity, id) in affinities.iter().zip(&mut ids) {
+                let affinity = PcpuSet::from_bits(affinity);
+                policy
+                    .admit(id, &entitlement, affinity)
+                    .map_err(|refusal| {
+                        let what = format!(
+                            "policy `{}` refuses `{}`: {refusal}",
+                            self.policy, guest.name
+                        );
+                        let remedy =
+                            "ask for less, or give it more pCPUs (times are in microseconds)";
+                        Failure::input(what, guest.place.of(guest.entitlement_key()), remedy)
+                    })?;
+            }
+        }
+        Ok(())
     }
 
     fn check_policy(&self) -> Result<()> {

@@ -227,6 +227,10 @@ fn create_vcpus(
     (vm, vcpus): (&Arc<Vm>, &Vcpus),
     space: &Arc<AddressSpace>,
 ) -> Result<Vec<Arc<VcpuHandle<GuestVcpu>>>, Refusal> {
+    let entitlement = config
+        .entitlement
+        .entitlement(index as u16, timer::ticks_of_us)
+        .ok_or(("entitlement", "a value is out of range"))?;
     let mut handles = Vec::with_capacity(vcpus.count());
     for vcpu in 0..vcpus.count() {
         let pcpus = PcpuSet::from_bits(config.affinity.get(vcpu).copied().unwrap_or(u64::MAX))
@@ -234,7 +238,8 @@ fn create_vcpus(
         let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
         let (affinity, space) = (guest_machine::mpidr_affinity(vcpu), space.clone());
         let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
-        match machine.pool.create_vcpu(pcpus, make, VcpuShared::default()) {
+        let shared = VcpuShared::default();
+        match machine.pool.create_vcpu(pcpus, &entitlement, make, shared) {
             Ok(handle) => {
                 machine.own(handle.id(), index);
                 vcpus.attach(vcpu, handle.clone());

@@ -17,6 +17,7 @@ mod life;
 mod memory;
 mod passed;
 mod report;
+mod watchdog;
 
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 use core::{
@@ -32,7 +33,9 @@ use trapline_platform::{
     engine::{self, Between, PoolHost},
     heap, panic, pcpu, power, timer,
 };
-use trapline_sched::{PcpuId, PcpuSet, PolicyOptions, Pool, PoolConfig, VcpuId, policy_by_name};
+use trapline_sched::{
+    PcpuId, PcpuSet, PolicyFailure, PolicyOptions, Pool, PoolConfig, VcpuId, policy_by_name,
+};
 use trapline_vcpu::{
     Aarch64PerCpu,
     arch::aarch64::read_id_register,
@@ -207,6 +210,7 @@ impl Machine {
     /// Does a piece of what there is to do that is no vCPU's, on the pCPU of `engine` and between two of its steps; true if
     /// there may be more. A pCPU calls it when it is asked for its attention, and until it returns false.
     pub fn attend<H: Host>(&self, engine: &mut Aarch64PerCpu<Dispatcher, H>) -> bool {
+        watchdog::report();
         self.let_go(engine);
         let count = self.slots.len();
         let first = self.last_served.load(Relaxed) + 1;
@@ -304,20 +308,35 @@ fn on_parked(vcpu: VcpuId) {
     }
 }
 
+/// The pool's policy has broken its promise; the log says so as soon as a pCPU has the time.
+fn on_policy_failed(failure: PolicyFailure) {
+    watchdog::note(failure);
+    if let Some(machine) = MACHINE.get() {
+        machine.call();
+    }
+}
+
 fn prepare(config: BootConfig, customize: Customize) -> Result<Machine, Refusal> {
     let mmfr0 = read_id_register(SystemRegister::new(3, 0, 0, 7, 0));
     let mmfr1 = read_id_register(SystemRegister::new(3, 0, 0, 7, 1));
     let geometry = Geometry::from_id_registers(mmfr0, mmfr1)
         .ok_or_else(|| Refusal("the machine's stage 2 translation has no 4 KiB granule".into()))?;
-    let slice_ticks = u64::from(config.slice_us) * timer::frequency() / 1_000_000;
-    let policy = policy_by_name(&config.policy, PolicyOptions { slice_ticks })
-        .map_err(|error| ("policy", error))?;
     let max_vcpus = config.guests.iter().map(|guest| guest.vcpu_count).sum();
+    let slice_ticks = timer::ticks_of_us(config.slice_us);
+    let options = PolicyOptions {
+        slice_ticks,
+        max_vcpus,
+    };
+    let policy = policy_by_name(&config.policy, options).map_err(|error| ("policy", error))?;
     let pool = Pool::new(PoolConfig {
         pcpus: PcpuSet::all(config.pcpu_count),
         max_vcpus,
         policy,
-        host: Arc::new(PoolHost { on_parked }),
+        fallback_slice: slice_ticks,
+        host: Arc::new(PoolHost {
+            on_parked,
+            on_policy_failed,
+        }),
     })
     .map_err(|error| ("pool", error))?;
     let pcpu_count = usize::from(config.pcpu_count);

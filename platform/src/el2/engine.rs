@@ -1,9 +1,9 @@
 //! How the engine of `trapline-vcpu` runs on this machine: its host traits, and the loop of one pCPU.
 
-use super::{gic, heap::NoAllocGuard, pcpu, power, shared, timer, uart};
+use super::{gic, heap::NoAllocGuard, pcpu, power, relax, shared, timer, uart};
 use alloc::sync::Arc;
 use core::marker::PhantomData;
-use trapline_sched::{LocalScheduler, PcpuId, VcpuId};
+use trapline_sched::{LocalScheduler, PcpuId, PolicyFailure, VcpuId};
 use trapline_vcpu::{
     Aarch64PerCpu, Aarch64VCpu, Step,
     dispatch::Dispatch,
@@ -86,6 +86,8 @@ impl EngineHost {
 pub struct PoolHost {
     /// Called for each vCPU that was stopped or paused once it is parked, on any pCPU; it may neither wait nor allocate.
     pub on_parked: fn(VcpuId),
+    /// Called on the pCPU that found that the pool's policy has broken its promise; it may neither wait nor allocate.
+    pub on_policy_failed: fn(PolicyFailure),
 }
 
 impl trapline_sched::Host for PoolHost {
@@ -107,6 +109,14 @@ impl trapline_sched::Host for PoolHost {
 
     fn paused(&self, vcpu: VcpuId) {
         (self.on_parked)(vcpu);
+    }
+
+    fn policy_failed(&self, failure: PolicyFailure) {
+        (self.on_policy_failed)(failure);
+    }
+
+    fn relax(&self) {
+        relax::relax();
     }
 }
 

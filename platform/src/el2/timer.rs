@@ -26,6 +26,11 @@ pub fn frequency() -> u64 {
     CNTFRQ_EL0.get()
 }
 
+/// How many ticks of the counter `us` microseconds are.
+pub fn ticks_of_us(us: u32) -> u64 {
+    u64::from(us) * frequency() / 1_000_000
+}
+
 /// Arms this pCPU's hypervisor timer for tick `deadline`, or disarms it. It fires at once if that is past.
 #[inline(always)]
 pub fn set(deadline: Option<u64>) {

@@ -7,7 +7,7 @@ mod text;
 
 use std::{fs::File, io::Read, ops::RangeInclusive, path::Path};
 
-use trapline_sched::policies;
+use trapline_sched::{Weight, policies};
 
 use self::text::{DeviceText, DmaText, FileText, ResetText, VmText};
 use super::{
@@ -15,16 +15,21 @@ use super::{
     consoles::Target,
     cross,
     failure::{Result, at},
-    request::{DEFAULT_MEMORY_MIB, DEFAULT_WEIGHT, GuestRequest, GuestSource, Place},
+    request::{DEFAULT_MEMORY_MIB, GuestRequest, GuestSource, Place},
     virtio::Backend,
 };
-use crate::config::{MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice};
+use crate::config::{EntitlementConfig, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice};
 
 /// More than 512 vCPUs can want.
 const LONGEST_FILE: u64 = 1 << 20;
 /// What a slice may be, in microseconds.
 pub const SLICE_US: RangeInclusive<i64> = 50..=10_000_000;
-const WEIGHT: RangeInclusive<i64> = 1..=10_000;
+const WEIGHT: RangeInclusive<i64> = 1..=Weight::LIMIT as i64;
+/// What a guest's cap may be, in hundredths of a pCPU.
+const CAP: RangeInclusive<i64> = 1..=100 * MAX_PCPUS as i64;
+const PRIORITY: RangeInclusive<i64> = 0..=u8::MAX as i64;
+/// What a budget and a period may be, in microseconds.
+const RESERVATION_US: RangeInclusive<i64> = 50..=10_000_000;
 /// The longest timeout, in seconds.
 const TIMEOUT: RangeInclusive<i64> = 1..=u32::MAX as i64;
 
@@ -177,7 +182,6 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
     }
     let source = source_of(text, base, &place)?;
     let vcpus = within(text.vcpus, 1..=MAX_VCPUS as i64, "vcpus", 1)? as usize;
-    let weight = within(text.weight, WEIGHT, "weight", i64::from(DEFAULT_WEIGHT))? as u32;
     let memory_mib = text
         .memory
         .as_ref()
@@ -196,7 +200,7 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
             vcpus,
             memory_mib,
             affinity: text.affinity.clone().unwrap_or_default().0,
-            weight,
+            entitlement: entitlement_of(text, &place)?,
             starts: text.start.unwrap_or(true),
             on_reset: match text.on_reset {
                 Some(ResetText::Restart) => OnReset::Restart,
@@ -208,6 +212,37 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
             place,
         },
         console,
+    })
+}
+
+fn entitlement_of(text: &VmText, place: &Place) -> Result<EntitlementConfig> {
+    let within = |value, range, key| within(value, range, key, place);
+    let budget = within(text.budget_us, RESERVATION_US, "budget_us")?;
+    let period = within(text.period_us, RESERVATION_US, "period_us")?;
+    let refuse = |what: String, key, remedy: &str| Err(Failure::input(what, place.of(key), remedy));
+    let reservation_us = match (budget, period) {
+        (None, None) => None,
+        (Some(budget), Some(period)) if budget <= period => Some((budget as u32, period as u32)),
+        (Some(budget), Some(period)) => {
+            let what = format!("a budget of {budget} us in a period of {period} us");
+            return refuse(what, "budget_us", "give at most the period");
+        }
+        (Some(_), None) => {
+            let what = "a budget without a period".into();
+            return refuse(what, "budget_us", "give period_us too");
+        }
+        (None, Some(_)) => {
+            let what = "a period without a budget".into();
+            return refuse(what, "period_us", "give budget_us too");
+        }
+    };
+    let weight = within(text.weight, WEIGHT, "weight")?;
+    Ok(EntitlementConfig {
+        weight: weight.map_or(Weight::DEFAULT.get(), |weight| weight as u16),
+        slice_us: within(text.slice_us, SLICE_US, "slice_us")?.map(|slice| slice as u32),
+        cap: within(text.cap, CAP, "cap")?.map(|cap| cap as u32),
+        priority: within(text.priority, PRIORITY, "priority")?.unwrap_or(0) as u8,
+        reservation_us,
     })
 }
 

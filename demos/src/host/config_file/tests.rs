@@ -67,7 +67,7 @@ fn a_file_describes_a_machine_and_its_guests() {
             .is_some_and(|path| path.ends_with("own.dtb"))
     );
     assert_eq!(
-        (second.vcpus, second.memory_mib, second.weight),
+        (second.vcpus, second.memory_mib, second.entitlement.weight),
         (1, 64, 300)
     );
     assert_eq!((second.bootargs.as_str(), second.starts), ("a=b", false));

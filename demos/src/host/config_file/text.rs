@@ -42,6 +42,11 @@ pub(super) struct VmText {
     pub vcpus: Option<i64>,
     pub affinity: Option<Lists>,
     pub weight: Option<i64>,
+    pub slice_us: Option<i64>,
+    pub cap: Option<i64>,
+    pub priority: Option<i64>,
+    pub budget_us: Option<i64>,
+    pub period_us: Option<i64>,
     #[serde(default)]
     pub device: Vec<DeviceText>,
     pub dma: Option<DmaText>,
