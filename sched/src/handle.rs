@@ -50,12 +50,14 @@ pub(crate) struct MigrationCounters {
 }
 
 /// Why an affinity is refused.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AffinityError {
     /// A vCPU that may run nowhere never runs.
     Empty,
     /// The pool does not have this pCPU.
     AbsentPcpu(PcpuId),
+    /// The policy cannot keep there what the vCPU is entitled to.
+    Entitlement(Refusal),
 }
 
 /// Why a vCPU is not sent to a pCPU.
@@ -88,6 +90,7 @@ impl fmt::Display for AffinityError {
         match self {
             Self::Empty => f.write_str("an affinity needs at least one pCPU"),
             Self::AbsentPcpu(pcpu) => write!(f, "the pool has no {pcpu}"),
+            Self::Entitlement(refusal) => refusal.fmt(f),
         }
     }
 }
@@ -252,9 +255,14 @@ impl<V: Vcpu> VcpuHandle<V> {
         Ok(())
     }
 
-    /// Where it may run from now on; it leaves a pCPU that is not in `set` at once.
+    /// Where it may run from now on; it leaves a pCPU that is not in `set` at once. One caller at a time, on no exit path.
+    ///
+    /// # Errors
+    /// It could not run there, or would not get what it is entitled to; nothing has changed then.
     pub fn set_affinity(&self, set: PcpuSet) -> Result<(), AffinityError> {
         self.pool.check_affinity(set)?;
+        let admitted = self.admit(&self.entitlement(), set);
+        admitted.map_err(AffinityError::Entitlement)?;
         self.affinity.store(set.bits(), Ordering::Release);
         self.request_migrate();
         Ok(())
@@ -265,7 +273,15 @@ impl<V: Vcpu> VcpuHandle<V> {
     /// # Errors
     /// The policy cannot keep it; nothing has changed then.
     pub fn set_entitlement(&self, entitlement: &Entitlement) -> Result<(), Refusal> {
-        self.pool.admit(self.id, entitlement, self.affinity())
+        self.admit(entitlement, self.affinity())
+    }
+
+    /// Asks the policy, unless the vCPU was retired: its number may be another one's by now.
+    fn admit(&self, entitlement: &Entitlement, affinity: PcpuSet) -> Result<(), Refusal> {
+        if self.is_gone() {
+            return Ok(());
+        }
+        self.pool.admit(self.id, entitlement, affinity)
     }
 
     /// What it shall get.

@@ -67,20 +67,26 @@ impl Engine {
             Outside::Resume(vcpu) => self.handle(vcpu).resume(BlockReason::Paused),
             Outside::PowerOn(vcpu) => self.power_on(vcpu),
             Outside::Migrate(vcpu, pcpu) => drop(self.handle(vcpu).migrate(pcpu)),
-            Outside::SetAffinity(vcpu, set) => drop(self.handle(vcpu).set_affinity(set)),
+            Outside::SetAffinity(vcpu, set) => {
+                self.change(|| drop(self.handle(vcpu).set_affinity(set)))
+            }
             Outside::RequestSync(vcpu) => drop(self.handle(vcpu).request_sync()),
             Outside::Drain(pcpu) => drop(self.pool().drain(pcpu)),
             Outside::Undrain(pcpu) => drop(self.pool().undrain(pcpu)),
             Outside::Stop(vcpu) => self.handle(vcpu).stop(),
-            Outside::SetPolicy(successor) => self.change_policy(successor),
+            Outside::SetPolicy(successor) => self.change(|| self.set_policy(successor)),
         }
     }
 
-    /// On one thread nobody can wait for another change to be over: this one is not made then.
-    fn change_policy(&self, successor: Successor) {
+    fn set_policy(&self, successor: Successor) {
+        let policy = successor.policy(self.vcpu_count() as u16);
+        drop(self.pool().set_policy(policy));
+    }
+
+    /// On one thread nobody can wait for another change of what vCPUs shall get to be over: this one is not made then.
+    fn change(&self, act: impl FnOnce()) {
         if !self.is_changing.replace(true) {
-            let policy = successor.policy(self.vcpu_count() as u16);
-            drop(self.pool().set_policy(policy));
+            act();
             self.is_changing.set(false);
         }
     }

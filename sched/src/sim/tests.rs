@@ -2,7 +2,7 @@
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation};
 use crate::{
-    BlockReason, PcpuId, PcpuSet, Place, PowerState, VcpuId,
+    BlockReason, Entitlement, PcpuId, PcpuSet, Place, PowerState, VcpuId,
     policies::{Pinned, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
@@ -254,6 +254,15 @@ fn a_retired_vcpu_gives_its_number_back() {
     sim.run_until(6);
     let vcpu = sim.handle(VCPU0).retire().expect("it is stopped");
     assert_eq!(sim.handle(VCPU0).place(), Place::Gone);
+    let entitlement = Entitlement {
+        priority: 1,
+        ..Entitlement::default()
+    };
+    assert_eq!(sim.handle(VCPU0).set_entitlement(&entitlement), Ok(()));
+    assert_eq!(sim.handle(VCPU0).set_affinity(PcpuSet::all(1)), Ok(()));
+    let nobody = Entitlement::default();
+    assert_eq!(sim.engine.pool().entitlements().get(VCPU0), nobody);
+    assert_eq!(sim.engine.pool().entitlements().present().count(), 0);
     sim.handle(VCPU0).wake();
     sim.handle(VCPU0).resume(BlockReason::Stopped);
     drop(vcpu);
