@@ -172,14 +172,22 @@ pub trait LocalPolicy: Send {
     /// `vcpu`, which runs here, has run for `ticks` more, its exits included.
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64);
 
-    /// One that is ready here must run at once instead of `running`, whose slice is not over. Asked when one became ready.
+    /// The pCPU must choose anew although the slice of `running` is not over. Asked when one became ready here.
     fn preempts(&mut self, _running: VcpuId, _now: u64) -> bool {
         false
     }
 
-    /// Takes out a vCPU that should rather be ready on another pCPU, which is busy, and names that one. Asked once whenever
-    /// the pCPU has chosen anew; `allowed` says what is possible.
+    /// Takes out a vCPU that should rather be ready on another pCPU, which is busy, and names that one; `allowed` says what is
+    /// possible. Asked whenever the pCPU has chosen anew or a vCPU has not stayed ready here, and when another asks for work,
+    /// until the answer is `None`; no pCPU is allowed twice.
     fn push(&mut self, _now: u64, _allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
+        None
+    }
+
+    /// Names another pCPU where a vCPU is ready that should rather run elsewhere: that one is told at once, and asked to
+    /// [`Self::push`]. Asked whenever that has been asked here: what others wait for can be due to this pCPU, or it was told
+    /// itself and can do nothing about it.
+    fn pull(&mut self, _now: u64) -> Option<PcpuId> {
         None
     }
 

@@ -62,7 +62,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         let has_news = core::mem::take(&mut self.has_news);
         self.resume_at = None;
         let Some(loaded) = self.loaded.as_ref().map(|vcpu| vcpu.handle().id()) else {
-            self.has_chosen = true;
+            self.must_balance = true;
             if let Picked::Other(next) = self.pick(None, None, now) {
                 self.start(next, machine, now);
             }
@@ -84,7 +84,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             );
             self.policy.enqueue(loaded, why, now);
         }
-        self.has_chosen = true;
+        self.must_balance = true;
         match self.pick(Some(loaded), yielding.flatten(), now) {
             Picked::Other(next) => {
                 self.unload_ranked(machine, now);

@@ -4,8 +4,8 @@
 //!   schedule:  collect (inbox, requests, deadlines)
 //!              settle  (the loaded vCPU: fold, move, park, or let it wait loaded)
 //!              choose  (turn over or nobody loaded: ask the policy, bind)
-//!              push    (one that the policy would rather have on another pCPU)
 //!              share   (others wait here and a pCPU idles: hand one over)
+//!              balance (those that the policy would rather have on another busy pCPU)
 //!              arm     (the slice timer, only while it matters; the next deadline; when the policy is asked again)
 //! ```
 //! A box leaves the pCPU only unbound. Everything here belongs to the pCPU alone; others reach it through the inbox and
@@ -122,8 +122,8 @@ pub struct LocalScheduler<V: Vcpu> {
     has_news: bool,
     /// The loaded vCPU is enqueued with the policy: it waited, and has woken up.
     is_ranked: bool,
-    /// The policy has been asked, and not yet whom to push.
-    has_chosen: bool,
+    /// The policy has chosen, or what was handed over has not stayed: it has yet to be asked who goes elsewhere.
+    must_balance: bool,
     /// The policy idles the pCPU until then.
     resume_at: Option<u64>,
 }
@@ -160,7 +160,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             yielding: None,
             has_news: false,
             is_ranked: false,
-            has_chosen: false,
+            must_balance: false,
             resume_at: None,
         }
     }
@@ -262,11 +262,11 @@ impl<V: Vcpu> LocalScheduler<V> {
             } else {
                 self.settle(machine, now);
                 self.choose(machine, now);
-                self.push(now);
                 self.share(raised.work(), now);
-                self.settle_exclusive(machine);
                 self.watch(now);
             }
+            self.balance(raised.work(), now);
+            self.settle_exclusive(machine);
             self.arm(machine);
             // Also what came without a kick: from this pCPU itself, or while the slice timer was armed.
             if !self.cell.attention.is_raised() || cfg!(mutant = "disarm_ignores_mail") {

@@ -6,6 +6,7 @@ use super::{LocalScheduler, Machine};
 use crate::{
     BlockReason, PcpuId, PcpuSet, Ready, TraceEvent, Vcpu, VcpuId,
     accounting::vcpu,
+    attention::About,
     cell::Mail,
     state::{Leave, Park, State},
     sync::{Ordering, fence},
@@ -26,7 +27,9 @@ impl<V: Vcpu> LocalScheduler<V> {
         if mail.why == Ready::MigratedIn {
             self.cell.pulled.increment();
         }
+        let id = mail.vcpu.handle().id();
         self.admit(mail.vcpu, mail.why, now);
+        self.must_balance |= self.ready.get(id).is_none();
     }
 
     /// A box that is queued here and counted as waiting: it becomes ready, unless something blocks or moves it.
@@ -248,6 +251,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             state.is_blocked() || state.has_migrate()
         }) {
             self.readmit(id, now);
+            self.must_balance = true;
         }
     }
 
@@ -308,26 +312,39 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// Gives another pCPU what the policy would rather have there. Once for each choice, so that two that disagree do not keep
-    /// each other busy.
-    pub(super) fn push(&mut self, now: u64) {
-        if !core::mem::take(&mut self.has_chosen) || self.ready.is_empty() {
+    /// Gives other pCPUs what the policy would rather have there, each at most one, so that two that disagree do not keep each
+    /// other busy; then lets it ask another one to do the same.
+    pub(super) fn balance(&mut self, was_asked: bool, now: u64) {
+        if !(core::mem::take(&mut self.must_balance) || was_asked) {
             return;
         }
-        let (ready, pool, here) = (&self.ready, &self.pool, self.id);
+        let mut done = PcpuSet::only(self.id);
+        while !self.ready.is_empty()
+            && let Some(to) = self.push(done, now)
+        {
+            done.insert(to);
+        }
+        let giver = self.policy.pull(now).filter(|&giver| giver != self.id);
+        if let Some(giver) = giver.filter(|&giver| self.pool.pcpus().contains(giver)) {
+            self.pool.nudge(giver, About::Work);
+        }
+    }
+
+    /// Lets the policy name a ready vCPU and a pCPU that is not in `done`, and hands it over.
+    fn push(&mut self, done: PcpuSet, now: u64) -> Option<PcpuId> {
+        let (ready, pool) = (&self.ready, &self.pool);
         let may_go = |id, to| {
-            let vcpu = ready.get(id).filter(|_| to != here);
+            let vcpu = ready.get(id).filter(|_| !done.contains(to));
             vcpu.is_some_and(|vcpu: &V| pool.may_run(vcpu.handle().affinity(), to))
         };
-        let Some((id, to)) = self.policy.push(now, &mut |id, to| may_go(id, to)) else {
-            return;
-        };
-        if may_go(id, to) {
-            self.hand_over(id, to, now);
-        } else {
+        let (id, to) = self.policy.push(now, &mut |id, to| may_go(id, to))?;
+        if !may_go(id, to) {
             self.cell.bad_picks.increment();
             self.keep(Some(id), now);
+            return None;
         }
+        self.hand_over(id, to, now);
+        Some(to)
     }
 
     /// Nobody here may run on a pCPU that idles: says so exactly, and lets the next one look.

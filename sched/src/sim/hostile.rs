@@ -114,6 +114,10 @@ impl LocalPolicy for HostileLocal {
         (self.below(2) == 0).then_some((vcpu, to))
     }
 
+    fn pull(&mut self, _now: u64) -> Option<PcpuId> {
+        PcpuId::new(self.below(70) as u16)
+    }
+
     fn waiting(&self) -> usize {
         self.ready.len()
     }
