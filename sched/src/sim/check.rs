@@ -69,8 +69,12 @@ impl Engine {
         let handle = guest.handle();
         let state = handle.state.load();
         let is_informed = has_kick || !state.needs_schedule();
+        let vcpu = handle.id();
+        assert!(
+            is_running || has_kick || state.is_blocked(),
+            "{name} {id} idles although {vcpu} can run"
+        );
         if is_running {
-            let vcpu = handle.id();
             assert!(
                 is_informed,
                 "{name} {id} runs {vcpu} and nobody tells it to stop"

@@ -318,7 +318,7 @@ impl Engine {
             engine: self,
             pcpu: pcpu.id,
         };
-        if pcpu.sched.needs_attention() {
+        if pcpu.decision != Decision::Run || pcpu.sched.needs_attention() {
             pcpu.decision = pcpu.sched.schedule(&mut machine);
             if pcpu.decision != Decision::Run {
                 return;

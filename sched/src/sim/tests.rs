@@ -55,6 +55,15 @@ fn a_waiting_vcpu_gives_its_pcpu_to_the_other() {
 }
 
 #[test]
+fn a_lone_vcpu_goes_on_when_its_timer_fires() {
+    let late = Script::forever([WaitFor(10), Compute(4)]);
+    let mut sim = machine(1, [late]);
+    sim.run_until(30);
+    sim.expect_trace(["0 vcpu0 for 1", "11 vcpu0 for 5", "26 vcpu0 for 4"]);
+    assert_eq!(sim.handle(VCPU0).snapshot(30).switches, 1);
+}
+
+#[test]
 fn no_timer_is_armed_when_nobody_waits() {
     let mut sim = Simulation::new(RoundRobin::with_slice(10), [busy()]);
     sim.run_until(10_000);
