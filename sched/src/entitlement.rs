@@ -149,10 +149,6 @@ impl Entitlements {
             return Entitlement::default();
         };
         let group_and_weight = place.group_and_weight.load(Ordering::Relaxed);
-        let (budget, period) = (
-            place.budget.load(Ordering::Relaxed),
-            place.period.load(Ordering::Relaxed),
-        );
         let (slice, cap) = (
             place.slice.load(Ordering::Relaxed),
             place.cap.load(Ordering::Relaxed),
@@ -161,8 +157,8 @@ impl Entitlements {
             group: GroupId::new((group_and_weight >> 16) as u16),
             weight: Weight::new(group_and_weight as u16).unwrap_or_default(),
             slice: (slice != NOTHING).then_some(slice),
-            reservation: Reservation::new(budget, period).ok(),
-            priority: place.priority.load(Ordering::Relaxed) as u8,
+            reservation: self.reservation(vcpu),
+            priority: self.priority(vcpu),
             cap: (cap != NO_CAP).then_some(cap),
         }
     }
@@ -172,6 +168,19 @@ impl Entitlements {
         let place = self.0.get(vcpu.index());
         let weight = place.map_or(0, |place| place.group_and_weight.load(Ordering::Relaxed));
         Weight::new(weight as u16).unwrap_or_default()
+    }
+
+    /// The priority of `vcpu` alone.
+    pub fn priority(&self, vcpu: VcpuId) -> u8 {
+        let place = self.0.get(vcpu.index());
+        place.map_or(0, |place| place.priority.load(Ordering::Relaxed) as u8)
+    }
+
+    /// The reservation of `vcpu` alone.
+    pub fn reservation(&self, vcpu: VcpuId) -> Option<Reservation> {
+        let place = self.0.get(vcpu.index())?;
+        let budget = place.budget.load(Ordering::Relaxed);
+        Reservation::new(budget, place.period.load(Ordering::Relaxed)).ok()
     }
 
     /// Where the policy wants `vcpu` whenever it wakes.

@@ -1,9 +1,12 @@
 //! Which policies there are, and how one is chosen by its name.
 
+mod deadline;
 mod fair;
+mod homes;
 mod pinned;
 mod round_robin;
 
+pub use deadline::Deadline;
 pub use fair::Fair;
 pub use pinned::Pinned;
 pub use round_robin::RoundRobin;
@@ -31,7 +34,7 @@ pub enum PolicyError {
 }
 
 /// The names that [`policy_by_name`] knows.
-pub const NAMES: [&str; 3] = [RoundRobin::NAME, Pinned::NAME, Fair::NAME];
+pub const NAMES: [&str; 4] = [RoundRobin::NAME, Pinned::NAME, Fair::NAME, Deadline::NAME];
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,7 +53,7 @@ impl core::error::Error for PolicyError {}
 /// The names of the options that the policy called `name` has; none if there is no such policy.
 pub fn option_names(name: &str) -> &'static [&'static str] {
     match name {
-        RoundRobin::NAME | Fair::NAME => &["slice_us"],
+        RoundRobin::NAME | Fair::NAME | Deadline::NAME => &["slice_us"],
         _ => &[],
     }
 }
@@ -68,6 +71,7 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
         RoundRobin::NAME => Ok(Box::new(RoundRobin::with_slice(slice_ticks))),
         Pinned::NAME => Ok(Box::new(Pinned)),
         Fair::NAME => Ok(Box::new(Fair::with_slice(slice_ticks, max_vcpus))),
+        Deadline::NAME => Ok(Box::new(Deadline::with_slice(slice_ticks, max_vcpus))),
         _ => Err(PolicyError::UnknownName),
     }
 }
@@ -92,7 +96,7 @@ mod tests {
         let error = policy_by_name("lottery", options(1)).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "there is no such policy; there are: round-robin pinned fair"
+            "there is no such policy; there are: round-robin pinned fair deadline"
         );
         assert!(policy_by_name("pinned", options(0)).is_err());
     }

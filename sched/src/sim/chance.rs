@@ -2,13 +2,27 @@
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation, hostile::Hostile};
 use crate::{
-    BlockReason, PcpuId, Policy, VcpuId,
-    policies::{Fair, Pinned, RoundRobin},
+    BlockReason, Entitlement, PcpuId, Policy, Reservation, VcpuId,
+    policies::{Deadline, Fair, Pinned, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
 
 fn pcpu(index: u16) -> PcpuId {
     PcpuId::new(index).unwrap()
+}
+
+/// What each of `vcpus` shall get; whatever the affinities, all reservations can be kept.
+fn entitlements(seed: u64, vcpus: u64) -> Vec<Entitlement> {
+    let entitlement = |index: u64| {
+        let chance = (seed + index).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let reservation = Reservation::new(1 + chance % 3, 25 + chance % 50);
+        Entitlement {
+            reservation: reservation.ok().filter(|_| chance.is_multiple_of(2)),
+            priority: (chance % 4) as u8,
+            ..Entitlement::default()
+        }
+    };
+    (0..vcpus).map(entitlement).collect()
 }
 
 /// What a machine does by chance: guests, affinities, actions from outside.
@@ -50,7 +64,7 @@ fn random_machine(seed: u64, policy: Box<dyn Policy>) -> Simulation {
         policy,
         scripts,
         affinities: Vec::new(),
-        entitlements: Vec::new(),
+        entitlements: entitlements(seed, vcpus),
         seed: Some(seed),
     })
 }
@@ -112,6 +126,16 @@ fn pinned_machines_by_chance_break_no_rule() {
 fn fair_machines_by_chance_break_no_rule() {
     for seed in 0..300 {
         let mut sim = random_machine(seed, Box::new(Fair::with_slice(10, 8)));
+        sim.set_unrest(true);
+        sim.run_until(400);
+        settle_and_expect_progress(sim, seed);
+    }
+}
+
+#[test]
+fn deadline_machines_by_chance_break_no_rule() {
+    for seed in 0..300 {
+        let mut sim = random_machine(seed, Box::new(Deadline::with_slice(10, 8)));
         sim.set_unrest(true);
         sim.run_until(400);
         settle_and_expect_progress(sim, seed);

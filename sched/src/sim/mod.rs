@@ -13,6 +13,8 @@
 #[cfg(test)]
 mod chance;
 mod check;
+#[cfg(test)]
+mod deadline;
 mod engine;
 #[cfg(test)]
 mod fair;

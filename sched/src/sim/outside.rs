@@ -3,7 +3,7 @@
 use super::engine::Engine;
 use crate::{
     BlockReason, PcpuId, PcpuSet, Policy, VcpuId,
-    policies::{Fair, Pinned, RoundRobin},
+    policies::{Deadline, Fair, Pinned, RoundRobin},
 };
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
@@ -44,6 +44,8 @@ pub enum Successor {
     Pinned,
     /// [`Fair`].
     Fair,
+    /// [`Deadline`].
+    Deadline,
 }
 
 impl Successor {
@@ -52,6 +54,7 @@ impl Successor {
             Self::RoundRobin => Box::new(RoundRobin::with_slice(SLICE)),
             Self::Pinned => Box::new(Pinned),
             Self::Fair => Box::new(Fair::with_slice(SLICE, max_vcpus)),
+            Self::Deadline => Box::new(Deadline::with_slice(SLICE, max_vcpus)),
         }
     }
 }
@@ -98,7 +101,7 @@ impl Engine {
         let pcpus = self.pool().pcpus();
         let index = world.below(u64::from(pcpus.len())) as usize;
         let pcpu = pcpus.iter().nth(index).expect("rule: a pool has pCPUs");
-        match world.below(23) {
+        match world.below(24) {
             0..8 => Outside::Interrupt(vcpu),
             8 => Outside::Pause(vcpu),
             9..12 => Outside::Resume(vcpu),
@@ -113,6 +116,7 @@ impl Engine {
             18 => Outside::Drain(pcpu),
             19 => Outside::SetPolicy(Successor::RoundRobin),
             20 => Outside::SetPolicy(Successor::Fair),
+            21 => Outside::SetPolicy(Successor::Deadline),
             _ => Outside::Undrain(pcpu),
         }
     }

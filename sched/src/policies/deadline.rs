@@ -1,0 +1,425 @@
+//! Deadline: a vCPU with a reservation gets its budget in every period; the others, and those that want more, get the rest.
+//!
+//! ```text
+//!   budget Q, period P      left q, deadline d          q -= ticks; at q = 0 it waits until d, then q += Q, d += P
+//!   wakes up                d is past, or q / (d - now) > Q / P: q = Q, d = now + P; else it goes on with q and d
+//!   pick                    the earliest d of those that have budget left; if none has, the rest take turns
+//!   admission               on each pCPU the sum of Q / P is at most 1
+//! ```
+//! These are constant bandwidth servers: whatever a vCPU does, in any time it claims no more than its part, so it can harm
+//! only itself, and one that sleeps gains nothing. [Abeni, Buttazzo: Integrating Multimedia Applications in Hard Real-Time
+//! Systems, 1998] Earliest deadline first then misses none. [Liu, Layland: Scheduling Algorithms for Multiprogramming in a
+//! Hard-Real-Time Environment, 1973] A reservation is hard: more than the budget comes only from what nobody has reserved.
+//!
+//! Each reserved vCPU has a home, the pCPU with the most room when it was admitted, and its budget only there: it does not
+//! wait for an idle pCPU elsewhere, and if it must run elsewhere it takes turns with the others. The others go where pCPUs
+//! idle, and where more is left for each of them. What a change of reservations sets free is given away at once, while its old owner
+//! may still use it until its deadline; so long others may be late.
+
+use super::homes::Homes;
+use crate::{
+    Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
+    Ready, Refusal, Reservation, Slice, VcpuId,
+    sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
+
+/// No time.
+const NEVER: u64 = u64::MAX;
+
+/// Budgets in periods.
+pub struct Deadline {
+    slice_ticks: u64,
+    shared: Arc<Shared>,
+}
+
+impl Deadline {
+    /// The name by which it is chosen.
+    pub const NAME: &str = "deadline";
+
+    /// For up to `max_vcpus` vCPUs. Those that have no budget take turns of `slice_ticks`.
+    pub fn with_slice(slice_ticks: u64, max_vcpus: u16) -> Self {
+        let shared = Shared {
+            homes: Homes::new(max_vcpus),
+            crowds: core::array::from_fn(|_| AtomicU32::new(0)),
+            absent: (0..max_vcpus).map(|_| Absent::default()).collect(),
+        };
+        Self {
+            slice_ticks,
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl Policy for Deadline {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn bounds(&self, _ready: usize) -> Bounds {
+        Bounds {
+            work_conserving: false,
+            longest_wait: None,
+        }
+    }
+
+    fn admit(
+        &self,
+        vcpu: VcpuId,
+        entitlement: &Entitlement,
+        affinity: PcpuSet,
+    ) -> Result<Option<PcpuId>, Refusal> {
+        match entitlement.reservation {
+            Some(reservation) => self.shared.homes.admit(vcpu, reservation, affinity)?,
+            None => self.shared.homes.release(vcpu),
+        }
+        Ok(self.shared.homes.of(vcpu))
+    }
+
+    fn release(&self, vcpu: VcpuId) {
+        self.shared.homes.release(vcpu);
+        if let Some(absent) = self.shared.absent.get(vcpu.index()) {
+            absent.deadline.store(0, Relaxed);
+        }
+    }
+
+    fn is_preemptive(&self) -> bool {
+        true
+    }
+
+    fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
+        Box::new(Queue {
+            pcpu,
+            slice_ticks: self.slice_ticks,
+            ready: VecDeque::with_capacity(entitlements.len()),
+            running: None,
+            until: 0,
+            shared: Arc::clone(&self.shared),
+            entitlements: Arc::clone(entitlements),
+        })
+    }
+}
+
+/// What the pCPUs tell each other; each value stands for itself.
+struct Shared {
+    homes: Homes,
+    /// How many are on each pCPU, if one runs there. Only the pCPU writes it.
+    crowds: [AtomicU32; PcpuId::LIMIT as usize],
+    /// By vCPU number. Whoever has the vCPU's box writes it.
+    absent: Box<[Absent]>,
+}
+
+/// How far a vCPU had used its budget when it left its home.
+#[derive(Default)]
+struct Absent {
+    left: AtomicU64,
+    deadline: AtomicU64,
+}
+
+impl Shared {
+    fn crowd(&self, pcpu: PcpuId) -> u32 {
+        self.crowds[pcpu.index()].load(Relaxed)
+    }
+
+    /// What is not reserved on `pcpu`, for each of `crowd`.
+    fn rest(&self, pcpu: PcpuId, crowd: u32) -> u64 {
+        self.homes.room(pcpu) / u64::from(crowd.max(1))
+    }
+
+    fn rest_for_one_more(&self, pcpu: PcpuId) -> u64 {
+        self.rest(pcpu, self.crowd(pcpu) + 1)
+    }
+}
+
+/// A vCPU that is ready or runs here.
+#[derive(Clone, Copy)]
+struct Entity {
+    vcpu: VcpuId,
+    /// `None` if it has none, or not here.
+    reservation: Option<Reservation>,
+    /// Below 0 if it could not be stopped in time: its next budget is smaller.
+    left: i64,
+    deadline: u64,
+    /// What is left of its turn when it runs without budget.
+    turn: u64,
+}
+
+impl Entity {
+    fn has_budget(&self) -> bool {
+        self.reservation.is_some() && self.left > 0
+    }
+
+    /// Whose is less runs first.
+    fn rank(&self) -> u64 {
+        if self.has_budget() {
+            self.deadline
+        } else {
+            NEVER
+        }
+    }
+
+    /// If it waits for budget: when it gets some, and its rank then.
+    fn next_budget(&self) -> Option<(u64, u64)> {
+        let reservation = self.reservation.filter(|_| self.left <= 0)?;
+        Some((
+            self.deadline,
+            self.deadline.saturating_add(reservation.period()),
+        ))
+    }
+
+    /// Starts anew, unless what is left is no more than its part of the time until its deadline.
+    fn restart(&mut self, now: u64) {
+        let Some(reservation) = self.reservation else {
+            return;
+        };
+        let time = self.deadline.saturating_sub(now);
+        let claim = i128::from(self.left) * i128::from(reservation.period());
+        if time == 0 || claim > i128::from(time) * i128::from(reservation.budget()) {
+            self.left = ticks(reservation.budget());
+            self.deadline = now.saturating_add(reservation.period());
+        }
+    }
+
+    /// As it is at `now`, with `reservation` from now on.
+    fn renew(&mut self, reservation: Option<Reservation>, now: u64) {
+        if reservation != self.reservation {
+            self.reservation = reservation;
+            self.restart(now);
+        }
+        if let (Some((due, next)), Some(reservation)) = (self.next_budget(), self.reservation)
+            && due <= now
+        {
+            self.left = self.left.saturating_add(ticks(reservation.budget()));
+            self.deadline = next;
+            if next <= now {
+                self.restart(now);
+            }
+        }
+    }
+}
+
+fn ticks(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+struct Queue {
+    pcpu: PcpuId,
+    slice_ticks: u64,
+    /// In the order in which those without budget take turns.
+    ready: VecDeque<Entity>,
+    running: Option<Entity>,
+    /// When its slice is over.
+    until: u64,
+    shared: Arc<Shared>,
+    entitlements: Arc<Entitlements>,
+}
+
+impl Queue {
+    fn is_home_of(&self, vcpu: VcpuId) -> bool {
+        self.shared.homes.of(vcpu) == Some(self.pcpu)
+    }
+
+    fn reservation(&self, vcpu: VcpuId) -> Option<Reservation> {
+        let reservation = self.entitlements.reservation(vcpu);
+        reservation.filter(|_| self.is_home_of(vcpu))
+    }
+
+    fn arrival(&self, vcpu: VcpuId, now: u64) -> Entity {
+        let absent = &self.shared.absent[vcpu.index()];
+        let mut entity = Entity {
+            vcpu,
+            reservation: self.reservation(vcpu),
+            left: absent.left.load(Relaxed) as i64,
+            deadline: absent.deadline.load(Relaxed),
+            turn: 0,
+        };
+        entity.restart(now);
+        entity
+    }
+
+    /// Notes how far `entity` is, which goes away.
+    fn note(&self, entity: &Entity) {
+        if entity.reservation.is_some() {
+            let absent = &self.shared.absent[entity.vcpu.index()];
+            absent.left.store(entity.left as u64, Relaxed);
+            absent.deadline.store(entity.deadline, Relaxed);
+        }
+    }
+
+    fn position(&self, vcpu: VcpuId) -> Option<usize> {
+        self.ready.iter().position(|entity| entity.vcpu == vcpu)
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Entity> {
+        let entity = self.ready.remove(index)?;
+        self.note(&entity);
+        self.publish();
+        Some(entity)
+    }
+
+    /// When one that waits for budget gets some and comes before `entity`, which may be the same one.
+    fn next_change(&self, entity: &Entity) -> u64 {
+        let waiting = self.ready.iter().chain([entity]);
+        let changes = waiting.filter_map(Entity::next_budget);
+        let matter = changes.filter(|&(_, rank)| rank < entity.rank());
+        matter.map(|(due, _)| due).min().unwrap_or(NEVER)
+    }
+
+    /// When `entity`, which runs from `now` on, must stop if others are ready.
+    fn end(&self, entity: &Entity, now: u64) -> u64 {
+        let count = if entity.has_budget() {
+            entity.left as u64
+        } else {
+            entity.turn
+        };
+        now.saturating_add(count).min(self.next_change(entity))
+    }
+
+    fn run(&mut self, entity: Entity, now: u64) -> Slice {
+        let has_turns = entity.has_budget() || !self.ready.is_empty();
+        self.until = if has_turns {
+            self.end(&entity, now)
+        } else {
+            self.next_change(&entity)
+        };
+        self.running = Some(entity);
+        self.publish();
+        Slice {
+            duration: (self.until != NEVER).then(|| self.until - now),
+            is_strict: entity.reservation.is_some(),
+            exclusive: false,
+        }
+    }
+
+    fn crowd(&self) -> u32 {
+        self.ready.len() as u32 + u32::from(self.running.is_some())
+    }
+
+    fn publish(&self) {
+        let crowd = self.running.map_or(0, |_| self.crowd());
+        if self.shared.crowd(self.pcpu) != crowd {
+            self.shared.crowds[self.pcpu.index()].store(crowd, Relaxed);
+        }
+    }
+
+    /// The busy pCPUs where one more would have more left than those here have.
+    fn roomier(&self) -> PcpuSet {
+        let here = self.shared.rest(self.pcpu, self.crowd());
+        let mut roomier = PcpuSet::EMPTY;
+        (0..PcpuId::LIMIT)
+            .filter_map(PcpuId::new)
+            .filter(|&pcpu| self.shared.crowd(pcpu) > 0)
+            .filter(|&pcpu| self.shared.rest_for_one_more(pcpu) > here)
+            .for_each(|pcpu| roomier.insert(pcpu));
+        roomier
+    }
+
+    /// Where `vcpu`, which is ready here, should rather be: at home, or in the best of the `roomier` places.
+    fn better_place(&self, vcpu: VcpuId, roomier: PcpuSet, allowed: Allowed<'_>) -> Option<PcpuId> {
+        match self.shared.homes.of(vcpu) {
+            Some(home) if home == self.pcpu => None,
+            Some(home) if allowed(vcpu, home) => Some(home),
+            _ => {
+                let possible = roomier.iter().filter(|&pcpu| allowed(vcpu, pcpu));
+                possible.max_by_key(|&pcpu| self.shared.rest_for_one_more(pcpu))
+            }
+        }
+    }
+}
+
+impl LocalPolicy for Queue {
+    fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
+        let ran = self.running.take_if(|running| running.vcpu == vcpu);
+        let mut entity = ran.unwrap_or_else(|| self.arrival(vcpu, now));
+        entity.renew(self.reservation(vcpu), now);
+        if why == Ready::Yielded || entity.turn == 0 {
+            entity.turn = self.slice_ticks;
+            self.ready.push_back(entity);
+        } else {
+            self.ready.push_front(entity);
+        }
+        self.publish();
+    }
+
+    fn pick(&mut self, now: u64) -> Choice {
+        for index in 0..self.ready.len() {
+            let reservation = self.reservation(self.ready[index].vcpu);
+            self.ready[index].renew(reservation, now);
+        }
+        let best = (0..self.ready.len()).min_by_key(|&index| self.ready[index].rank());
+        match best.and_then(|best| self.remove(best)) {
+            Some(entity) => Choice::Run(Pick {
+                vcpu: entity.vcpu,
+                slice: self.run(entity, now),
+            }),
+            None => Choice::Idle(None),
+        }
+    }
+
+    /// What is left of a turn can be given away, budget cannot: it would be used before an earlier deadline.
+    fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
+        let index = self.position(vcpu)?;
+        let until = self.until;
+        let has_budget = self.ready.iter().any(Entity::has_budget);
+        if has_budget || until == NEVER || self.next_change(&self.ready[index]) < until {
+            return None;
+        }
+        let entity = self.remove(index)?;
+        let slice = self.run(entity, now);
+        self.until = until;
+        Some(slice)
+    }
+
+    fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
+        if let Some(index) = self.position(vcpu) {
+            self.remove(index);
+        }
+    }
+
+    fn leave(&mut self, vcpu: VcpuId, _now: u64) {
+        if let Some(running) = self.running.take_if(|running| running.vcpu == vcpu) {
+            self.note(&running);
+            self.publish();
+        }
+    }
+
+    fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+        let may_go = |entity: &Entity| !self.is_home_of(entity.vcpu) && allowed(entity.vcpu);
+        let index = self.ready.iter().position(may_go)?;
+        self.remove(index).map(|entity| entity.vcpu)
+    }
+
+    fn charge(&mut self, vcpu: VcpuId, count: u64, _now: u64) {
+        let running = self.running.as_mut().filter(|entity| entity.vcpu == vcpu);
+        let Some(running) = running else { return };
+        if running.has_budget() {
+            running.left = running.left.saturating_sub(ticks(count));
+            if running.left <= 0 {
+                running.turn = 0;
+            }
+        } else {
+            running.turn = running.turn.saturating_sub(count);
+        }
+    }
+
+    fn preempts(&mut self, _running: VcpuId, now: u64) -> bool {
+        self.running.is_some_and(|running| {
+            let is_outranked = |entity: &Entity| entity.rank() < running.rank();
+            self.ready.iter().any(is_outranked) || self.end(&running, now) < self.until
+        })
+    }
+
+    fn push(&mut self, _now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
+        let roomier = self.roomier();
+        let (index, to) = (0..self.ready.len()).find_map(|index| {
+            let vcpu = self.ready[index].vcpu;
+            Some((index, self.better_place(vcpu, roomier, allowed)?))
+        })?;
+        let entity = self.remove(index)?;
+        Some((entity.vcpu, to))
+    }
+
+    fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+}
