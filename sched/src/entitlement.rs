@@ -189,13 +189,17 @@ impl Entitlements {
         PcpuId::new(place.home.load(Ordering::Relaxed).checked_sub(1)? as u16)
     }
 
+    /// Where `vcpu` may run, by what its policy has admitted.
+    pub fn affinity(&self, vcpu: VcpuId) -> PcpuSet {
+        let place = self.0.get(vcpu.index());
+        let bits = place.map_or(0, |place| place.affinity.load(Ordering::Relaxed));
+        PcpuSet::from_bits(bits)
+    }
+
     /// Those who are there, and where each may run.
     pub(crate) fn present(&self) -> impl Iterator<Item = (VcpuId, PcpuSet)> {
-        let affinities = self.0.iter().map(|place| &place.affinity);
-        let present = affinities.enumerate().map(|(index, affinity)| {
-            let affinity = PcpuSet::from_bits(affinity.load(Ordering::Relaxed));
-            (VcpuId::new(index as u16), affinity)
-        });
+        let vcpus = (0..self.0.len() as u16).map(VcpuId::new);
+        let present = vcpus.map(|vcpu| (vcpu, self.affinity(vcpu)));
         present.filter(|(_, affinity)| !affinity.is_empty())
     }
 

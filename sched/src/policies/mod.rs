@@ -4,11 +4,14 @@ mod deadline;
 mod fair;
 mod homes;
 mod pinned;
+mod priority;
 mod round_robin;
+mod urgencies;
 
 pub use deadline::Deadline;
 pub use fair::Fair;
 pub use pinned::Pinned;
+pub use priority::Priority;
 pub use round_robin::RoundRobin;
 
 use crate::Policy;
@@ -34,7 +37,13 @@ pub enum PolicyError {
 }
 
 /// The names that [`policy_by_name`] knows.
-pub const NAMES: [&str; 4] = [RoundRobin::NAME, Pinned::NAME, Fair::NAME, Deadline::NAME];
+pub const NAMES: [&str; 5] = [
+    RoundRobin::NAME,
+    Pinned::NAME,
+    Fair::NAME,
+    Deadline::NAME,
+    Priority::NAME,
+];
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,7 +62,7 @@ impl core::error::Error for PolicyError {}
 /// The names of the options that the policy called `name` has; none if there is no such policy.
 pub fn option_names(name: &str) -> &'static [&'static str] {
     match name {
-        RoundRobin::NAME | Fair::NAME | Deadline::NAME => &["slice_us"],
+        RoundRobin::NAME | Fair::NAME | Deadline::NAME | Priority::NAME => &["slice_us"],
         _ => &[],
     }
 }
@@ -72,6 +81,7 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
         Pinned::NAME => Ok(Box::new(Pinned)),
         Fair::NAME => Ok(Box::new(Fair::with_slice(slice_ticks, max_vcpus))),
         Deadline::NAME => Ok(Box::new(Deadline::with_slice(slice_ticks, max_vcpus))),
+        Priority::NAME => Ok(Box::new(Priority::with_slice(slice_ticks, max_vcpus))),
         _ => Err(PolicyError::UnknownName),
     }
 }
@@ -96,7 +106,7 @@ mod tests {
         let error = policy_by_name("lottery", options(1)).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "there is no such policy; there are: round-robin pinned fair deadline"
+            "there is no such policy; there are: round-robin pinned fair deadline priority"
         );
         assert!(policy_by_name("pinned", options(0)).is_err());
     }

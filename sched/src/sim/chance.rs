@@ -3,7 +3,7 @@
 use super::{Instruction::*, Outside, Script, Setup, Simulation, hostile::Hostile};
 use crate::{
     BlockReason, Entitlement, PcpuId, Policy, Reservation, VcpuId,
-    policies::{Deadline, Fair, Pinned, RoundRobin},
+    policies::{Deadline, Fair, Pinned, Priority, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
 
@@ -139,6 +139,15 @@ fn deadline_machines_by_chance_break_no_rule() {
         sim.set_unrest(true);
         sim.run_until(400);
         settle_and_expect_progress(sim, seed);
+    }
+}
+
+#[test]
+fn priority_machines_by_chance_break_no_rule() {
+    for seed in 0..300 {
+        let mut sim = random_machine(seed, Box::new(Priority::with_slice(10, 8)));
+        sim.set_unrest(true);
+        sim.run_until(400);
     }
 }
 

@@ -24,6 +24,7 @@ mod hardware;
 mod hostile;
 mod outside;
 #[cfg(test)]
+mod priority;
 mod regime;
 #[cfg(test)]
 mod scale;

@@ -3,7 +3,7 @@
 use super::engine::Engine;
 use crate::{
     BlockReason, PcpuId, PcpuSet, Policy, VcpuId,
-    policies::{Deadline, Fair, Pinned, RoundRobin},
+    policies::{Deadline, Fair, Pinned, Priority, RoundRobin},
 };
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
@@ -46,6 +46,8 @@ pub enum Successor {
     Fair,
     /// [`Deadline`].
     Deadline,
+    /// [`Priority`].
+    Priority,
 }
 
 impl Successor {
@@ -55,6 +57,7 @@ impl Successor {
             Self::Pinned => Box::new(Pinned),
             Self::Fair => Box::new(Fair::with_slice(SLICE, max_vcpus)),
             Self::Deadline => Box::new(Deadline::with_slice(SLICE, max_vcpus)),
+            Self::Priority => Box::new(Priority::with_slice(SLICE, max_vcpus)),
         }
     }
 }

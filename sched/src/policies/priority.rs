@@ -1,0 +1,236 @@
+//! Priority: who has more runs first, all over the pool; equal ones take turns.
+//!
+//! ```text
+//!   enqueue --> by priority | 9 9 | 4 | 1 1 1 | --> pick the first, for the rest of its turn
+//!                                '--> push: a pCPU runs less than 4 -------> it runs there at once
+//!                 pull: here runs less than what is ready elsewhere <------- that pCPU is told to push
+//! ```
+//! One that is ready preempts what is less important on its pCPU; if nothing there is, it goes to the pCPU of those that it may
+//! run on that runs the least important vCPU. Who was preempted goes on with its turn before those that are equal to it. So
+//! with m pCPUs the m most important vCPUs run, as far as their affinities let them. [POSIX.1-2017: SCHED_RR; Linux:
+//! real-time scheduling class, push and pull] A priority promises nothing to those that have less: they may wait forever.
+//!
+//! Equal vCPUs are not moved for each other's sake.
+
+use super::urgencies::{Urgencies, Urgency};
+use crate::{
+    Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+
+/// The most important first.
+pub struct Priority {
+    slice_ticks: u64,
+    urgencies: Arc<Urgencies>,
+}
+
+impl Priority {
+    /// The name by which it is chosen.
+    pub const NAME: &str = "priority";
+
+    /// For up to `max_vcpus` vCPUs. Equal ones that have no slice of their own take turns of `slice_ticks`.
+    pub fn with_slice(slice_ticks: u64, max_vcpus: u16) -> Self {
+        Self {
+            slice_ticks,
+            urgencies: Arc::new(Urgencies::new(max_vcpus)),
+        }
+    }
+}
+
+impl Policy for Priority {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn bounds(&self, _ready: usize) -> Bounds {
+        Bounds {
+            work_conserving: true,
+            longest_wait: None,
+        }
+    }
+
+    fn is_preemptive(&self) -> bool {
+        true
+    }
+
+    fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
+        self.urgencies.join(pcpu);
+        Box::new(Queue {
+            pcpu,
+            slice_ticks: self.slice_ticks,
+            ready: Vec::with_capacity(entitlements.len()),
+            running: None,
+            urgencies: Arc::clone(&self.urgencies),
+            entitlements: Arc::clone(entitlements),
+        })
+    }
+}
+
+/// A vCPU that is ready or runs here.
+#[derive(Clone, Copy)]
+struct Entity {
+    vcpu: VcpuId,
+    priority: u8,
+    /// What is left of its turn, in ticks.
+    turn: u64,
+}
+
+impl Entity {
+    fn urgency(&self) -> Urgency {
+        Urgency::of(self.priority)
+    }
+}
+
+struct Queue {
+    pcpu: PcpuId,
+    slice_ticks: u64,
+    /// The most important first, and equal ones in the order of their turns.
+    ready: Vec<Entity>,
+    running: Option<Entity>,
+    urgencies: Arc<Urgencies>,
+    entitlements: Arc<Entitlements>,
+}
+
+impl Queue {
+    /// A whole turn.
+    fn turn(&self, vcpu: VcpuId) -> u64 {
+        let slice = self.entitlements.get(vcpu).slice;
+        slice.unwrap_or(self.slice_ticks).max(1)
+    }
+
+    /// `entity` becomes ready: the first of its equals, or the last.
+    fn insert(&mut self, entity: Entity, is_first: bool) {
+        let is_before = |other: &Entity| {
+            other.priority > entity.priority || (other.priority == entity.priority && !is_first)
+        };
+        let index = self.ready.partition_point(is_before);
+        self.ready.insert(index, entity);
+        let urgency = entity.urgency();
+        self.urgencies.set_waiting(entity.vcpu, urgency, self.pcpu);
+        self.publish();
+    }
+
+    fn remove(&mut self, index: usize) -> Entity {
+        let entity = self.ready.remove(index);
+        self.urgencies.set_gone(entity.vcpu);
+        self.publish();
+        entity
+    }
+
+    fn position(&self, vcpu: VcpuId) -> Option<usize> {
+        self.ready.iter().position(|entity| entity.vcpu == vcpu)
+    }
+
+    /// Those whose priority has changed get it.
+    fn refresh(&mut self) {
+        let entitlements = Arc::clone(&self.entitlements);
+        let is_stale = |entity: &Entity| entity.priority != entitlements.priority(entity.vcpu);
+        while let Some(index) = self.ready.iter().position(is_stale) {
+            let entity = self.remove(index);
+            let priority = entitlements.priority(entity.vcpu);
+            self.insert(Entity { priority, ..entity }, false);
+        }
+    }
+
+    fn run(&mut self, index: usize) -> Pick {
+        let entity = self.remove(index);
+        self.running = Some(entity);
+        self.publish();
+        Pick {
+            vcpu: entity.vcpu,
+            slice: Slice::of(entity.turn),
+        }
+    }
+
+    fn publish(&self) {
+        let urgency = |entity: Option<&Entity>| entity.map_or(Urgency::NONE, Entity::urgency);
+        let (running, waiting) = (urgency(self.running.as_ref()), urgency(self.ready.first()));
+        self.urgencies.publish(self.pcpu, running, waiting);
+    }
+
+    /// The most important that is ready here and should run instead of what some pCPU runs, and that pCPU.
+    fn misplaced(
+        &self,
+        mut allowed: impl FnMut(VcpuId, PcpuId) -> bool,
+    ) -> Option<(usize, PcpuId)> {
+        // Where the first cannot preempt, nobody can.
+        self.urgencies
+            .least(self.ready.first()?.urgency(), |_| true)?;
+        (0..self.ready.len()).find_map(|index| {
+            let entity = &self.ready[index];
+            let may_run = |pcpu| allowed(entity.vcpu, pcpu);
+            let pcpu = self.urgencies.least(entity.urgency(), may_run)?;
+            Some((index, pcpu))
+        })
+    }
+}
+
+impl LocalPolicy for Queue {
+    fn enqueue(&mut self, vcpu: VcpuId, why: Ready, _now: u64) {
+        let ran = self.running.take_if(|running| running.vcpu == vcpu);
+        let left = ran.map_or(0, |ran| ran.turn);
+        let is_first = left > 0 && why == Ready::Preempted;
+        let entity = Entity {
+            vcpu,
+            priority: self.entitlements.priority(vcpu),
+            turn: if is_first { left } else { self.turn(vcpu) },
+        };
+        self.insert(entity, is_first);
+    }
+
+    fn pick(&mut self, _now: u64) -> Choice {
+        self.refresh();
+        if self.ready.is_empty() {
+            return Choice::Idle(None);
+        }
+        Choice::Run(self.run(0))
+    }
+
+    fn take(&mut self, vcpu: VcpuId, _now: u64) -> Option<Slice> {
+        self.refresh();
+        let index = self.position(vcpu)?;
+        let is_equal = self.ready[index].priority == self.ready[0].priority;
+        is_equal.then(|| self.run(index).slice)
+    }
+
+    fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
+        if let Some(index) = self.position(vcpu) {
+            self.remove(index);
+        }
+    }
+
+    fn leave(&mut self, vcpu: VcpuId, _now: u64) {
+        self.running.take_if(|running| running.vcpu == vcpu);
+        self.publish();
+    }
+
+    fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+        let index = self.ready.iter().position(|entity| allowed(entity.vcpu))?;
+        Some(self.remove(index).vcpu)
+    }
+
+    fn charge(&mut self, vcpu: VcpuId, ticks: u64, _now: u64) {
+        if let Some(running) = self.running.as_mut().filter(|entity| entity.vcpu == vcpu) {
+            running.turn = running.turn.saturating_sub(ticks);
+        }
+    }
+
+    /// Also if one that is ready can preempt on another pCPU only: who goes there is asked after a choice.
+    fn preempts(&mut self, _running: VcpuId, _now: u64) -> bool {
+        let may_run = |vcpu, pcpu| self.entitlements.affinity(vcpu).contains(pcpu);
+        self.misplaced(may_run).is_some()
+    }
+
+    fn push(&mut self, _now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
+        let (index, to) = self.misplaced(allowed)?;
+        Some((self.remove(index).vcpu, to))
+    }
+
+    fn pull(&mut self, _now: u64) -> Option<PcpuId> {
+        self.urgencies.misplaced(self.pcpu, &self.entitlements)
+    }
+
+    fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+}
