@@ -14,7 +14,7 @@
 
 use crate::{Entitlement, Entitlements, PcpuId, PcpuSet, VcpuId};
 use alloc::{boxed::Box, string::String, sync::Arc};
-use core::fmt;
+use core::{fmt, num::NonZero};
 
 /// Why a vCPU became ready.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,7 +33,7 @@ pub enum Ready {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Slice {
     /// In ticks of the host's counter. `None`: as long as it likes.
-    pub duration: Option<u64>,
+    pub duration: Option<NonZero<u64>>,
     /// It ends even if no other vCPU waits: the policy is asked again, and may idle the pCPU.
     pub is_strict: bool,
     /// It may have the pCPU to itself, its WFI included, as long as no other vCPU is ready there.
@@ -48,15 +48,19 @@ impl Slice {
         exclusive: false,
     };
 
-    /// `ticks` at most while others wait.
+    /// `ticks` at most while others wait, and at least one.
     pub const fn of(ticks: u64) -> Self {
+        let duration = match NonZero::new(ticks) {
+            None => NonZero::<u64>::MIN,
+            Some(ticks) => ticks,
+        };
         Self {
-            duration: Some(ticks),
+            duration: Some(duration),
             ..Self::UNLIMITED
         }
     }
 
-    /// `ticks` at most, whether others wait or not.
+    /// `ticks` at most, whether others wait or not, and at least one.
     pub const fn strictly(ticks: u64) -> Self {
         Self {
             is_strict: true,
@@ -158,6 +162,13 @@ pub trait LocalPolicy: Send {
 
     /// Takes out `vcpu` in particular, to run now, because it was named; `None` if it is not ready here, or must not run.
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice>;
+
+    /// `vcpu`, which left because it waited, is ready again with its registers where they were, and nobody else is ready here. It
+    /// runs on if there is a slice for it; with `None` it has been enqueued, and the policy is asked who runs.
+    fn resume(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
+        self.enqueue(vcpu, Ready::Woken, now);
+        self.take(vcpu, now)
+    }
 
     /// `vcpu` is not ready here any more: it is blocked, or goes elsewhere. Nothing happens if it was not.
     fn withdraw(&mut self, vcpu: VcpuId, now: u64);

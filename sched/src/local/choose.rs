@@ -162,7 +162,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.ready.get(to)?;
         let Slice { duration, .. } = self.current.slice;
         if let (Some(end), Some(whole)) = (self.current.end, duration) {
-            let left = end.saturating_sub(now);
+            let (left, whole) = (end.saturating_sub(now), whole.get());
             if left < whole - whole / 2 {
                 return None;
             }

@@ -31,6 +31,9 @@ use alloc::{boxed::Box, sync::Arc};
 use ready::ReadySet;
 use watch::Watched;
 
+/// Later than any time.
+const NEVER: u64 = u64::MAX;
+
 /// What the scheduler tells the pCPU to do. Called on that pCPU only, from [`LocalScheduler::schedule`].
 pub trait Machine<V> {
     /// Puts the vCPU's registers into the hardware, and looks at everything that could have become pending since it was
@@ -286,11 +289,16 @@ impl<V: Vcpu> LocalScheduler<V> {
             handle.wake();
         }
         if raised.requests() {
-            self.follow_successor(now);
-            self.fall_back(now);
-            self.obey_requests(now);
+            self.obey(now);
         }
         raised
+    }
+
+    #[inline(never)]
+    fn obey(&mut self, now: u64) {
+        self.follow_successor(now);
+        self.fall_back(now);
+        self.obey_requests(now);
     }
 
     /// Another policy takes over, if one is to.
@@ -328,7 +336,8 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
         let watch = self.watched.as_ref().map(|watched| watched.until);
         let times = [end, self.deadlines.first(), self.resume_at, watch];
-        let timer = times.into_iter().flatten().min();
+        let first = times.map(|time| time.unwrap_or(NEVER)).into_iter().min();
+        let timer = first.filter(|&first| first != NEVER);
         if timer != self.timer {
             machine.set_timer(timer);
             self.timer = timer;
@@ -369,6 +378,9 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     fn charge(&mut self, now: u64) {
+        if self.current.charged_at == now {
+            return;
+        }
         if let Some(vcpu) = self.loaded.as_ref().filter(|_| !self.current.is_waiting) {
             let ticks = now.saturating_sub(self.current.charged_at);
             self.policy.charge(vcpu.handle().id(), ticks, now);
@@ -378,7 +390,7 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// The loaded vCPU starts a slice.
     fn start_slice(&mut self, slice: Slice, now: u64) {
-        let end = slice.duration.map(|ticks| now.saturating_add(ticks));
+        let end = slice.duration.map(|ticks| now.saturating_add(ticks.get()));
         self.current.slice = slice;
         self.current.end = end;
         self.current.charged_at = now;
@@ -395,13 +407,18 @@ impl<V: Vcpu> LocalScheduler<V> {
         loaded.handle().account.enter(phase, now);
         if is_waiting {
             self.stop_turn(now);
-            self.trace(now, TraceEvent::WaitLoaded(id));
+            self.current.is_waiting = true;
+            return self.trace(now, TraceEvent::WaitLoaded(id));
+        }
+        self.current.is_waiting = false;
+        let slice = if self.ready.is_empty() {
+            self.policy.resume(id, now)
         } else {
             self.policy.enqueue(id, Ready::Woken, now);
-            self.current.charged_at = now;
-        }
-        self.is_ranked = !is_waiting;
-        self.current.is_waiting = is_waiting;
+            None
+        };
+        self.is_ranked = slice.is_none();
+        self.start_slice(slice.unwrap_or(Slice::UNLIMITED), now);
     }
 
     /// The loaded vCPU blocks or goes elsewhere: its policy forgets it, unless it has already because it waits.

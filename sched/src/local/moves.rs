@@ -331,6 +331,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     /// Lets the policy name a ready vCPU and a pCPU that is not in `done`, and hands it over.
+    #[inline(never)]
     fn push(&mut self, done: PcpuSet, now: u64) -> Option<PcpuId> {
         let (ready, pool) = (&self.ready, &self.pool);
         let may_go = |id, to| {
@@ -348,6 +349,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     /// Nobody here may run on a pCPU that idles: says so exactly, and lets the next one look.
+    #[inline(never)]
     fn pass_on(&self) {
         let mut reach = 0;
         self.ready
@@ -383,6 +385,7 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// The pCPU is drained: everything that may run elsewhere goes there. A vCPU with a deadline here is woken early, which
     /// a guest must expect, and waits again elsewhere.
+    #[inline(never)]
     pub(super) fn evacuate(&mut self, machine: &mut impl Machine<V>, now: u64) {
         self.yielding = None;
         if self.loaded_state().is_some_and(State::is_blocked) {

@@ -35,15 +35,17 @@ impl<V: Vcpu> LocalScheduler<V> {
     pub(super) fn watch(&mut self, now: u64) {
         if self.has_fallen_back || self.ready.is_empty() {
             self.watched = None;
-            return;
-        }
-        if self
+        } else if self
             .watched
             .as_ref()
-            .is_some_and(|watched| now < watched.until)
+            .is_none_or(|watched| now >= watched.until)
         {
-            return;
+            self.look_after_one(now);
         }
+    }
+
+    #[inline(never)]
+    fn look_after_one(&mut self, now: u64) {
         let present = self.ready.len() + usize::from(self.is_running());
         let Some(promised) = self.promises.bounds(present).longest_wait else {
             self.watched = None;

@@ -284,10 +284,13 @@ impl Queue {
         };
         self.running = Some(entity);
         self.publish();
+        let slice = match self.until {
+            NEVER => Slice::UNLIMITED,
+            until => Slice::of(until - now),
+        };
         Slice {
-            duration: (self.until != NEVER).then(|| self.until - now),
             is_strict: entity.reservation.is_some(),
-            exclusive: false,
+            ..slice
         }
     }
 

@@ -81,6 +81,10 @@ impl LocalPolicy for Queue {
         self.remove(|&ready| ready == vcpu).map(|_| self.slice)
     }
 
+    fn resume(&mut self, _vcpu: VcpuId, _now: u64) -> Option<Slice> {
+        Some(self.slice)
+    }
+
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
         self.remove(|&ready| ready == vcpu);
     }

@@ -5,6 +5,7 @@ use crate::{
     Ready, Refusal, Slice, VcpuId,
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::num::NonZero;
 
 /// Nothing that it says can be relied on.
 pub(super) struct Hostile;
@@ -66,7 +67,7 @@ impl LocalPolicy for HostileLocal {
 
     fn pick(&mut self, now: u64) -> Choice {
         let slice = Slice {
-            duration: Some(self.below(9)),
+            duration: NonZero::new(self.below(9)),
             is_strict: self.below(2) == 0,
             exclusive: self.below(2) == 0,
         };
