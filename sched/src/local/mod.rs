@@ -334,8 +334,12 @@ impl<V: Vcpu> LocalScheduler<V> {
                 self.cell.attention.disarm();
             }
         }
-        let watch = self.watched.as_ref().map(|watched| watched.until);
-        let times = [end, self.deadlines.first(), self.resume_at, watch];
+        let times = [
+            end,
+            self.deadlines.first(),
+            self.resume_at,
+            self.next_watch(),
+        ];
         let first = times.map(|time| time.unwrap_or(NEVER)).into_iter().min();
         let timer = first.filter(|&first| first != NEVER);
         if timer != self.timer {

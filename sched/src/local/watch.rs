@@ -27,21 +27,26 @@ pub(super) struct Watched {
     /// Watched from here on.
     since: u64,
     /// Whether it still waits is looked at then.
-    pub(super) until: u64,
+    until: u64,
 }
 
 impl<V: Vcpu> LocalScheduler<V> {
-    /// Looks after the one that is watched, or chooses one, if others wait.
+    /// Looks after the one that is watched, or chooses one, if others wait. One that has run meanwhile stays the watched one until
+    /// its time is over, so that a pCPU where vCPUs come and go looks at them rarely.
     pub(super) fn watch(&mut self, now: u64) {
-        if self.has_fallen_back || self.ready.is_empty() {
-            self.watched = None;
-        } else if self
+        let is_early = self
             .watched
             .as_ref()
-            .is_none_or(|watched| now >= watched.until)
-        {
+            .is_some_and(|watched| now < watched.until);
+        if !(self.ready.is_empty() || is_early || self.has_fallen_back) {
             self.look_after_one(now);
         }
+    }
+
+    /// When somebody who may be ready too long has to be looked at.
+    pub(super) fn next_watch(&self) -> Option<u64> {
+        let watched = self.watched.as_ref().filter(|_| !self.ready.is_empty());
+        watched.map(|watched| watched.until)
     }
 
     #[inline(never)]
@@ -95,6 +100,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             return;
         }
         self.has_fallen_back = true;
+        self.watched = None;
         self.charge(now);
         core::mem::swap(&mut self.policy, &mut self.fallback);
         self.introduce(now);
