@@ -485,7 +485,10 @@ impl<V: Vcpu> Pool<V> {
         others()
             .filter(|&pcpu| self.cell(pcpu).attention.has_mail())
             .for_each(|pcpu| self.nudge(pcpu, About::Work));
-        let givers = others().filter(|&pcpu| self.cell(pcpu).reaches(idler));
+        // One that idles itself has none, or none that its policy lets run now.
+        let idle = self.idle_pcpus();
+        let givers =
+            others().filter(|&pcpu| !idle.contains(pcpu) && self.cell(pcpu).reaches(idler));
         if let Some(giver) = givers.max_by_key(|&pcpu| self.waiting(pcpu)) {
             self.nudge(giver, About::Work);
         }
