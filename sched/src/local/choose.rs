@@ -157,7 +157,8 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     /// The vCPU to which the loaded one yields, if it is ready here. It gets what is left of the slice, so that two that
-    /// yield to each other do not keep the pCPU; and at least half of one, since it loses its own turn.
+    /// yield to each other do not keep the pCPU; and at least half of one, since it loses its own turn. If its policy is
+    /// strict about when it must stop, it gets no more than that.
     fn pick_named(&mut self, to: VcpuId, now: u64) -> Option<Pick> {
         self.ready.get(to)?;
         let Slice { duration, .. } = self.current.slice;
@@ -169,7 +170,11 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
         let taken = self.policy.take(to, now)?;
         let slice = Slice {
-            duration,
+            duration: if taken.is_strict {
+                taken.duration
+            } else {
+                duration
+            },
             exclusive: false,
             is_strict: taken.is_strict,
         };
@@ -224,7 +229,9 @@ impl<V: Vcpu> LocalScheduler<V> {
         let end = self.current.end;
         self.start_slice(slice, now);
         if is_given {
-            self.current.end = end;
+            // A strict slice ends at its own end too.
+            let own = self.current.end.filter(|_| slice.is_strict);
+            self.current.end = [own, end].into_iter().flatten().min();
         }
     }
 
