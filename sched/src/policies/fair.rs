@@ -16,14 +16,12 @@
 //! Everything here is linear in the number of vCPUs that are ready on one pCPU, which is small, and keeps no sum that could
 //! drift.
 
+use super::fronts::{Absent, Fronts, SCALE, ahead, keep_up, virtual_ticks};
 use crate::{
     Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
-    sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::{AtomicU64, Ordering::Relaxed},
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-
-/// Virtual units of one tick at weight 1. They wrap around; only differences count.
-const SCALE: u64 = 1 << 16;
 
 /// Time in proportion to weights.
 pub struct Fair {
@@ -38,8 +36,8 @@ impl Fair {
     /// For up to `max_vcpus` vCPUs. Those without a slice of their own run for `slice_ticks` at a time.
     pub fn with_slice(slice_ticks: u64, max_vcpus: u16) -> Self {
         let shared = Shared {
-            pcpus: core::array::from_fn(|_| Front::default()),
-            absent: (0..max_vcpus).map(|_| Absent::default()).collect(),
+            fronts: Fronts::new(),
+            left: (0..max_vcpus).map(|_| Left::default()).collect(),
         };
         Self {
             slice_ticks,
@@ -61,8 +59,8 @@ impl Policy for Fair {
     }
 
     fn release(&self, vcpu: VcpuId) {
-        if let Some(absent) = self.shared.absent.get(vcpu.index()) {
-            absent.has_run.store(0, Relaxed);
+        if let Some(left) = self.shared.left.get(vcpu.index()) {
+            left.absent.forget();
         }
     }
 
@@ -82,72 +80,19 @@ impl Policy for Fair {
     }
 }
 
-/// What the pCPUs tell each other; each value stands for itself.
+/// What the pCPUs tell each other.
 struct Shared {
-    pcpus: [Front; PcpuId::LIMIT as usize],
-    /// By vCPU number. Whoever has the vCPU's box writes it.
-    absent: Box<[Absent]>,
+    fronts: Fronts,
+    /// By vCPU number.
+    left: Box<[Left]>,
 }
 
-/// How far a pCPU is.
+/// How a vCPU left a pCPU.
 #[derive(Default)]
-struct Front {
-    /// The weight of what runs there; 0: nothing does.
-    weight: AtomicU32,
-    /// Its virtual runtime at `since`, and at no other time.
-    vruntime: AtomicU64,
-    since: AtomicU64,
-    /// Others wait there.
-    is_contended: AtomicU32,
-}
-
-/// Where a vCPU was when it left a pCPU.
-#[derive(Default)]
-struct Absent {
-    has_run: AtomicU32,
-    vruntime: AtomicU64,
+struct Left {
+    absent: Absent,
     /// Its lag, if that was positive.
     lag: AtomicU64,
-}
-
-impl Front {
-    /// The virtual runtime of what runs there now.
-    fn at(&self, now: u64) -> Option<u64> {
-        let weight = u64::from(self.weight.load(Relaxed));
-        let ticks = now.saturating_sub(self.since.load(Relaxed));
-        (weight != 0).then(|| {
-            let vruntime = self.vruntime.load(Relaxed);
-            vruntime.wrapping_add(virtual_ticks(ticks, weight))
-        })
-    }
-}
-
-impl Shared {
-    /// The virtual runtime of the pCPU that is least far of those where vCPUs wait.
-    fn slowest(&self, now: u64) -> Option<u64> {
-        let contended = self
-            .pcpus
-            .iter()
-            .filter(|front| front.is_contended.load(Relaxed) != 0);
-        contended
-            .filter_map(|front| front.at(now))
-            .reduce(|least, other| {
-                if ahead(least, other) > 0 {
-                    other
-                } else {
-                    least
-                }
-            })
-    }
-}
-
-fn virtual_ticks(ticks: u64, weight: u64) -> u64 {
-    (u128::from(ticks) * u128::from(SCALE) / u128::from(weight)) as u64
-}
-
-/// By how much `this` is ahead of `that`.
-fn ahead(this: u64, that: u64) -> i64 {
-    this.wrapping_sub(that) as i64
 }
 
 /// A vCPU that is ready or runs here.
@@ -244,24 +189,24 @@ impl Queue {
             vruntime: 0,
             deadline: 0,
         };
-        let absent = &self.shared.absent[vcpu.index()];
-        let has_run = absent.has_run.load(Relaxed) != 0;
-        let before = absent.vruntime.load(Relaxed);
+        let left = &self.shared.left[vcpu.index()];
         let limit = entity.limit();
-        entity.vruntime = match (self.virtual_time(), self.shared.slowest(now)) {
-            (Some(time), _) if !has_run => time,
-            (Some(time), _) => {
+        entity.vruntime = match (self.virtual_time(), left.absent.vruntime()) {
+            (Some(time), None) => time,
+            (Some(time), Some(before)) => {
                 let is_caught_up = is_woken && ahead(time, before) > 0;
                 let behind = if is_caught_up {
-                    absent.lag.load(Relaxed) as i64
+                    left.lag.load(Relaxed) as i64
                 } else {
                     ahead(time, before)
                 };
                 time.wrapping_sub(behind.clamp(-limit, limit) as u64)
             }
-            (None, Some(slowest)) if !has_run => slowest,
-            (None, Some(slowest)) => keep_up(before, slowest, limit),
-            (None, None) => before,
+            (None, before) => match (self.shared.fronts.slowest(now), before) {
+                (Some(slowest), None) => slowest,
+                (Some(slowest), Some(before)) => keep_up(before, slowest, limit),
+                (None, before) => before.unwrap_or(0),
+            },
         };
         entity.renew_deadline();
         entity
@@ -269,21 +214,15 @@ impl Queue {
 
     /// What others wait for is the time that this pCPU's vCPUs have had.
     fn publish(&self, now: u64) {
-        let front = &self.shared.pcpus[self.pcpu.index()];
-        if let Some(running) = &self.running {
-            front.vruntime.store(running.vruntime, Relaxed);
-            front.since.store(now, Relaxed);
-        }
-        let weight = self.running.map_or(0, |running| running.weight as u32);
-        front.weight.store(weight, Relaxed);
+        let running = self
+            .running
+            .map(|running| (running.weight, running.vruntime));
+        self.shared.fronts.show(self.pcpu, running, now);
     }
 
     fn publish_contention(&self) {
-        let front = &self.shared.pcpus[self.pcpu.index()];
-        let is_contended = u32::from(!self.ready.is_empty());
-        if front.is_contended.load(Relaxed) != is_contended {
-            front.is_contended.store(is_contended, Relaxed);
-        }
+        let is_contended = !self.ready.is_empty();
+        self.shared.fronts.show_contention(self.pcpu, is_contended);
     }
 
     fn run(&mut self, index: usize, now: u64) -> Pick {
@@ -300,19 +239,9 @@ impl Queue {
     fn note(&self, entity: &Entity) {
         let time = self.virtual_time().unwrap_or(entity.vruntime);
         let lag = ahead(time, entity.vruntime).clamp(0, entity.limit());
-        let absent = &self.shared.absent[entity.vcpu.index()];
-        absent.vruntime.store(entity.vruntime, Relaxed);
-        absent.lag.store(lag as u64, Relaxed);
-        absent.has_run.store(1, Relaxed);
-    }
-}
-
-/// `vruntime`, but no more than `limit` behind `slowest`.
-fn keep_up(vruntime: u64, slowest: u64, limit: i64) -> u64 {
-    if ahead(slowest, vruntime) > limit {
-        slowest.wrapping_sub(limit as u64)
-    } else {
-        vruntime
+        let left = &self.shared.left[entity.vcpu.index()];
+        left.lag.store(lag as u64, Relaxed);
+        left.absent.note(entity.vruntime);
     }
 }
 
@@ -375,7 +304,7 @@ impl LocalPolicy for Queue {
         };
         let virtual_ticks = virtual_ticks(ticks, running.weight);
         running.vruntime = running.vruntime.wrapping_add(virtual_ticks);
-        if is_alone && let Some(slowest) = self.shared.slowest(now) {
+        if is_alone && let Some(slowest) = self.shared.fronts.slowest(now) {
             running.vruntime = keep_up(running.vruntime, slowest, running.limit());
         }
         self.publish(now);
@@ -395,16 +324,10 @@ impl LocalPolicy for Queue {
         let index = (0..self.ready.len())
             .min_by_key(|&index| ahead(self.ready[index].vruntime, self.ready[0].vruntime))?;
         let behind = self.ready[index];
-        let lead = |pcpu: PcpuId| {
-            let vruntime = self.shared.pcpus[pcpu.index()].at(now)?;
-            Some(ahead(vruntime, behind.vruntime))
-        };
-        let enough = behind.virtual_slice() as i64;
-        let (_, to) = (0..PcpuId::LIMIT)
-            .filter_map(PcpuId::new)
-            .filter_map(|pcpu| Some((lead(pcpu)?, pcpu)))
-            .filter(|&(lead, pcpu)| lead > enough && allowed(behind.vcpu, pcpu))
-            .max_by_key(|&(lead, _)| lead)?;
+        let (vcpu, enough) = (behind.vcpu, behind.virtual_slice());
+        let may_go = |pcpu| allowed(vcpu, pcpu);
+        let fronts = &self.shared.fronts;
+        let to = fronts.furthest_ahead(behind.vruntime, enough, now, may_go)?;
         self.note(&behind);
         self.remove(index);
         Some((behind.vcpu, to))

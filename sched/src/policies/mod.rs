@@ -2,6 +2,7 @@
 
 mod deadline;
 mod fair;
+mod fronts;
 mod homes;
 mod pinned;
 mod priority;

@@ -1,0 +1,145 @@
+//! How far each pCPU of a pool is, for policies that measure CPU time by weight and compare it all over the pool.
+//!
+//! ```text
+//!   virtual runtime of a vCPU  += ticks / weight
+//!   front of a pCPU             = the virtual runtime of what runs there, now
+//! ```
+//! Each value stands for itself: a pCPU that reads a front while it changes takes another one for the one to push to, or
+//! pushes nobody, and looks again at its next choice.
+
+use crate::{
+    PcpuId,
+    sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+
+/// Virtual units of one tick at weight 1. They wrap around; only differences count.
+pub(super) const SCALE: u64 = 1 << 16;
+
+pub(super) fn virtual_ticks(ticks: u64, weight: u64) -> u64 {
+    (u128::from(ticks) * u128::from(SCALE) / u128::from(weight)) as u64
+}
+
+/// By how much `this` is ahead of `that`.
+pub(super) fn ahead(this: u64, that: u64) -> i64 {
+    this.wrapping_sub(that) as i64
+}
+
+/// `vruntime`, but no more than `limit` behind `slowest`.
+pub(super) fn keep_up(vruntime: u64, slowest: u64, limit: i64) -> u64 {
+    if ahead(slowest, vruntime) > limit {
+        slowest.wrapping_sub(limit as u64)
+    } else {
+        vruntime
+    }
+}
+
+/// How far a pCPU is.
+#[derive(Default)]
+struct Front {
+    /// The weight of what runs there; 0: nothing does.
+    weight: AtomicU32,
+    /// Its virtual runtime at `since`, and at no other time.
+    vruntime: AtomicU64,
+    since: AtomicU64,
+    /// Others wait there.
+    is_contended: AtomicU32,
+}
+
+impl Front {
+    /// The virtual runtime of what runs there now.
+    fn at(&self, now: u64) -> Option<u64> {
+        let weight = u64::from(self.weight.load(Relaxed));
+        let ticks = now.saturating_sub(self.since.load(Relaxed));
+        (weight != 0).then(|| {
+            let vruntime = self.vruntime.load(Relaxed);
+            vruntime.wrapping_add(virtual_ticks(ticks, weight))
+        })
+    }
+}
+
+/// How far all of them are.
+pub(super) struct Fronts([Front; PcpuId::LIMIT as usize]);
+
+impl Fronts {
+    pub(super) fn new() -> Self {
+        Self(core::array::from_fn(|_| Front::default()))
+    }
+
+    /// What runs on `pcpu`: its weight, and its virtual runtime at `now`.
+    pub(super) fn show(&self, pcpu: PcpuId, running: Option<(u64, u64)>, now: u64) {
+        let front = &self.0[pcpu.index()];
+        if let Some((_, vruntime)) = running {
+            front.vruntime.store(vruntime, Relaxed);
+            front.since.store(now, Relaxed);
+        }
+        let weight = running.map_or(0, |(weight, _)| weight as u32);
+        front.weight.store(weight, Relaxed);
+    }
+
+    /// Whether others wait on `pcpu`.
+    pub(super) fn show_contention(&self, pcpu: PcpuId, is_contended: bool) {
+        let front = &self.0[pcpu.index()];
+        let is_contended = u32::from(is_contended);
+        if front.is_contended.load(Relaxed) != is_contended {
+            front.is_contended.store(is_contended, Relaxed);
+        }
+    }
+
+    /// The virtual runtime of the pCPU that is least far of those where vCPUs wait.
+    pub(super) fn slowest(&self, now: u64) -> Option<u64> {
+        let contended = self
+            .0
+            .iter()
+            .filter(|front| front.is_contended.load(Relaxed) != 0);
+        contended
+            .filter_map(|front| front.at(now))
+            .reduce(|least, other| {
+                if ahead(least, other) > 0 {
+                    other
+                } else {
+                    least
+                }
+            })
+    }
+
+    /// The pCPU that is furthest ahead of `vruntime`, by more than `enough`, of those for which `may_go` is true.
+    pub(super) fn furthest_ahead(
+        &self,
+        vruntime: u64,
+        enough: u64,
+        now: u64,
+        mut may_go: impl FnMut(PcpuId) -> bool,
+    ) -> Option<PcpuId> {
+        let lead = |pcpu: PcpuId| Some(ahead(self.0[pcpu.index()].at(now)?, vruntime));
+        (0..PcpuId::LIMIT)
+            .filter_map(PcpuId::new)
+            .filter_map(|pcpu| Some((lead(pcpu)?, pcpu)))
+            .filter(|&(lead, pcpu)| lead > enough as i64 && may_go(pcpu))
+            .max_by_key(|&(lead, _)| lead)
+            .map(|(_, pcpu)| pcpu)
+    }
+}
+
+/// Where a vCPU was when it left a pCPU. Whoever has its box writes it.
+#[derive(Default)]
+pub(super) struct Absent {
+    has_run: AtomicU32,
+    vruntime: AtomicU64,
+}
+
+impl Absent {
+    pub(super) fn note(&self, vruntime: u64) {
+        self.vruntime.store(vruntime, Relaxed);
+        self.has_run.store(1, Relaxed);
+    }
+
+    /// Its virtual runtime; `None` if it was nowhere yet.
+    pub(super) fn vruntime(&self) -> Option<u64> {
+        let has_run = self.has_run.load(Relaxed) != 0;
+        has_run.then(|| self.vruntime.load(Relaxed))
+    }
+
+    pub(super) fn forget(&self) {
+        self.has_run.store(0, Relaxed);
+    }
+}
