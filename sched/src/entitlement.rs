@@ -163,6 +163,13 @@ impl Entitlements {
         }
     }
 
+    /// The VM of `vcpu` alone.
+    pub fn group(&self, vcpu: VcpuId) -> GroupId {
+        let place = self.0.get(vcpu.index());
+        let group = place.map_or(0, |place| place.group_and_weight.load(Ordering::Relaxed));
+        GroupId::new((group >> 16) as u16)
+    }
+
     /// The weight of `vcpu` alone, which is what most turns need.
     pub fn weight(&self, vcpu: VcpuId) -> Weight {
         let place = self.0.get(vcpu.index());

@@ -208,6 +208,8 @@ impl Request {
         let options = PolicyOptions {
             slice_ticks: self.slice_us.into(),
             max_vcpus: affinities.iter().map(Vec::len).sum::<usize>() as u16,
+            pcpus: PcpuSet::all(self.pcpus as u16),
+            period_ticks: PolicyOptions::PERIOD_US.into(),
         };
         let policy = policies::policy_by_name(&self.policy, options)
             .map_err(|error| Failure::input(error, self.place.of("policy"), "choose another"))?;

@@ -326,6 +326,8 @@ fn prepare(config: BootConfig, customize: Customize) -> Result<Machine, Refusal>
     let options = PolicyOptions {
         slice_ticks,
         max_vcpus,
+        pcpus: PcpuSet::all(config.pcpu_count),
+        period_ticks: timer::ticks_of_us(PolicyOptions::PERIOD_US),
     };
     let policy = policy_by_name(&config.policy, options).map_err(|error| ("policy", error))?;
     let pool = Pool::new(PoolConfig {

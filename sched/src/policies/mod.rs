@@ -1,22 +1,30 @@
 //! Which policies there are, and how one is chosen by its name.
 
+mod budget;
+mod caps;
+mod credit;
+#[cfg(all(test, not(loom)))]
+mod credit_model;
 mod deadline;
 mod fair;
 mod fronts;
 mod homes;
+mod members;
 mod pinned;
 mod priority;
 mod round_robin;
 mod urgencies;
 
+pub use credit::Credit;
 pub use deadline::Deadline;
 pub use fair::Fair;
 pub use pinned::Pinned;
 pub use priority::Priority;
 pub use round_robin::RoundRobin;
 
-use crate::Policy;
+use crate::{PcpuSet, Policy};
 use alloc::boxed::Box;
+use caps::Caps;
 use core::fmt;
 
 /// What a policy can be told.
@@ -26,6 +34,15 @@ pub struct PolicyOptions {
     pub slice_ticks: u64,
     /// How many vCPUs the pool has room for.
     pub max_vcpus: u16,
+    /// The pCPUs of the pool.
+    pub pcpus: PcpuSet,
+    /// In what time a cap holds, in ticks of the host's counter.
+    pub period_ticks: u64,
+}
+
+impl PolicyOptions {
+    /// In what time a cap holds when nobody says otherwise, in microseconds.
+    pub const PERIOD_US: u32 = 10_000;
 }
 
 /// Why there is no such policy.
@@ -35,15 +52,18 @@ pub enum PolicyError {
     UnknownName,
     /// A slice of no ticks would never run anybody.
     EmptySlice,
+    /// A period of so many ticks is none, or too long to count with.
+    BadPeriod(u64),
 }
 
 /// The names that [`policy_by_name`] knows.
-pub const NAMES: [&str; 5] = [
+pub const NAMES: [&str; 6] = [
     RoundRobin::NAME,
     Pinned::NAME,
     Fair::NAME,
     Deadline::NAME,
     Priority::NAME,
+    Credit::NAME,
 ];
 
 impl fmt::Display for PolicyError {
@@ -54,6 +74,11 @@ impl fmt::Display for PolicyError {
                 NAMES.iter().try_for_each(|name| write!(f, " {name}"))
             }
             Self::EmptySlice => f.write_str("a slice must be at least one tick of the counter"),
+            Self::BadPeriod(ticks) => write!(
+                f,
+                "a period of {ticks} ticks: it must be at least 1 and at most {}",
+                Caps::LONGEST_PERIOD
+            ),
         }
     }
 }
@@ -63,7 +88,8 @@ impl core::error::Error for PolicyError {}
 /// The names of the options that the policy called `name` has; none if there is no such policy.
 pub fn option_names(name: &str) -> &'static [&'static str] {
     match name {
-        RoundRobin::NAME | Fair::NAME | Deadline::NAME | Priority::NAME => &["slice_us"],
+        Pinned::NAME => &[],
+        _ if NAMES.contains(&name) => &["slice_us"],
         _ => &[],
     }
 }
@@ -73,9 +99,14 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
     let PolicyOptions {
         slice_ticks,
         max_vcpus,
+        pcpus,
+        period_ticks,
     } = options;
     if slice_ticks == 0 {
         return Err(PolicyError::EmptySlice);
+    }
+    if !(1..=Caps::LONGEST_PERIOD).contains(&period_ticks) {
+        return Err(PolicyError::BadPeriod(period_ticks));
     }
     match name {
         RoundRobin::NAME => Ok(Box::new(RoundRobin::with_slice(slice_ticks))),
@@ -83,6 +114,10 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
         Fair::NAME => Ok(Box::new(Fair::with_slice(slice_ticks, max_vcpus))),
         Deadline::NAME => Ok(Box::new(Deadline::with_slice(slice_ticks, max_vcpus))),
         Priority::NAME => Ok(Box::new(Priority::with_slice(slice_ticks, max_vcpus))),
+        Credit::NAME => {
+            let credit = Credit::new(slice_ticks, period_ticks, pcpus, max_vcpus);
+            Ok(Box::new(credit))
+        }
         _ => Err(PolicyError::UnknownName),
     }
 }
@@ -90,25 +125,36 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::ToString;
+    use crate::{Choice, Entitlement, Entitlements, GroupId, PcpuId, Ready, VcpuId, Weight};
+    use alloc::{string::ToString, sync::Arc, vec};
 
-    fn options(slice_ticks: u64) -> PolicyOptions {
+    fn options(slice_ticks: u64, period_ticks: u64) -> PolicyOptions {
         PolicyOptions {
             slice_ticks,
             max_vcpus: 4,
+            pcpus: PcpuSet::all(2),
+            period_ticks,
         }
     }
 
     #[test]
     fn each_name_gives_its_policy_and_an_unknown_one_says_which_there_are() {
+        let message = |name, options| policy_by_name(name, options).err().unwrap().to_string();
         for name in NAMES {
-            assert_eq!(policy_by_name(name, options(1)).unwrap().name(), name);
+            let policy = policy_by_name(name, options(1, 1)).unwrap();
+            assert_eq!(policy.name(), name);
         }
-        let error = policy_by_name("lottery", options(1)).err().unwrap();
         assert_eq!(
-            error.to_string(),
-            "there is no such policy; there are: round-robin pinned fair deadline priority"
+            message("lottery", options(1, 1)),
+            "there is no such policy; there are: round-robin pinned fair deadline priority credit"
         );
-        assert!(policy_by_name("pinned", options(0)).is_err());
+        assert_eq!(
+            message("pinned", options(0, 1)),
+            "a slice must be at least one tick of the counter"
+        );
+        assert_eq!(
+            message("credit", options(1, 1 << 33)),
+            "a period of 8589934592 ticks: it must be at least 1 and at most 4294967296"
+        );
     }
 }

@@ -1,54 +1,27 @@
 //! What the fair policy gives, on whole machines.
 
-use super::{Instruction::*, Script, Setup, Simulation};
-use crate::{Entitlement, PcpuSet, VcpuId, Weight, policies::Fair};
+use super::{
+    Instruction::*,
+    Script, Setup, Simulation,
+    shares::{busy, expect_shares, shares_of, weight},
+};
+use crate::{Entitlement, PcpuSet, Policy, VcpuId, policies::Fair};
 use alloc::{boxed::Box, vec::Vec};
 
 const SLICE: u64 = 100;
 
-fn weight(weight: u16) -> Entitlement {
-    Entitlement {
-        weight: Weight::new(weight).expect("a good weight"),
-        ..Entitlement::default()
-    }
-}
-
-fn busy() -> Script {
-    Script::forever([Compute(1_000_000)])
+fn fair(vcpus: usize) -> Box<dyn Policy> {
+    Box::new(Fair::with_slice(SLICE, vcpus as u16))
 }
 
 fn machine(pcpus: u16, guests: Vec<(Script, Entitlement)>) -> Simulation {
-    let policy = Box::new(Fair::with_slice(SLICE, guests.len() as u16));
-    let (scripts, entitlements) = guests.into_iter().unzip();
-    Simulation::with_setup(Setup {
-        pcpus,
-        policy,
-        scripts,
-        affinities: Vec::new(),
-        entitlements,
-        seed: None,
-    })
+    super::shares::machine(pcpus, fair(guests.len()), guests)
 }
 
 /// What each of `weights`, always busy, got of one pCPU until `end`, in thousandths.
 fn shares(pcpus: u16, weights: &[u16], end: u64) -> Vec<u64> {
     let guests = weights.iter().map(|&w| (busy(), weight(w))).collect();
-    let mut sim = machine(pcpus, guests);
-    sim.run_until(end);
-    let ids = (0..weights.len() as u16).map(VcpuId::new);
-    ids.map(|id| sim.times(id).run * 1000 / end).collect()
-}
-
-#[track_caller]
-fn expect_shares(shares: &[u64], expected: &[u64], within: u64) {
-    let is_good = shares
-        .iter()
-        .zip(expected)
-        .all(|(a, b)| a.abs_diff(*b) <= within);
-    assert!(
-        is_good,
-        "{shares:?} instead of {expected:?} within {within}"
-    );
+    shares_of(machine(pcpus, guests), weights.len(), end)
 }
 
 #[test]
@@ -136,7 +109,7 @@ fn vcpus_that_may_not_move_do_not_hold_up_the_others() {
     let entitlements = Vec::new();
     let mut sim = Simulation::with_setup(Setup {
         pcpus: 2,
-        policy: Box::new(Fair::with_slice(SLICE, 4)),
+        policy: fair(4),
         scripts: (0..4).map(|_| busy()).collect(),
         affinities: [0b01, 0b10, 0b10, 0b11].map(PcpuSet::from_bits).into(),
         entitlements,

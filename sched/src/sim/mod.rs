@@ -14,6 +14,8 @@
 mod chance;
 mod check;
 #[cfg(test)]
+mod credit;
+#[cfg(test)]
 mod deadline;
 mod engine;
 #[cfg(test)]
@@ -28,6 +30,8 @@ mod priority;
 mod regime;
 #[cfg(test)]
 mod scale;
+#[cfg(test)]
+mod shares;
 #[cfg(test)]
 mod tests;
 mod world;
