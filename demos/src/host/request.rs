@@ -210,6 +210,7 @@ impl Request {
             max_vcpus: affinities.iter().map(Vec::len).sum::<usize>() as u16,
             pcpus: PcpuSet::all(self.pcpus as u16),
             period_ticks: PolicyOptions::PERIOD_US.into(),
+            table: None,
         };
         let policy = policies::policy_by_name(&self.policy, options)
             .map_err(|error| Failure::input(error, self.place.of("policy"), "choose another"))?;

@@ -328,6 +328,7 @@ fn prepare(config: BootConfig, customize: Customize) -> Result<Machine, Refusal>
         max_vcpus,
         pcpus: PcpuSet::all(config.pcpu_count),
         period_ticks: timer::ticks_of_us(PolicyOptions::PERIOD_US),
+        table: None,
     };
     let policy = policy_by_name(&config.policy, options).map_err(|error| ("policy", error))?;
     let pool = Pool::new(PoolConfig {

@@ -13,6 +13,7 @@ mod members;
 mod pinned;
 mod priority;
 mod round_robin;
+mod table;
 mod urgencies;
 
 pub use credit::Credit;
@@ -21,6 +22,7 @@ pub use fair::Fair;
 pub use pinned::Pinned;
 pub use priority::Priority;
 pub use round_robin::RoundRobin;
+pub use table::{BadTable, Table, TableDriven, Window};
 
 use crate::{PcpuSet, Policy};
 use alloc::boxed::Box;
@@ -28,7 +30,7 @@ use caps::Caps;
 use core::fmt;
 
 /// What a policy can be told.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PolicyOptions {
     /// How long a vCPU runs while others wait, in ticks of the host's counter.
     pub slice_ticks: u64,
@@ -38,6 +40,8 @@ pub struct PolicyOptions {
     pub pcpus: PcpuSet,
     /// In what time a cap holds, in ticks of the host's counter.
     pub period_ticks: u64,
+    /// Whose window is when and where.
+    pub table: Option<Table>,
 }
 
 impl PolicyOptions {
@@ -54,16 +58,19 @@ pub enum PolicyError {
     EmptySlice,
     /// A period of so many ticks is none, or too long to count with.
     BadPeriod(u64),
+    /// The table-driven policy has no table.
+    NoTable,
 }
 
 /// The names that [`policy_by_name`] knows.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     RoundRobin::NAME,
     Pinned::NAME,
     Fair::NAME,
     Deadline::NAME,
     Priority::NAME,
     Credit::NAME,
+    TableDriven::NAME,
 ];
 
 impl fmt::Display for PolicyError {
@@ -79,6 +86,7 @@ impl fmt::Display for PolicyError {
                 "a period of {ticks} ticks: it must be at least 1 and at most {}",
                 Caps::LONGEST_PERIOD
             ),
+            Self::NoTable => write!(f, "the policy {} needs a table", TableDriven::NAME),
         }
     }
 }
@@ -101,6 +109,7 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
         max_vcpus,
         pcpus,
         period_ticks,
+        table,
     } = options;
     if slice_ticks == 0 {
         return Err(PolicyError::EmptySlice);
@@ -118,6 +127,10 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
             let credit = Credit::new(slice_ticks, period_ticks, pcpus, max_vcpus);
             Ok(Box::new(credit))
         }
+        TableDriven::NAME => {
+            let table = table.ok_or(PolicyError::NoTable)?;
+            Ok(Box::new(TableDriven::new(slice_ticks, table, max_vcpus)))
+        }
         _ => Err(PolicyError::UnknownName),
     }
 }
@@ -129,11 +142,17 @@ mod tests {
     use alloc::{string::ToString, sync::Arc, vec};
 
     fn options(slice_ticks: u64, period_ticks: u64) -> PolicyOptions {
+        let window = Window {
+            group: Some(GroupId::new(0)),
+            ticks: 1,
+        };
+        let pcpu = PcpuId::new(0).unwrap();
         PolicyOptions {
             slice_ticks,
             max_vcpus: 4,
             pcpus: PcpuSet::all(2),
             period_ticks,
+            table: Some(Table::new([(pcpu, vec![window])]).unwrap()),
         }
     }
 
@@ -146,11 +165,19 @@ mod tests {
         }
         assert_eq!(
             message("lottery", options(1, 1)),
-            "there is no such policy; there are: round-robin pinned fair deadline priority credit"
+            "there is no such policy; there are: round-robin pinned fair deadline priority credit table"
         );
         assert_eq!(
             message("pinned", options(0, 1)),
             "a slice must be at least one tick of the counter"
+        );
+        let without_table = PolicyOptions {
+            table: None,
+            ..options(1, 1)
+        };
+        assert_eq!(
+            message("table", without_table),
+            "the policy table needs a table"
         );
         assert_eq!(
             message("credit", options(1, 1 << 33)),

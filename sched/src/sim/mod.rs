@@ -33,6 +33,8 @@ mod scale;
 #[cfg(test)]
 mod shares;
 #[cfg(test)]
+mod table;
+#[cfg(test)]
 mod tests;
 mod world;
 
