@@ -8,17 +8,20 @@ mod credit_model;
 mod deadline;
 mod fair;
 mod fronts;
+mod gang;
 mod homes;
 mod members;
 mod pinned;
 mod priority;
 mod round_robin;
 mod table;
+mod turn;
 mod urgencies;
 
 pub use credit::Credit;
 pub use deadline::Deadline;
 pub use fair::Fair;
+pub use gang::Gang;
 pub use pinned::Pinned;
 pub use priority::Priority;
 pub use round_robin::RoundRobin;
@@ -63,7 +66,7 @@ pub enum PolicyError {
 }
 
 /// The names that [`policy_by_name`] knows.
-pub const NAMES: [&str; 7] = [
+pub const NAMES: [&str; 8] = [
     RoundRobin::NAME,
     Pinned::NAME,
     Fair::NAME,
@@ -71,6 +74,7 @@ pub const NAMES: [&str; 7] = [
     Priority::NAME,
     Credit::NAME,
     TableDriven::NAME,
+    Gang::NAME,
 ];
 
 impl fmt::Display for PolicyError {
@@ -131,6 +135,7 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
             let table = table.ok_or(PolicyError::NoTable)?;
             Ok(Box::new(TableDriven::new(slice_ticks, table, max_vcpus)))
         }
+        Gang::NAME => Ok(Box::new(Gang::new(slice_ticks, pcpus, max_vcpus))),
         _ => Err(PolicyError::UnknownName),
     }
 }
@@ -165,7 +170,7 @@ mod tests {
         }
         assert_eq!(
             message("lottery", options(1, 1)),
-            "there is no such policy; there are: round-robin pinned fair deadline priority credit table"
+            "there is no such policy; there are: round-robin pinned fair deadline priority credit table gang"
         );
         assert_eq!(
             message("pinned", options(0, 1)),

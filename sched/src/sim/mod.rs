@@ -20,6 +20,8 @@ mod deadline;
 mod engine;
 #[cfg(test)]
 mod fair;
+#[cfg(test)]
+mod gang;
 mod guest;
 mod hardware;
 #[cfg(test)]
