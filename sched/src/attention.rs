@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   post:   push the box, then MAIL;     kick unless KICKED, or ARMED (the slice timer brings it here soon) and not urgent
-//!   nudge:  change what it is about, then REQUESTS, WORK or nothing; kick unless KICKED
+//!   nudge:  change what it is about, then REQUESTS, WORK, TURN or nothing; kick unless KICKED
 //!   owner:  take (clears all but ARMED), then look
 //!   disarm: clears ARMED, then looks: mail may have come without a kick
 //! ```
@@ -17,7 +17,8 @@ const REQUESTS: u32 = 1 << 1;
 const KICKED: u32 = 1 << 2;
 const ARMED: u32 = 1 << 3;
 const WORK: u32 = 1 << 4;
-const RAISED: u32 = MAIL | REQUESTS | KICKED | WORK;
+const TURN: u32 = 1 << 5;
+const RAISED: u32 = MAIL | REQUESTS | KICKED | WORK | TURN;
 
 /// What a nudge is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,6 +29,8 @@ pub(crate) enum About {
     Requests,
     /// Some pCPU idles and asks for a vCPU.
     Work,
+    /// The turn of the vCPU that is loaded there, which is to end.
+    Turn,
 }
 
 impl About {
@@ -36,6 +39,7 @@ impl About {
             Self::Loaded => 0,
             Self::Requests => REQUESTS,
             Self::Work => WORK,
+            Self::Turn => TURN,
         }
     }
 }
@@ -55,6 +59,10 @@ impl Raised {
 
     pub(crate) const fn work(self) -> bool {
         self.0 & WORK != 0
+    }
+
+    pub(crate) const fn turn(self) -> bool {
+        self.0 & TURN != 0
     }
 }
 

@@ -1,4 +1,5 @@
-//! What each vCPU of a pool shall get. Policies read it whenever they rank a vCPU, so a change counts from its next turn.
+//! What each vCPU of a pool shall get. Policies read it whenever they rank a vCPU; a change makes the pCPU where it is choose
+//! anew, so it counts at once.
 
 use crate::{
     GroupId, PcpuId, PcpuSet, VcpuId,

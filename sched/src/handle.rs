@@ -268,12 +268,17 @@ impl<V: Vcpu> VcpuHandle<V> {
         Ok(())
     }
 
-    /// What it shall get from its next turn on. One caller at a time, on no exit path.
+    /// What it shall get from now on: the pCPU where it is chooses anew. One caller at a time, on no exit path.
     ///
     /// # Errors
     /// The policy cannot keep it; nothing has changed then.
     pub fn set_entitlement(&self, entitlement: &Entitlement) -> Result<(), Refusal> {
-        self.admit(entitlement, self.affinity())
+        self.admit(entitlement, self.affinity())?;
+        // One that runs alone would keep what it has.
+        if !self.is_gone() {
+            self.pool.nudge(self.last_pcpu(), About::Turn);
+        }
+        Ok(())
     }
 
     /// Asks the policy, unless the vCPU was retired: its number may be another one's by now.

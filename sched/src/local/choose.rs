@@ -60,6 +60,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     pub(super) fn choose(&mut self, machine: &mut impl Machine<V>, now: u64) {
         let yielding = self.yielding.take();
         let has_news = core::mem::take(&mut self.has_news);
+        let must_end = core::mem::take(&mut self.must_end);
         self.resume_at = None;
         let Some(loaded) = self.loaded.as_ref().map(|vcpu| vcpu.handle().id()) else {
             self.must_balance = true;
@@ -72,9 +73,14 @@ impl<V: Vcpu> LocalScheduler<V> {
             return;
         }
         if !core::mem::take(&mut self.is_ranked) {
-            let Some(why) = self.end_of_turn(loaded, yielding.is_some(), has_news, now) else {
-                return;
+            let why = match must_end {
+                true => {
+                    self.charge(now);
+                    Some(Ready::Preempted)
+                }
+                false => self.end_of_turn(loaded, yielding.is_some(), has_news, now),
             };
+            let Some(why) = why else { return };
             self.trace(
                 now,
                 match why {

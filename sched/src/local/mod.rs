@@ -123,6 +123,8 @@ pub struct LocalScheduler<V: Vcpu> {
     yielding: Option<Option<VcpuId>>,
     /// One has become ready since the policy was asked.
     has_news: bool,
+    /// The turn of the loaded vCPU is to end.
+    must_end: bool,
     /// The loaded vCPU is enqueued with the policy: it waited, and has woken up.
     is_ranked: bool,
     /// The policy has chosen, or what was handed over has not stayed: it has yet to be asked who goes elsewhere.
@@ -162,6 +164,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             is_busy: false,
             yielding: None,
             has_news: false,
+            must_end: false,
             is_ranked: false,
             must_balance: false,
             resume_at: None,
@@ -288,6 +291,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         while let Some(handle) = self.deadlines.pop_due(now) {
             handle.wake();
         }
+        self.must_end |= raised.turn();
         if raised.requests() {
             self.obey(now);
         }

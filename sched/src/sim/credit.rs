@@ -119,6 +119,27 @@ fn a_cap_holds_on_a_busy_machine_and_the_others_get_the_rest_by_weight() {
     }
 }
 
+#[test]
+fn a_cap_that_is_set_changed_and_lifted_counts_from_the_next_period_on() {
+    let guests = vec![(busy(), member(0, None)), (busy(), member(1, None))];
+    let mut sim = machine(2, credit(2, 2), guests);
+    let mut before = 0;
+    for (end, cap, expected) in [
+        (10, None, 10_000),
+        (20, Some(30), 3000),
+        (30, Some(60), 6000),
+        (40, None, 10_000),
+    ] {
+        let first = sim.handle(VcpuId::new(0));
+        first.set_entitlement(&member(0, cap)).unwrap();
+        sim.run_until(end * PERIOD);
+        let run = sim.times(VcpuId::new(0)).run;
+        assert!((run - before).abs_diff(expected) <= 50, "{cap:?}: {run}");
+        before = run;
+        assert_eq!(sim.times(VcpuId::new(1)).run, end * PERIOD);
+    }
+}
+
 /// What all vCPUs together ran in each period, from the trace.
 fn run_by_period(sim: &Simulation, vcpus: core::ops::Range<u16>, periods: u64) -> Vec<u64> {
     let mut run = vec![0; periods as usize];

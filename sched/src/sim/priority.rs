@@ -203,7 +203,7 @@ fn an_affinity_that_grows_lets_a_vcpu_preempt_elsewhere() {
 }
 
 #[test]
-fn a_new_priority_counts_from_the_next_turn_on() {
+fn a_new_priority_counts_at_once() {
     let mut sim = machine(1, [(busy(), 5), (busy(), 5), (busy(), 1)]);
     sim.run_until(25);
     let raised = sim.handle(vcpu(2)).set_entitlement(&priority(6));
@@ -212,8 +212,8 @@ fn a_new_priority_counts_from_the_next_turn_on() {
     sim.expect_trace([
         "0 vcpu0 for 10",
         "10 vcpu1 for 10",
-        "20 vcpu0 for 10",
-        "30 vcpu2 for 70",
+        "20 vcpu0 for 5",
+        "25 vcpu2 for 75",
     ]);
 }
 
