@@ -2,10 +2,12 @@
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation, hostile::Hostile};
 use crate::{
-    BlockReason, Entitlement, PcpuId, Policy, Reservation, VcpuId,
-    policies::{Deadline, Fair, Pinned, Priority, RoundRobin},
+    BlockReason, Entitlement, GroupId, PcpuId, PcpuSet, Policy, Reservation, VcpuId, Weight,
+    policies::{
+        Credit, Deadline, Fair, Gang, Pinned, Priority, RoundRobin, Table, TableDriven, Window,
+    },
 };
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 
 fn pcpu(index: u16) -> PcpuId {
     PcpuId::new(index).unwrap()
@@ -15,11 +17,15 @@ fn pcpu(index: u16) -> PcpuId {
 fn entitlements(seed: u64, vcpus: u64) -> Vec<Entitlement> {
     let entitlement = |index: u64| {
         let chance = (seed + index).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let group = (chance / 8 % 2) as u16;
         let reservation = Reservation::new(1 + chance % 3, 25 + chance % 50);
         Entitlement {
             reservation: reservation.ok().filter(|_| chance.is_multiple_of(2)),
             priority: (chance % 4) as u8,
-            ..Entitlement::default()
+            group: GroupId::new(group),
+            weight: Weight::new([512, 1024, 2048][chance as usize % 3]).unwrap(),
+            cap: Some(30).filter(|_| group == 1 && seed.is_multiple_of(2)),
+            slice: None,
         }
     };
     (0..vcpus).map(entitlement).collect()
@@ -122,24 +128,54 @@ fn pinned_machines_by_chance_break_no_rule() {
     }
 }
 
-#[test]
-fn fair_machines_by_chance_break_no_rule() {
+/// `policy` takes over again and again, whatever else does in between.
+fn hunt(policy: impl Fn() -> Box<dyn Policy>) {
     for seed in 0..300 {
-        let mut sim = random_machine(seed, Box::new(Fair::with_slice(10, 8)));
-        sim.set_unrest(true);
-        sim.run_until(400);
+        let mut sim = random_machine(seed, policy());
+        for end in [100, 200, 300, 400] {
+            sim.set_unrest(true);
+            sim.run_until(end);
+            sim.set_unrest(false);
+            // Where a vCPU may run by now may be nowhere where it would get what it shall.
+            drop(sim.set_policy(policy()));
+        }
         settle_and_expect_progress(sim, seed);
     }
 }
 
 #[test]
+fn fair_machines_by_chance_break_no_rule() {
+    hunt(|| Box::new(Fair::with_slice(10, 8)));
+}
+
+#[test]
 fn deadline_machines_by_chance_break_no_rule() {
-    for seed in 0..300 {
-        let mut sim = random_machine(seed, Box::new(Deadline::with_slice(10, 8)));
-        sim.set_unrest(true);
-        sim.run_until(400);
-        settle_and_expect_progress(sim, seed);
-    }
+    hunt(|| Box::new(Deadline::with_slice(10, 8)));
+}
+
+#[test]
+fn credit_machines_by_chance_break_no_rule() {
+    hunt(|| Box::new(Credit::new(10, 50, PcpuSet::all(4), 8)));
+}
+
+#[test]
+fn gang_machines_by_chance_break_no_rule() {
+    hunt(|| Box::new(Gang::new(10, PcpuSet::all(4), 8)));
+}
+
+#[test]
+fn table_machines_by_chance_break_no_rule() {
+    let window = |group, ticks| Window {
+        group: Some(GroupId::new(group)),
+        ticks,
+    };
+    // VM 0 has no window on the last pCPU.
+    let frame = |index| match index {
+        3 => vec![window(1, 9)],
+        _ => vec![window(1, 3), window(0, 11 + u64::from(index))],
+    };
+    let frames = || (0..4).map(|index| (pcpu(index), frame(index)));
+    hunt(|| Box::new(TableDriven::new(10, Table::new(frames()).unwrap(), 8)));
 }
 
 #[test]

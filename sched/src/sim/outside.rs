@@ -2,10 +2,12 @@
 
 use super::engine::Engine;
 use crate::{
-    BlockReason, PcpuId, PcpuSet, Policy, VcpuId,
-    policies::{Deadline, Fair, Pinned, Priority, RoundRobin},
+    BlockReason, GroupId, PcpuId, PcpuSet, Policy, VcpuId,
+    policies::{
+        Credit, Deadline, Fair, Gang, Pinned, Priority, RoundRobin, Table, TableDriven, Window,
+    },
 };
-use alloc::boxed::Box;
+use alloc::{boxed::Box, vec};
 use core::sync::atomic::Ordering;
 
 /// One such action.
@@ -48,18 +50,37 @@ pub enum Successor {
     Deadline,
     /// [`Priority`].
     Priority,
+    /// [`Credit`], with periods of five slices.
+    Credit,
+    /// [`TableDriven`], with windows for VM 0 and VM 1 on each pCPU.
+    Table,
+    /// [`Gang`].
+    Gang,
 }
 
 impl Successor {
-    fn policy(self, max_vcpus: u16) -> Box<dyn Policy> {
+    fn policy(self, pcpus: PcpuSet, max_vcpus: u16) -> Box<dyn Policy> {
         match self {
             Self::RoundRobin => Box::new(RoundRobin::with_slice(SLICE)),
             Self::Pinned => Box::new(Pinned),
             Self::Fair => Box::new(Fair::with_slice(SLICE, max_vcpus)),
             Self::Deadline => Box::new(Deadline::with_slice(SLICE, max_vcpus)),
             Self::Priority => Box::new(Priority::with_slice(SLICE, max_vcpus)),
+            Self::Credit => Box::new(Credit::new(SLICE, 5 * SLICE, pcpus, max_vcpus)),
+            Self::Table => Box::new(TableDriven::new(SLICE, table(pcpus), max_vcpus)),
+            Self::Gang => Box::new(Gang::new(SLICE, pcpus, max_vcpus)),
         }
     }
+}
+
+/// Windows for VM 0 and VM 1 on each pCPU, not at the same times everywhere.
+fn table(pcpus: PcpuSet) -> Table {
+    let window = |group, ticks| Window {
+        group: Some(GroupId::new(group)),
+        ticks,
+    };
+    let frame = |pcpu: PcpuId| vec![window(1, 3), window(0, 11 + pcpu.index() as u64)];
+    Table::new(pcpus.iter().map(|pcpu| (pcpu, frame(pcpu)))).expect("a good table")
 }
 
 const SLICE: u64 = 10;
@@ -85,7 +106,7 @@ impl Engine {
     }
 
     fn set_policy(&self, successor: Successor) {
-        let policy = successor.policy(self.vcpu_count() as u16);
+        let policy = successor.policy(self.pool().pcpus(), self.vcpu_count() as u16);
         drop(self.pool().set_policy(policy));
     }
 
@@ -117,9 +138,14 @@ impl Engine {
             16 => Outside::SetAffinity(vcpu, pcpus),
             17 => Outside::RequestSync(vcpu),
             18 => Outside::Drain(pcpu),
-            19 => Outside::SetPolicy(Successor::RoundRobin),
-            20 => Outside::SetPolicy(Successor::Fair),
-            21 => Outside::SetPolicy(Successor::Deadline),
+            19..22 => Outside::SetPolicy(match world.below(6) {
+                0 => Successor::RoundRobin,
+                1 => Successor::Fair,
+                2 => Successor::Deadline,
+                3 => Successor::Credit,
+                4 => Successor::Table,
+                _ => Successor::Gang,
+            }),
             _ => Outside::Undrain(pcpu),
         }
     }
