@@ -227,24 +227,16 @@ impl<L: LocalPolicy> Capped<L> {
 
     /// For how long the vCPU that the ranking has taken out for `slice` runs; `None`: it has no budget, and waits.
     fn grant(&mut self, vcpu: VcpuId, slice: Slice, now: u64) -> Option<Slice> {
-        let id = self.entitlements.group(vcpu);
         let rest = self.caps.rest_of_period(now);
-        let limit = |ticks: u64| slice.duration.map_or(ticks, |slice| slice.min(ticks));
+        let id = self.entitlements.group(vcpu);
         let Some((group, budget)) = self.caps.capped(id) else {
-            // Who waits for the next period has its turn then.
-            let is_longer = slice.duration.is_none_or(|ticks| ticks > rest);
-            let is_shortened = is_longer && !self.waiting.is_empty();
-            let duration = if is_shortened {
-                Some(rest)
-            } else {
-                slice.duration
-            };
-            return Some(Slice { duration, ..slice });
+            return Some(self.shorten(slice, rest));
         };
         let period = self.caps.period(now);
         let least = self.caps.period_ticks / LEAST_QUANTUM;
         let quantum = (budget / QUANTA).max(least).max(1);
-        let taken = group.budget.take(period, budget, limit(quantum.min(rest)));
+        let wanted = at_most(slice.duration, quantum.min(rest));
+        let taken = group.budget.take(period, budget, wanted);
         if taken == 0 {
             self.ranking.leave(vcpu, now);
             self.waiting.push(vcpu);
@@ -258,6 +250,22 @@ impl<L: LocalPolicy> Capped<L> {
         });
         Some(Slice::strictly(taken))
     }
+
+    /// Those who wait for the next period have their turn then, and not after a long slice.
+    fn shorten(&self, slice: Slice, rest: u64) -> Slice {
+        if self.waiting.is_empty() {
+            return slice;
+        }
+        Slice {
+            duration: Some(at_most(slice.duration, rest)),
+            ..slice
+        }
+    }
+}
+
+/// `limit`, or less if `duration` is less.
+fn at_most(duration: Option<u64>, limit: u64) -> u64 {
+    duration.map_or(limit, |ticks| ticks.min(limit))
 }
 
 impl<L: LocalPolicy> LocalPolicy for Capped<L> {
@@ -332,6 +340,7 @@ impl<L: LocalPolicy> LocalPolicy for Capped<L> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::policies::round_robin::Queue;
     use alloc::string::ToString;
 
     const PERIOD: u64 = 1000;
@@ -366,6 +375,41 @@ mod tests {
             refused.unwrap_err().to_string(),
             "a cap of 11 hundredths is less than a tick in a period of 9 ticks"
         );
+    }
+
+    #[test]
+    fn what_is_used_beyond_a_quantum_is_owed_and_what_is_unused_goes_back_within_the_period() {
+        let (vcpu, cap) = (VcpuId::new(0), capped(0, 50));
+        let entitlements = Arc::new(Entitlements::new(1));
+        entitlements.set(vcpu, &cap);
+        let caps = Arc::new(Caps::new(PERIOD, 1, 1));
+        caps.admit(vcpu, &cap).unwrap();
+        let ranking = Queue::new(Slice::of(PERIOD), &entitlements);
+        let mut local = Capped::new(ranking, &caps, &entitlements);
+        let left = |now| {
+            let (group, budget) = caps.capped(cap.group).unwrap();
+            group.budget.left(caps.period(now), budget)
+        };
+        let mut turn = |start, end: u64| {
+            local.enqueue(vcpu, Ready::Woken, start);
+            let choice = local.pick(start);
+            local.charge(vcpu, end - start, end);
+            local.leave(vcpu, end);
+            choice
+        };
+        let run = |ticks| {
+            let slice = Slice::strictly(ticks);
+            Choice::Run(Pick { vcpu, slice })
+        };
+        // Its quantum is an eighth of 500 ticks: it uses 10 of them, then 438 more than them.
+        assert_eq!(turn(0, 10), run(62));
+        assert_eq!(left(10), 490);
+        assert_eq!(turn(100, 600), run(62));
+        assert_eq!(left(600), -10);
+        assert_eq!(left(PERIOD), 490);
+        // It stops only in the next period: what it had left of this one is lost, what it used too much is owed then.
+        assert_eq!(turn(2 * PERIOD - 10, 2 * PERIOD + 90), run(10));
+        assert_eq!(left(2 * PERIOD + 90), 410);
     }
 
     #[test]

@@ -62,6 +62,23 @@ fn a_weight_that_asks_for_more_than_a_pcpu_leaves_the_rest_to_the_others() {
 }
 
 #[test]
+fn what_a_vcpu_with_a_whole_pcpu_was_entitled_to_beyond_it_is_not_saved_up() {
+    let weights = [10_000, 100, 100];
+    let guests = weights.map(|each| (busy(), weight(each)));
+    let mut sim = machine(2, credit(2, 3), guests.into());
+    sim.run_until(40_000);
+    let run = |sim: &Simulation| [0, 1, 2].map(|index| sim.times(VcpuId::new(index)).run);
+    let before = run(&sim);
+    sim.handle(VcpuId::new(0))
+        .set_entitlement(&weight(100))
+        .unwrap();
+    sim.run_until(60_000);
+    let after = run(&sim);
+    let shares = [0, 1, 2].map(|index: usize| (after[index] - before[index]) / 20);
+    expect_shares(&shares, &[667; 3], 20);
+}
+
+#[test]
 fn a_sleeper_gains_nothing() {
     let sleeper = Script::forever([Compute(99), WaitFor(399)]);
     let guests = [sleeper, busy(), busy()].map(|script| (script, weight(1024)));
@@ -141,6 +158,15 @@ fn a_cap_that_is_set_changed_and_lifted_counts_from_the_next_period_on() {
         before = run;
         assert_eq!(sim.times(VcpuId::new(1)).run, end * PERIOD);
     }
+}
+
+#[test]
+fn others_long_slices_do_not_cost_a_capped_vcpu_its_budget() {
+    let long = Entitlement {
+        slice: Some(5 * PERIOD),
+        ..Entitlement::default()
+    };
+    expect_shares(&shares(1, &[long, member(1, 30)], 100_000), &[700, 300], 9);
 }
 
 /// What all vCPUs together ran in each period, from the trace.
