@@ -17,13 +17,14 @@
 
 use super::{
     caps::{Capped, Caps},
-    fronts::{Absent, Fronts, ahead, keep_up, virtual_ticks},
+    fronts::{Absent, Fronts, ahead, keep_up, two_slices, virtual_ticks},
 };
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
     Ready, Refusal, Slice, VcpuId, Weight,
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::cmp::Reverse;
 
 /// What a reset gives, in slices of a vCPU of default weight.
 const RESET_SLICES: u64 = 4;
@@ -126,7 +127,7 @@ impl Entity {
 
     /// How far behind others it may come to a pCPU.
     fn limit(&self) -> i64 {
-        (2 * self.virtual_slice()) as i64
+        two_slices(self.virtual_slice())
     }
 }
 
@@ -145,7 +146,7 @@ impl Queue {
     /// The credit that a reset gives.
     fn gift(&self) -> u64 {
         let ticks = RESET_SLICES.saturating_mul(self.slice_ticks);
-        virtual_ticks(ticks, Weight::DEFAULT.get().into()).max(1)
+        virtual_ticks(ticks, Weight::DEFAULT.get().into()).clamp(1, i64::MAX as u64)
     }
 
     fn credit(&self, entity: &Entity) -> i64 {
@@ -154,7 +155,7 @@ impl Queue {
 
     /// The ready one with the most credit; of several, the one that came first.
     fn best(&self) -> Option<usize> {
-        (0..self.ready.len()).min_by_key(|&index| -self.credit(&self.ready[index]))
+        (0..self.ready.len()).min_by_key(|&index| Reverse(self.credit(&self.ready[index])))
     }
 
     fn position(&self, vcpu: VcpuId) -> Option<usize> {
@@ -176,7 +177,7 @@ impl Queue {
 
     /// If nobody here has credit left, all get as much anew as it takes for one to have some.
     fn reset(&mut self) {
-        if let Ok(debt) = u64::try_from(-self.most_credit()) {
+        if let Ok(debt) = u64::try_from(self.most_credit().saturating_neg()) {
             let gift = self.gift();
             let more = gift.wrapping_mul(debt / gift + 1);
             self.level = self.level.wrapping_add(more);
@@ -312,7 +313,9 @@ impl LocalPolicy for Queue {
         let (Some(running), Some(best)) = (self.running, self.best()) else {
             return false;
         };
-        let lead = self.credit(&self.ready[best]) - self.credit(&running);
+        let lead = self
+            .credit(&self.ready[best])
+            .saturating_sub(self.credit(&running));
         lead > (running.virtual_slice() / 2) as i64
     }
 

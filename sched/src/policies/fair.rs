@@ -16,7 +16,7 @@
 //! Everything here is linear in the number of vCPUs that are ready on one pCPU, which is small, and keeps no sum that could
 //! drift.
 
-use super::fronts::{Absent, Fronts, SCALE, ahead, keep_up, virtual_ticks};
+use super::fronts::{Absent, Fronts, SCALE, ahead, keep_up, two_slices, virtual_ticks};
 use crate::{
     Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
     sync::{AtomicU64, Ordering::Relaxed},
@@ -113,7 +113,7 @@ impl Entity {
 
     /// How much more or less than its part it may have had.
     fn limit(&self) -> i64 {
-        (2 * self.virtual_slice()) as i64
+        two_slices(self.virtual_slice())
     }
 
     /// What is left of its slice, in ticks.

@@ -19,6 +19,11 @@ pub(super) fn virtual_ticks(ticks: u64, weight: u64) -> u64 {
     (u128::from(ticks) * u128::from(SCALE) / u128::from(weight)) as u64
 }
 
+/// Two slices of `virtual_slice`: how much more or less than its part a vCPU may have had.
+pub(super) fn two_slices(virtual_slice: u64) -> i64 {
+    virtual_slice.saturating_mul(2).min(i64::MAX as u64) as i64
+}
+
 /// By how much `this` is ahead of `that`.
 pub(super) fn ahead(this: u64, that: u64) -> i64 {
     this.wrapping_sub(that) as i64
@@ -114,7 +119,7 @@ impl Fronts {
         (0..PcpuId::LIMIT)
             .filter_map(PcpuId::new)
             .filter_map(|pcpu| Some((lead(pcpu)?, pcpu)))
-            .filter(|&(lead, pcpu)| lead > enough as i64 && may_go(pcpu))
+            .filter(|&(lead, pcpu)| lead > enough.min(i64::MAX as u64) as i64 && may_go(pcpu))
             .max_by_key(|&(lead, _)| lead)
             .map(|(_, pcpu)| pcpu)
     }

@@ -189,4 +189,63 @@ mod tests {
             "a period of 8589934592 ticks: it must be at least 1 and at most 4294967296"
         );
     }
+
+    /// Whatever the clock says, and however long a slice is.
+    #[test]
+    fn odd_times_panic_nowhere() {
+        let times = [
+            0,
+            1,
+            7,
+            1 << 31,
+            1 << 40,
+            1 << 62,
+            u64::MAX / 2,
+            u64::MAX - 1,
+        ];
+        let ticks = [0, 1, 9, 1 << 40, 1 << 63, u64::MAX];
+        let vcpu = |index: usize| VcpuId::new((index % 4) as u16);
+        for (name, slice) in NAMES
+            .into_iter()
+            .flat_map(|name| ticks.map(|slice| (name, slice)))
+        {
+            let policy = policy_by_name(name, options(slice.max(1), 10)).unwrap();
+            let entitlements = Arc::new(Entitlements::new(4));
+            for index in 0..4 {
+                let entitlement = Entitlement {
+                    weight: Weight::new([1, 1024, 1024, 10_000][index]).unwrap(),
+                    slice: [None, Some(slice)][index % 2].filter(|&slice| slice > 0),
+                    cap: Some(20),
+                    ..Entitlement::default()
+                };
+                let admitted = policy.admit(vcpu(index), &entitlement, PcpuSet::all(2));
+                assert!(admitted.is_ok(), "{name}");
+                entitlements.set(vcpu(index), &entitlement);
+            }
+            let locals = [0, 1].map(PcpuId::new).map(Option::unwrap);
+            let mut locals = locals.map(|pcpu| policy.local(pcpu, &entitlements));
+            let mut running = [None, None];
+            for step in 0..500 {
+                let here = step % 2;
+                let now = times[step * 5 / 8 % times.len()];
+                let local = &mut locals[here];
+                if let Some(running) = running[here].take() {
+                    local.charge(running, ticks[step * 7 / 3 % ticks.len()], now);
+                    match step % 5 {
+                        0 | 1 => local.leave(running, now),
+                        _ => local.enqueue(running, Ready::Preempted, now),
+                    }
+                }
+                // Each pCPU has two of the four.
+                let other = vcpu(2 * (step / 2 % 2) + here);
+                local.withdraw(other, now);
+                local.enqueue(other, Ready::Woken, now);
+                local.preempts(vcpu(step), now);
+                if let Choice::Run(pick) = local.pick(now) {
+                    running[here] = Some(pick.vcpu);
+                }
+                let _ = local.push(now, &mut |_, _| false);
+            }
+        }
+    }
 }
