@@ -219,7 +219,8 @@ impl<L: LocalPolicy> Capped<L> {
         self.waiting.retain(|&vcpu| {
             let has_budget = caps.has_budget(self.entitlements.group(vcpu), now);
             if has_budget {
-                ranking.enqueue(vcpu, Ready::Woken, now);
+                // It was ready all the time.
+                ranking.enqueue(vcpu, Ready::MigratedIn, now);
             }
             !has_budget
         });

@@ -40,8 +40,8 @@ impl Credit {
     /// The name by which it is chosen.
     pub const NAME: &str = "credit";
 
-    /// For up to `max_vcpus` vCPUs on `pcpus`. Those without a slice of their own run for `slice_ticks` at a time. Caps hold
-    /// in each period of `period_ticks`, at most 2^32.
+    /// For up to `max_vcpus` vCPUs on `pcpus`. Those without a slice of their own run for `slice_ticks` at a time, others for up
+    /// to four times as long. Caps hold in each period of `period_ticks`, at most 2^32.
     pub fn new(slice_ticks: u64, period_ticks: u64, pcpus: PcpuSet, max_vcpus: u16) -> Self {
         let shared = Shared {
             fronts: Fronts::new(),
@@ -143,6 +143,12 @@ struct Queue {
 }
 
 impl Queue {
+    /// For how long one with `entitlement` runs at a time: no longer than a reset gives credit for.
+    fn slice(&self, entitlement: &Entitlement) -> u64 {
+        let longest = RESET_SLICES.saturating_mul(self.slice_ticks);
+        entitlement.slice.unwrap_or(self.slice_ticks).min(longest)
+    }
+
     /// The credit that a reset gives.
     fn gift(&self) -> u64 {
         let ticks = RESET_SLICES.saturating_mul(self.slice_ticks);
@@ -190,7 +196,7 @@ impl Queue {
         let mut entity = Entity {
             vcpu,
             weight: entitlement.weight.get().into(),
-            slice: entitlement.slice.unwrap_or(self.slice_ticks),
+            slice: self.slice(&entitlement),
             vruntime: 0,
         };
         let before = self.shared.absent[vcpu.index()].vruntime();
@@ -207,7 +213,7 @@ impl Queue {
         self.reset();
         let (gift, limit) = (self.gift() as i64, entity.limit());
         let most = match why {
-            // It may have come because it was so far behind.
+            // It was ready elsewhere, or without budget, and has not slept: it may be behind by more.
             Ready::MigratedIn => gift.saturating_add(limit),
             _ => gift,
         };
@@ -253,7 +259,7 @@ impl LocalPolicy for Queue {
                 self.publish(now);
                 let entitlement = self.entitlements.get(vcpu);
                 ran.weight = entitlement.weight.get().into();
-                ran.slice = entitlement.slice.unwrap_or(self.slice_ticks);
+                ran.slice = self.slice(&entitlement);
                 ran
             }
             None => self.arrival(vcpu, why, now),

@@ -161,12 +161,14 @@ fn a_cap_that_is_set_changed_and_lifted_counts_from_the_next_period_on() {
 }
 
 #[test]
-fn others_long_slices_do_not_cost_a_capped_vcpu_its_budget() {
-    let long = Entitlement {
-        slice: Some(5 * PERIOD),
-        ..Entitlement::default()
-    };
-    expect_shares(&shares(1, &[long, member(1, 30)], 100_000), &[700, 300], 9);
+fn others_slices_do_not_cost_a_capped_vcpu_its_budget() {
+    let entitlements = [member(0, None), member(1, 30)];
+    expect_shares(&shares(1, &entitlements, 100_000), &[700, 300], 9);
+    // The other's slices are longer than periods; a few of them come before the capped one is so far behind.
+    let long = Credit::new(5 * PERIOD, PERIOD, PcpuSet::all(1), 2);
+    let guests = entitlements.map(|each| (busy(), each));
+    let sim = machine(1, Box::new(long), guests.into());
+    expect_shares(&shares_of(sim, 2, 400_000), &[700, 300], 9);
 }
 
 /// What all vCPUs together ran in each period, from the trace.
@@ -209,6 +211,16 @@ fn no_period_has_more_than_its_budget_and_what_is_unused_is_lost() {
     let run = run_by_period(&sim, 0..1, 50);
     assert!(run.iter().all(|&run| run <= 500), "{run:?}");
     assert!(run.contains(&500), "{run:?}");
+}
+
+#[test]
+fn one_that_is_yielded_to_stays_within_its_cap() {
+    let generous = Script::forever([Compute(1), Yield(Some(VcpuId::new(1)))]);
+    let guests = vec![(generous, member(0, None)), (busy(), member(1, 30))];
+    let mut sim = machine(1, credit(1, 2), guests);
+    sim.run_until(50 * PERIOD);
+    let run = run_by_period(&sim, 1..2, 50);
+    assert!(run.iter().all(|&run| run == 300), "{run:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
     policies::{Gang, RoundRobin},
 };
 use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
-use core::sync::atomic::Ordering;
+use core::{ops::Range, sync::atomic::Ordering};
 
 const SLOT: u64 = 100;
 
@@ -110,12 +110,13 @@ fn gangs_share_time_alike_and_a_large_vm_has_several() {
     expect_shares(&shares(1, &[3]), &[333; 3], 5);
 }
 
-/// Of the ticks in which a vCPU of VM 0 runs, how many all do that can: (all, any).
-fn together(sim: &mut Simulation, vcpus: u16, end: u64) -> (u32, u32) {
+/// Of the ticks in which one of `vcpus` runs, how many all do that can: (all, any).
+fn together(sim: &mut Simulation, vcpus: Range<u16>, end: u64) -> (u32, u32) {
     let (mut all, mut any) = (0, 0);
     for now in 1..end {
         sim.run_until(now);
-        let snapshots = (0..vcpus).map(|index| sim.handle(VcpuId::new(index)).snapshot(now));
+        let ids = vcpus.clone().map(VcpuId::new);
+        let snapshots = ids.map(|id| sim.handle(id).snapshot(now));
         let runnable: Vec<_> = snapshots.filter(|vcpu| vcpu.is_runnable).collect();
         let runs = |place| matches!(place, Place::Loaded(_));
         if runnable.iter().any(|vcpu| runs(vcpu.place)) {
@@ -133,9 +134,34 @@ fn those_of_a_gang_that_can_run_do_so_together_while_others_sleep() {
         let mut guests: Vec<_> = (0..3).map(|index| (0, sleeper(31 + 17 * index))).collect();
         guests.extend(busy_vms(&[0, 3, 1]));
         let mut sim = machine(3, guests, Some(seed));
-        let (all, any) = together(&mut sim, 3, 20_000);
+        let (all, any) = together(&mut sim, 0..3, 20_000);
         assert!(any > 5000 && all * 100 >= any * 95, "{all} of {any}");
     }
+}
+
+#[test]
+fn a_slot_has_one_gang_and_no_part_of_another() {
+    // Both would fit: they are at home on different pCPUs.
+    let mut sim = Simulation::with_setup(Setup {
+        pcpus: 2,
+        policy: Box::new(Gang::new(SLOT, PcpuSet::all(2), 2)),
+        scripts: vec![busy(), busy()],
+        affinities: vec![PcpuSet::only(pcpu(0)), PcpuSet::only(pcpu(1))],
+        entitlements: vec![member(0), member(1)],
+        seed: None,
+    });
+    sim.run_until(250);
+    sim.expect_trace([
+        "0 pcpu0 vcpu0 for 100",
+        "100 pcpu1 vcpu1 for 100",
+        "200 pcpu0 vcpu0 for 50",
+    ]);
+    // A slot that is given up is nothing for a gang of two.
+    let short = || Script::forever([Compute(9), WaitFor(190)]);
+    let guests = vec![(0, short()), (0, short()), (1, busy()), (1, busy())];
+    let mut sim = machine(2, guests, None);
+    let (all, any) = together(&mut sim, 2..4, 20_000);
+    assert!(any > 9000 && all == any, "{all} of {any}");
 }
 
 #[test]
@@ -159,6 +185,25 @@ fn one_that_is_alone_ready_of_its_gang_uses_a_slot_that_is_given_up() {
     let run = |index| sim.times(VcpuId::new(index)).run;
     assert!(run(2) >= 17_000, "it ran {}", run(2));
     assert!(run(0) >= 600 && run(1) >= 600, "{} and {}", run(0), run(1));
+}
+
+#[test]
+fn one_of_the_slots_gang_takes_a_slot_back_at_once() {
+    let sleeper = Script::forever([Compute(9), WaitFor(20)]);
+    let mut sim = machine(1, vec![(0, sleeper), (1, busy())], None);
+    sim.run_until(215);
+    sim.expect_trace([
+        "0 vcpu0 for 10",
+        "10 vcpu1 for 20",
+        "30 vcpu0 for 10",
+        "40 vcpu1 for 20",
+        "60 vcpu0 for 10",
+        "70 vcpu1 for 20",
+        "90 vcpu0 for 10",
+        "100 vcpu1 for 100",
+        "200 vcpu0 for 10",
+        "210 vcpu1 for 5",
+    ]);
 }
 
 /// How often two vCPUs of VM 0 on two pCPUs wait for each other within `end`, against a busy VM of two vCPUs.
