@@ -236,7 +236,7 @@ impl<L: LocalPolicy> Capped<L> {
         let period = self.caps.period(now);
         let least = self.caps.period_ticks / LEAST_QUANTUM;
         let quantum = (budget / QUANTA).max(least).max(1);
-        let wanted = at_most(slice.duration, quantum.min(rest));
+        let wanted = at_most(slice, quantum.min(rest));
         let taken = group.budget.take(period, budget, wanted);
         if taken == 0 {
             self.ranking.leave(vcpu, now);
@@ -258,15 +258,16 @@ impl<L: LocalPolicy> Capped<L> {
             return slice;
         }
         Slice {
-            duration: Some(at_most(slice.duration, rest)),
+            duration: Slice::of(at_most(slice, rest)).duration,
             ..slice
         }
     }
 }
 
-/// `limit`, or less if `duration` is less.
-fn at_most(duration: Option<u64>, limit: u64) -> u64 {
-    duration.map_or(limit, |ticks| ticks.min(limit))
+/// `limit`, or less if `slice` is shorter.
+fn at_most(slice: Slice, limit: u64) -> u64 {
+    let ticks = slice.duration.map(|ticks| ticks.get());
+    ticks.map_or(limit, |ticks| ticks.min(limit))
 }
 
 impl<L: LocalPolicy> LocalPolicy for Capped<L> {
