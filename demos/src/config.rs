@@ -5,18 +5,19 @@
 //! because the runner describes them in the guest's device tree and the hypervisor emulates them.
 
 mod check;
+mod scheduling;
 
 use alloc::{string::String, vec::Vec};
 
 pub use check::{Machine, PAGE, whole_pages};
+pub use scheduling::{EntitlementConfig, PolicyConfig, WindowConfig};
 use serde::{Deserialize, Serialize};
-use trapline_sched::{Entitlement, GroupId, Reservation, Weight};
 
 /// The bootargs key that says where the encoded [`BootConfig`] lies.
 pub const BOOTARGS_KEY: &str = "trapline.config";
 
 /// The first bytes of an encoded [`BootConfig`]; the last one is its version.
-const MAGIC: [u8; 8] = *b"TRAPCFG\x05";
+const MAGIC: [u8; 8] = *b"TRAPCFG\x06";
 
 /// The most guests of one run.
 pub const MAX_GUESTS: usize = 32;
@@ -83,10 +84,8 @@ pub mod guest_machine {
 pub struct BootConfig {
     /// 1 to [`MAX_PCPUS`].
     pub pcpu_count: u16,
-    /// The name of the scheduling policy.
-    pub policy: String,
-    /// How long a vCPU runs while others wait, in microseconds.
-    pub slice_us: u32,
+    /// Who runs next.
+    pub policy: PolicyConfig,
     /// The time of day when the run began, in seconds since 1970.
     pub boot_time: u64,
     /// 1 to [`MAX_GUESTS`], with at most [`MAX_VCPUS_IN_ALL`] vCPUs. A guest's index here is its number on the wire.
@@ -125,53 +124,6 @@ pub struct GuestConfig {
     pub entry: u64,
     /// Where the device tree is: the first vCPU's x0.
     pub device_tree: u64,
-}
-
-/// What each vCPU of a guest shall get; each policy looks at what it knows. Ranges are those of
-/// [`trapline_sched::Entitlement`], times in microseconds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct EntitlementConfig {
-    /// Its share against others' vCPUs.
-    pub weight: u16,
-    /// How long it runs at a time while others wait, if not as long as all.
-    pub slice_us: Option<u32>,
-    /// The most that all vCPUs of the guest get together, in hundredths of a pCPU.
-    pub cap: Option<u32>,
-    /// It runs before all with less.
-    pub priority: u8,
-    /// What it gets in any case: a budget in each period.
-    pub reservation_us: Option<(u32, u32)>,
-}
-
-impl Default for EntitlementConfig {
-    fn default() -> Self {
-        Self {
-            weight: Weight::DEFAULT.get(),
-            slice_us: None,
-            cap: None,
-            priority: 0,
-            reservation_us: None,
-        }
-    }
-}
-
-impl EntitlementConfig {
-    /// The same for the scheduler, of the guest with number `group`; `ticks` says how long a number of microseconds is. `None` if a
-    /// value is out of range.
-    pub fn entitlement(&self, group: u16, ticks: impl Fn(u32) -> u64) -> Option<Entitlement> {
-        let reservation = match self.reservation_us {
-            Some((budget, period)) => Some(Reservation::new(ticks(budget), ticks(period)).ok()?),
-            None => None,
-        };
-        Some(Entitlement {
-            group: GroupId::new(group),
-            weight: Weight::new(self.weight)?,
-            slice: self.slice_us.map(ticks),
-            reservation,
-            priority: self.priority,
-            cap: self.cap,
-        })
-    }
 }
 
 /// A device of the machine that a guest may drive itself. It is where the guest's emulated one would be, and has the same interrupt.
@@ -294,8 +246,14 @@ pub(crate) mod tests {
     pub(crate) fn example() -> BootConfig {
         BootConfig {
             pcpu_count: 4,
-            policy: "round-robin".into(),
-            slice_us: 5_000,
+            policy: PolicyConfig {
+                windows: alloc::vec![WindowConfig {
+                    pcpus: 0b11,
+                    guest: Some(0),
+                    us: 3_000,
+                }],
+                ..PolicyConfig::new("round-robin", 5_000)
+            },
             boot_time: 1_800_000_000,
             guests: alloc::vec![GuestConfig {
                 name: "linux".into(),

@@ -141,7 +141,6 @@ impl Request {
         let config = BootConfig {
             pcpu_count: self.pcpus as u16,
             policy: self.policy.clone(),
-            slice_us: self.slice_us,
             boot_time: boot_time(self.is_counting),
             guests: Vec::new(),
         };
@@ -424,7 +423,7 @@ impl Inputs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::request::Place;
+    use crate::{config::PolicyConfig, host::request::Place};
 
     #[test]
     fn all_guests_together_must_fit_into_this_machine() {
@@ -436,8 +435,7 @@ mod tests {
             guests,
             pcpus: 1,
             cpu: "max".into(),
-            policy: "round-robin".into(),
-            slice_us: 5000,
+            policy: PolicyConfig::new("round-robin", 5000),
             is_counting: false,
             is_bare: false,
             hypervisor: "hypervisor".into(),

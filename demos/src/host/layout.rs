@@ -248,7 +248,7 @@ fn end_of(region: &Region) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{EntitlementConfig, OnReset};
+    use crate::config::{EntitlementConfig, OnReset, PolicyConfig};
 
     fn kernel(offset: u64, footprint: u64) -> Kernel {
         let start = RAM_BASE.saturating_add(offset);
@@ -361,8 +361,7 @@ mod tests {
         }
         let config = BootConfig {
             pcpu_count: 1,
-            policy: "pinned".into(),
-            slice_us: 1,
+            policy: PolicyConfig::new("pinned", 1),
             boot_time: 0,
             guests: Vec::new(),
         };

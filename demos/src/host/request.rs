@@ -2,14 +2,16 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use trapline_sched::{PcpuId, PcpuSet, PolicyOptions, VcpuId, policies};
+use trapline_sched::{PcpuId, PcpuSet, VcpuId, policies};
 
 use super::{
     Failure, cross,
     failure::Result,
     virtio::{self, Backend},
 };
-use crate::config::{EntitlementConfig, MAX_GUESTS, MAX_VCPUS_IN_ALL, OnReset, PassedDevice};
+use crate::config::{
+    EntitlementConfig, MAX_GUESTS, MAX_VCPUS_IN_ALL, OnReset, PassedDevice, PolicyConfig,
+};
 
 /// Linux keeps no longer command line. [Linux: arch/arm64, COMMAND_LINE_SIZE]
 const LONGEST_BOOTARGS: usize = 2047;
@@ -153,10 +155,8 @@ pub struct Request {
     pub pcpus: usize,
     /// The model of the machine's CPUs.
     pub cpu: String,
-    /// The scheduling policy's name.
-    pub policy: String,
-    /// How long a vCPU runs while others wait, in microseconds.
-    pub slice_us: u32,
+    /// Who runs next.
+    pub policy: PolicyConfig,
     /// Count instructions instead of time.
     pub is_counting: bool,
     /// No hypervisor: the guest's kernel directly on QEMU, to compare with.
@@ -196,24 +196,44 @@ impl Request {
             parse_affinity(&guest.affinity, guest.vcpus, self.pcpus, &guest.place)
         });
         let affinities = affinities.collect::<Result<Vec<_>>>()?;
-        if self.policy == policies::Pinned::NAME {
+        if self.policy.name == policies::Pinned::NAME {
             self.check_pins(&affinities)?;
         }
+        self.check_windows()?;
         self.check_entitlements(&affinities)?;
         Ok(affinities)
     }
 
+    /// Windows are on pCPUs that are there, for the one policy that has them.
+    fn check_windows(&self) -> Result<()> {
+        let refuse =
+            |what: String, remedy: &str| Err(Failure::input(what, self.place.of("window"), remedy));
+        let (windows, name) = (&self.policy.windows, &self.policy.name);
+        if !windows.is_empty() && name != policies::TableDriven::NAME {
+            let what = format!("policy `{name}` has no windows");
+            return refuse(what, "leave them out, or take policy = \"table\"");
+        }
+        let named = windows.iter().fold(0, |union, window| union | window.pcpus);
+        let absent = PcpuSet::from_bits(named).difference(all_pcpus(self.pcpus));
+        if let Some(absent) = absent.first() {
+            let what = format!(
+                "a window is on {absent}, and there are {} pCPUs",
+                self.pcpus
+            );
+            return refuse(what, "count pCPUs from 0");
+        }
+        Ok(())
+    }
+
     /// Asks the policy itself whether it can keep what each vCPU shall get, with microseconds for ticks.
     fn check_entitlements(&self, affinities: &[Vec<u64>]) -> Result<()> {
-        let options = PolicyOptions {
-            slice_ticks: self.slice_us.into(),
-            max_vcpus: affinities.iter().map(Vec::len).sum::<usize>() as u16,
-            pcpus: PcpuSet::all(self.pcpus as u16),
-            period_ticks: PolicyOptions::PERIOD_US.into(),
-            table: None,
-        };
-        let policy = policies::policy_by_name(&self.policy, options)
-            .map_err(|error| Failure::input(error, self.place.of("policy"), "choose another"))?;
+        let max_vcpus = affinities.iter().map(Vec::len).sum::<usize>() as u16;
+        let pcpus = PcpuSet::all(self.pcpus as u16);
+        let policy = self.policy.policy(max_vcpus, pcpus, u64::from);
+        let policy = policy.map_err(|error| {
+            let remedy = "see docs/guide/scheduling.md (times are in microseconds)";
+            Failure::input(error, self.place.of("policy"), remedy)
+        })?;
         let mut ids = (0..).map(VcpuId::new);
         for (index, (guest, affinities)) in self.guests.iter().zip(affinities).enumerate() {
             let entitlement = guest.entitlement.entitlement(index as u16, u64::from);
@@ -232,7 +252,7 @@ impl Request {
                     .map_err(|refusal| {
                         let what = format!(
                             "policy `{}` refuses `{}`: {refusal}",
-                            self.policy, guest.name
+                            self.policy.name, guest.name
                         );
                         let remedy =
                             "ask for less, or give it more pCPUs (times are in microseconds)";
@@ -244,11 +264,11 @@ impl Request {
     }
 
     fn check_policy(&self) -> Result<()> {
-        if policies::NAMES.contains(&self.policy.as_str()) {
+        if policies::NAMES.contains(&self.policy.name.as_str()) {
             return Ok(());
         }
         Err(Failure::input(
-            format!("unknown policy `{}`", self.policy),
+            format!("unknown policy `{}`", self.policy.name),
             self.place.of("policy"),
             &format!("choose one of {}", policies::NAMES.join(", ")),
         ))

@@ -33,9 +33,7 @@ use trapline_platform::{
     engine::{self, Between, PoolHost},
     heap, panic, pcpu, power, timer,
 };
-use trapline_sched::{
-    PcpuId, PcpuSet, PolicyFailure, PolicyOptions, Pool, PoolConfig, VcpuId, policy_by_name,
-};
+use trapline_sched::{PcpuId, PcpuSet, PolicyFailure, Pool, PoolConfig, VcpuId};
 use trapline_vcpu::{
     Aarch64PerCpu,
     arch::aarch64::read_id_register,
@@ -322,20 +320,13 @@ fn prepare(config: BootConfig, customize: Customize) -> Result<Machine, Refusal>
     let geometry = Geometry::from_id_registers(mmfr0, mmfr1)
         .ok_or_else(|| Refusal("the machine's stage 2 translation has no 4 KiB granule".into()))?;
     let max_vcpus = config.guests.iter().map(|guest| guest.vcpu_count).sum();
-    let slice_ticks = timer::ticks_of_us(config.slice_us);
-    let options = PolicyOptions {
-        slice_ticks,
-        max_vcpus,
-        pcpus: PcpuSet::all(config.pcpu_count),
-        period_ticks: timer::ticks_of_us(PolicyOptions::PERIOD_US),
-        table: None,
-    };
-    let policy = policy_by_name(&config.policy, options).map_err(|error| ("policy", error))?;
+    let pcpus = PcpuSet::all(config.pcpu_count);
+    let policy = config.policy.policy(max_vcpus, pcpus, timer::ticks_of_us);
     let pool = Pool::new(PoolConfig {
-        pcpus: PcpuSet::all(config.pcpu_count),
+        pcpus,
         max_vcpus,
-        policy,
-        fallback_slice: slice_ticks,
+        policy: policy.map_err(|error| ("policy", error))?,
+        fallback_slice: timer::ticks_of_us(config.policy.slice_us),
         host: Arc::new(PoolHost {
             on_parked,
             on_policy_failed,

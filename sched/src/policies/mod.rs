@@ -101,6 +101,7 @@ impl core::error::Error for PolicyError {}
 pub fn option_names(name: &str) -> &'static [&'static str] {
     match name {
         Pinned::NAME => &[],
+        Credit::NAME => &["slice_us", "period_us"],
         _ if NAMES.contains(&name) => &["slice_us"],
         _ => &[],
     }

@@ -69,6 +69,8 @@ pub fn from_file(
         .collect();
     let guests = vms.into_iter().map(|vm| vm.guest).collect();
     let mut request = run::machine(guests, &options.machine);
+    request.policy.period_us = keys.period_us.unwrap_or(request.policy.period_us);
+    request.policy.windows = keys.windows;
     request.place = keys.place;
     let (request, mut run) = complete(request, &options, consoles, is_terminal)?;
     run.default_timeout = timeout.or(run.default_timeout);

@@ -7,15 +7,18 @@ use std::{
     time::Duration,
 };
 
-use trapline_demos::host::{
-    consoles::{Pty, Sink, Target},
-    failure::{HYPERVISOR_FAILED, Result, TIMEOUT, at},
-    launch::Inputs,
-    output_file::OutputFile,
-    report::RunReport,
-    request::{GuestRequest, GuestSource, Place, Request},
-    session::{Ended, Session},
-    table,
+use trapline_demos::{
+    config::PolicyConfig,
+    host::{
+        consoles::{Pty, Sink, Target},
+        failure::{HYPERVISOR_FAILED, Result, TIMEOUT, at},
+        launch::Inputs,
+        output_file::OutputFile,
+        report::RunReport,
+        request::{GuestRequest, GuestSource, Place, Request},
+        session::{Ended, Session},
+        table,
+    },
 };
 
 use crate::{
@@ -61,8 +64,10 @@ pub fn machine(guests: Vec<GuestRequest>, options: &MachineOptions) -> Request {
         guests,
         pcpus: usize::from(options.pcpus.unwrap_or(DEFAULT_PCPUS)),
         cpu: text(&options.cpu, DEFAULT_CPU),
-        policy: text(&options.policy, DEFAULT_POLICY),
-        slice_us: options.slice.unwrap_or(DEFAULT_SLICE_US),
+        policy: PolicyConfig::new(
+            options.policy.as_deref().unwrap_or(DEFAULT_POLICY),
+            options.slice.unwrap_or(DEFAULT_SLICE_US),
+        ),
         is_counting: options.icount,
         is_bare: options.bare,
         hypervisor: options.hypervisor.clone(),

@@ -7,9 +7,9 @@ mod text;
 
 use std::{fs::File, io::Read, ops::RangeInclusive, path::Path};
 
-use trapline_sched::{Weight, policies};
+use trapline_sched::{PcpuSet, Weight, policies};
 
-use self::text::{DeviceText, DmaText, FileText, ResetText, VmText};
+use self::text::{DeviceText, DmaText, FileText, ResetText, VmText, WindowText};
 use super::{
     Failure,
     consoles::Target,
@@ -18,7 +18,7 @@ use super::{
     request::{DEFAULT_MEMORY_MIB, GuestRequest, GuestSource, Place},
     virtio::Backend,
 };
-use crate::config::{EntitlementConfig, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice};
+use crate::config::{EntitlementConfig, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, WindowConfig};
 
 /// More than 512 vCPUs can want.
 const LONGEST_FILE: u64 = 1 << 20;
@@ -28,7 +28,7 @@ const WEIGHT: RangeInclusive<i64> = 1..=Weight::LIMIT as i64;
 /// What a guest's cap may be, in hundredths of a pCPU.
 const CAP: RangeInclusive<i64> = 1..=100 * MAX_PCPUS as i64;
 const PRIORITY: RangeInclusive<i64> = 0..=u8::MAX as i64;
-/// What a budget and a period may be, in microseconds.
+/// What a budget, a period and a window may be, in microseconds.
 const RESERVATION_US: RangeInclusive<i64> = 50..=10_000_000;
 /// The longest timeout, in seconds.
 const TIMEOUT: RangeInclusive<i64> = 1..=u32::MAX as i64;
@@ -53,6 +53,10 @@ pub struct MachineKeys {
     pub policy: Option<String>,
     /// How long a vCPU runs while others wait, in microseconds.
     pub slice_us: Option<u32>,
+    /// In what time a cap holds, in microseconds.
+    pub period_us: Option<u32>,
+    /// The windows of the pCPUs' frames.
+    pub windows: Vec<WindowConfig>,
     /// Count instructions instead of time.
     pub icount: bool,
     /// End after so many seconds.
@@ -122,12 +126,12 @@ fn parse(text: &str, path: &Path) -> Result<ConfigFile> {
         ));
     }
     Ok(ConfigFile {
-        machine: machine_of(&parsed, place)?,
+        machine: machine_of(&parsed, &vms, place)?,
         vms,
     })
 }
 
-fn machine_of(text: &FileText, place: Place) -> Result<MachineKeys> {
+fn machine_of(text: &FileText, vms: &[Vm], place: Place) -> Result<MachineKeys> {
     let within = |value: Option<i64>, range, key| within(value, range, key, &place);
     let policy = text.policy.as_deref().unwrap_or(policies::RoundRobin::NAME);
     let known = policies::option_names(policy);
@@ -153,6 +157,7 @@ fn machine_of(text: &FileText, place: Place) -> Result<MachineKeys> {
             "give it once, here or in policy_options",
         ));
     }
+    let period = text.policy_options.get("period_us").copied();
     let slice_us = match option {
         Some(_) => within(option, SLICE_US, "policy_options.slice_us")?,
         None => within(text.slice_us, SLICE_US, "slice_us")?,
@@ -162,10 +167,37 @@ fn machine_of(text: &FileText, place: Place) -> Result<MachineKeys> {
         cpu: text.cpu.clone(),
         policy: text.policy.clone(),
         slice_us: slice_us.map(|slice| slice as u32),
+        period_us: within(period, RESERVATION_US, "policy_options.period_us")?
+            .map(|period| period as u32),
+        windows: windows_of(&text.window, vms, &place)?,
         icount: text.icount,
         timeout: within(text.timeout, TIMEOUT, "timeout")?.map(|seconds| seconds as u32),
         place,
     })
+}
+
+fn windows_of(windows: &[WindowText], vms: &[Vm], place: &Place) -> Result<Vec<WindowConfig>> {
+    let window = |window: &WindowText| {
+        let pcpus = window.pcpus.parse::<PcpuSet>().map_err(|error| {
+            let what = format!("window: `{}`: {error}", window.pcpus.escape_debug());
+            Failure::input(what, place.of("window"), "give pCPUs like \"0-1,3\"")
+        })?;
+        let names: Vec<&str> = vms.iter().map(|vm| vm.guest.name.as_str()).collect();
+        let number = |name: &String| {
+            let found = names.iter().position(|known| known == name);
+            found.map(|index| index as u16).ok_or_else(|| {
+                let what = format!("window: there is no guest `{}`", name.escape_debug());
+                Failure::input(what, place.of("window"), &choose(name, &names))
+            })
+        };
+        let us = within(Some(window.us), RESERVATION_US, "window", place)?;
+        Ok(WindowConfig {
+            pcpus: pcpus.bits(),
+            guest: window.vm.as_ref().map(number).transpose()?,
+            us: us.unwrap_or_default() as u32,
+        })
+    };
+    windows.iter().map(window).collect()
 }
 
 fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {

@@ -257,3 +257,84 @@ fn what_is_no_text_is_refused() {
         assert!(failure.contains(said), "{failure}");
     }
 }
+
+const SHARED: &str = r#"
+policy = "table"
+[[window]]
+pcpus = "0-1"
+vm = "second"
+us = 3000
+[[window]]
+pcpus = "1"
+us = 500
+[[vm]]
+name = "first"
+guest = "linux"
+slice_us = 700
+cap = 150
+priority = 7
+budget_us = 2000
+period_us = 5000
+[[vm]]
+name = "second"
+guest = "stress"
+"#;
+
+#[test]
+fn a_file_says_what_vcpus_shall_get() {
+    let config = parse(SHARED, Path::new("x.toml")).expect("a good file");
+    assert_eq!(
+        config.vms[0].guest.entitlement,
+        EntitlementConfig {
+            weight: 1024,
+            slice_us: Some(700),
+            cap: Some(150),
+            priority: 7,
+            reservation_us: Some((2000, 5000)),
+        }
+    );
+    let window = |pcpus, guest, us| WindowConfig { pcpus, guest, us };
+    assert_eq!(
+        config.machine.windows,
+        [window(0b11, Some(1), 3000), window(0b10, None, 500)]
+    );
+    let credit = "policy = \"credit\"\npolicy_options.period_us = 4000\n[[vm]]\nguest = \"linux\"";
+    let config = parse(credit, Path::new("x.toml")).expect("a good file");
+    assert_eq!(config.machine.period_us, Some(4000));
+}
+
+#[test]
+fn what_vcpus_cannot_get_is_refused() {
+    for (after, parts) in [
+        ("cap = 0", ["x.toml:4: cap of vm `linux`", "1 to 6400"]),
+        ("priority = 256", ["x.toml:4: priority", "0 to 255"]),
+        (
+            "budget_us = 2000",
+            ["x.toml:4: budget_us", "without a period"],
+        ),
+        (
+            "period_us = 2000",
+            ["x.toml:4: period_us", "without a budget"],
+        ),
+        (
+            "budget_us = 2001\nperiod_us = 2000",
+            ["a budget of 2001 us in a period of 2000 us", "x.toml:4"],
+        ),
+    ] {
+        refuse("", after, &parts);
+    }
+    let window =
+        |line: &str| format!("policy = \"table\"\n[[window]]\npcpus = \"0\"\nus = 500\n{line}");
+    refuse(
+        &window("vm = \"linu\""),
+        "",
+        &["no guest `linu`", "did you mean `linux`?"],
+    );
+    let bad = window("").replace("\"0\"", "\"x\"");
+    refuse(&bad, "", &["window: `x`", "x.toml"]);
+    refuse(
+        &window("").replace("500", "5"),
+        "",
+        &["5 is out of range", "50 to"],
+    );
+}

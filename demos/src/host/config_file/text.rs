@@ -22,10 +22,21 @@ pub(super) struct FileText {
     pub policy_options: BTreeMap<String, i64>,
     pub slice_us: Option<i64>,
     #[serde(default)]
+    pub window: Vec<WindowText>,
+    #[serde(default)]
     pub icount: bool,
     pub timeout: Option<i64>,
     #[serde(default)]
     pub vm: Vec<VmText>,
+}
+
+/// One `[[window]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WindowText {
+    pub pcpus: String,
+    pub vm: Option<String>,
+    pub us: i64,
 }
 
 /// One `[[vm]]`.

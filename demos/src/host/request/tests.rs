@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::WindowConfig;
 
 fn guest(name: &str, vcpus: usize, affinity: &str) -> GuestRequest {
     let lists = affinity.split(':').filter(|list| !list.is_empty());
@@ -14,8 +15,7 @@ fn request(policy: &str, guests: Vec<GuestRequest>) -> Request {
         guests,
         pcpus: 4,
         cpu: "max".into(),
-        policy: policy.into(),
-        slice_us: 5000,
+        policy: PolicyConfig::new(policy, 5000),
         is_counting: false,
         is_bare: false,
         hypervisor: "hypervisor".into(),
@@ -116,4 +116,67 @@ fn a_place_is_an_option_or_a_line() {
     place.file = Some(("two.toml".into(), None));
     assert_eq!(place.of("memory"), "two.toml:7: memory");
     assert_eq!(place.of("cpu"), "--cpu");
+}
+
+fn with(entitlement: EntitlementConfig, name: &str, vcpus: usize) -> GuestRequest {
+    GuestRequest {
+        entitlement,
+        ..guest(name, vcpus, "")
+    }
+}
+
+fn reserved(budget: u32, period: u32) -> EntitlementConfig {
+    EntitlementConfig {
+        reservation_us: Some((budget, period)),
+        ..EntitlementConfig::default()
+    }
+}
+
+#[test]
+fn the_policy_says_before_the_start_what_it_cannot_keep() {
+    let good = vec![
+        with(reserved(2000, 5000), "a", 4),
+        with(reserved(4000, 7000), "b", 4),
+    ];
+    assert!(request("deadline", good).check_plain_values().is_ok());
+    let bad = vec![with(reserved(4000, 5000), "a", 5)];
+    refuse(&request("deadline", bad), "policy `deadline` refuses `a`");
+    let capped = EntitlementConfig {
+        cap: Some(401),
+        ..EntitlementConfig::default()
+    };
+    refuse(
+        &request("credit", vec![with(capped, "a", 8)]),
+        "policy `credit` refuses `a`",
+    );
+}
+
+#[test]
+fn a_table_has_windows_on_pcpus_that_are_there() {
+    let two = || vec![guest("a", 1, ""), guest("b", 1, "")];
+    let table = |pcpus, guest| {
+        let mut request = request("table", two());
+        request.policy.windows = vec![WindowConfig {
+            pcpus,
+            guest,
+            us: 500,
+        }];
+        request
+    };
+    refuse(&request("table", two()), "needs a table");
+    refuse(
+        &table(0b10000, Some(0)),
+        "a window is on pcpu4, and there are 4 pCPUs",
+    );
+    refuse(&table(1, Some(0)), "policy `table` refuses `b`");
+    let mut wrong = table(1, Some(0));
+    wrong.policy.name = "fair".into();
+    refuse(&wrong, "policy `fair` has no windows");
+    let mut good = table(1, Some(0));
+    good.policy.windows.push(WindowConfig {
+        pcpus: 0b110,
+        guest: Some(1),
+        us: 100,
+    });
+    assert!(good.check_plain_values().is_ok());
 }
