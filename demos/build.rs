@@ -12,6 +12,7 @@ const IMAGES: &[(&str, &str)] = &[
     ("rogue-guest", "guests.ld"),
     ("example-guest", "guests.ld"),
     ("example-device", "../platform/link.ld"),
+    ("example-policy", "../platform/link.ld"),
     ("example-loop", "../platform/link.ld"),
 ];
 

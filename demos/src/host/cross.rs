@@ -36,10 +36,11 @@ pub const GUESTS: [&str; 5] = [
 pub const HYPERVISOR: &str = "hypervisor";
 
 /// All hypervisor images: that one, and those that show or test something.
-pub const HYPERVISORS: [&str; 4] = [
+pub const HYPERVISORS: [&str; 5] = [
     HYPERVISOR,
     "test-hypervisor",
     "example-device",
+    "example-policy",
     "example-loop",
 ];
 

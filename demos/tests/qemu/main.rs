@@ -18,6 +18,7 @@ mod lives;
 mod models;
 mod moves;
 mod passed;
+mod policies;
 mod rogue;
 mod several;
 mod stress;

@@ -7,7 +7,7 @@
 //! Parameters: `figures=` is one of
 //! - `machine` (default; two vCPUs on two pCPUs): exits, SGIs, timers;
 //! - `switch` (two vCPUs on ONE pCPU): each sends an SGI to the other and waits in WFI; a figure is for one switch;
-//! - `work`: all CPUs compute for `milliseconds=` (default 200); says how much they got done.
+//! - `work`: all CPUs compute for `milliseconds=` (default 200), from `after=` on; says how much they got done.
 //!
 //! Each figure is one line: `BENCH name=.. instructions=.. floor=.. least=.. most=..`, or for `work`
 //! `WORK cpus=.. iterations=.. least=.. most=..`, with the least and the most that one CPU did. The last line is `BENCH END`.
@@ -58,7 +58,10 @@ fn main() -> ! {
             for index in 1..machine::cpu_count() {
                 start(index, role::WORKER);
             }
-            work::run(parameters.number("milliseconds", 200));
+            work::run(
+                parameters.number("milliseconds", 200),
+                parameters.number("after", 0),
+            );
         }
         other => guest_println!("BENCH ERROR figures={other} is unknown or needs a second CPU"),
     }

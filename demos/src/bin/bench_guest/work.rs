@@ -13,7 +13,7 @@ use trapline_demos::{
     guest_println,
 };
 
-/// All CPUs start this long after the last of them is there.
+/// All CPUs start this long after the last of them is there, if not later.
 const HEAD_START_US: u64 = 1000;
 
 static DURATION: AtomicU64 = AtomicU64::new(0);
@@ -22,8 +22,9 @@ static READY: AtomicUsize = AtomicUsize::new(0);
 static DONE: AtomicUsize = AtomicUsize::new(0);
 static ITERATIONS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
-/// The boot CPU's part, and the report.
-pub fn run(milliseconds: u64) {
+/// The boot CPU's part, and the report. All CPUs start `after` milliseconds of the guest's time, or when they are there, so that
+/// guests beside each other compute at the same time.
+pub fn run(milliseconds: u64, after: u64) {
     DURATION.store(
         cpu::microseconds(milliseconds.saturating_mul(1000)),
         Relaxed,
@@ -32,7 +33,9 @@ pub fn run(milliseconds: u64) {
     while READY.load(Acquire) != others {
         cpu::relax();
     }
-    START.store(cpu::now() + cpu::microseconds(HEAD_START_US), Release);
+    let soon = cpu::now() + cpu::microseconds(HEAD_START_US);
+    let start = soon.max(cpu::microseconds(after.saturating_mul(1000)));
+    START.store(start, Release);
     compute(0);
     while DONE.load(Acquire) != machine::cpu_count() {
         cpu::relax();

@@ -1,0 +1,170 @@
+//! Scheduling policies on the machine: shares and caps by counting instructions, everything else on as many threads as QEMU has.
+
+use std::fs;
+
+use crate::harness::{Output, Run, is_full_tier};
+
+/// Those that need nothing but a name.
+const POLICIES: [&str; 6] = [
+    "round-robin",
+    "fair",
+    "credit",
+    "deadline",
+    "priority",
+    "gang",
+];
+
+/// Runs the guests that `text` describes.
+fn run(text: &str) -> Run {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    // It stays until the end of the test process: the run reads it when it starts.
+    let path = directory.keep().join("vms.toml");
+    fs::write(&path, text).expect("room for a file");
+    Run::on_qemu("run").option("--config", path.display())
+}
+
+/// A guest whose CPUs are busy for half a second, and say how much they did.
+fn busy(name: &str, vcpus: usize, more: &str) -> String {
+    format!(
+        "[[vm]]
+name = \"{name}\"
+guest = \"bench-guest\"
+memory = 64
+vcpus = {vcpus}
+append = \"figures=work milliseconds=500 after=150\"
+{more}
+"
+    )
+}
+
+/// How much the busy guest `name` did.
+fn work_of(output: &Output, name: &str) -> f64 {
+    // A guest that is alone has no name before its lines.
+    let start = format!("[{name}] ");
+    let line = output.console.lines().find_map(|line| {
+        let line = line.strip_prefix(&start).unwrap_or(line);
+        line.strip_prefix("WORK ")
+    });
+    let count = line.and_then(|line| {
+        let field = line
+            .split(' ')
+            .find_map(|word| word.strip_prefix("iterations="))?;
+        field.parse().ok()
+    });
+    output.require(count.is_some(), || {
+        format!("{name} does not say what it did")
+    });
+    count.unwrap_or_default()
+}
+
+/// Counts what the guests of `text` do.
+fn count(text: &str) -> Output {
+    let output = run(text).icount().deadline(120).start();
+    output.expect_exit(0);
+    output.expect_no_exit_allocation();
+    output
+}
+
+#[track_caller]
+fn expect_ratio(output: &Output, ratio: f64, expected: f64) {
+    output.require((ratio / expected - 1.0).abs() <= 0.03, || {
+        format!("a ratio of {ratio:.3} instead of {expected:.3}")
+    });
+}
+
+fn expect_shares_by_weight(policy: &str) {
+    let guests = [("a", 500), ("b", 1000), ("c", 2000)];
+    let guests = guests.map(|(name, weight)| busy(name, 1, &format!("weight = {weight}")));
+    let machine = format!("pcpus = 1\npolicy = \"{policy}\"\nslice_us = 1000\n");
+    let output = count(&(machine + &guests.concat()));
+    let [a, b, c] = ["a", "b", "c"].map(|name| work_of(&output, name));
+    expect_ratio(&output, b / a, 2.0);
+    expect_ratio(&output, c / a, 4.0);
+}
+
+#[test]
+fn fair_shares_go_by_weight() {
+    expect_shares_by_weight("fair");
+}
+
+#[test]
+fn credit_shares_go_by_weight() {
+    expect_shares_by_weight("credit");
+}
+
+#[test]
+fn a_cap_holds_on_an_idle_machine() {
+    let work = |cap: &str| {
+        let machine = "pcpus = 2\npolicy = \"credit\"\nslice_us = 1000\n".to_owned();
+        let output = count(&(machine + &busy("a", 2, cap)));
+        let work = work_of(&output, "a");
+        (output, work)
+    };
+    let ((_, free), (output, capped)) = (work(""), work("cap = 50"));
+    expect_ratio(&output, free / capped, 4.0);
+}
+
+#[test]
+fn a_reservation_is_kept_beside_sixteen_busy_vcpus() {
+    let machine = "pcpus = 1\npolicy = \"deadline\"\nslice_us = 1000\n";
+    let alone = count(&(machine.to_owned() + &busy("a", 1, "")));
+    let reserved = busy("a", 1, "budget_us = 2000\nperiod_us = 10000");
+    let beside = count(&(machine.to_owned() + &reserved + &busy("others", 16, "")));
+    // A fifth, and its turns in what is left over.
+    let share = work_of(&beside, "a") / work_of(&alone, "a");
+    beside.require((0.195..0.27).contains(&share), || {
+        format!("it got {share:.3}")
+    });
+}
+
+#[test]
+fn a_window_is_nobody_elses() {
+    let windows = "[[window]]\npcpus = \"0\"\nvm = \"a\"\nus = 3000\n\
+                   [[window]]\npcpus = \"0\"\nvm = \"b\"\nus = 1000\n";
+    let machine = format!("pcpus = 1\npolicy = \"table\"\n{windows}");
+    let output = count(&(machine + &busy("a", 1, "") + &busy("b", 3, "")));
+    expect_ratio(&output, work_of(&output, "a") / work_of(&output, "b"), 3.0);
+}
+
+#[test]
+fn sixteen_vcpus_on_four_pcpus_lose_nothing_under_any_policy() {
+    let policies = if is_full_tier() {
+        &POLICIES[1..]
+    } else {
+        &POLICIES[1..2]
+    };
+    for policy in policies {
+        let run = Run::stress().policy(policy).vcpus(16).pcpus(4);
+        let output = run.option("--seconds", 2).deadline(120).start();
+        output.expect_exit(0);
+        output.expect_in_order(["STRESS PASS vcpus=16"]);
+        output.expect_no_exit_allocation();
+    }
+}
+
+#[test]
+fn two_linux_guests_boot_under_any_policy() {
+    if !is_full_tier() {
+        return;
+    }
+    for policy in &POLICIES[1..] {
+        let output = Run::config("two-linux")
+            .policy(policy)
+            .deadline(180)
+            .start();
+        output.expect_exit(0);
+        for name in ["left", "right"] {
+            output.expect_in_order([format!("[{name}] trapline: workload ok").as_str()]);
+        }
+    }
+}
+
+#[test]
+fn a_policy_of_ones_own_takes_over_while_guests_run() {
+    let run = Run::stress().vcpus(8).pcpus(2).hypervisor("example-policy");
+    let output = run.option("--seconds", 2).deadline(120).start();
+    output.expect_exit(0);
+    output.expect_in_order(["STRESS PASS vcpus=8"]);
+    let said = output.log.contains("policy lottery takes over");
+    output.require(said, || "the lottery did not take over".into());
+}
