@@ -23,11 +23,23 @@ pub trait Host {
     /// wants: for them it leaves everything as it is.
     fn acknowledge(&mut self) -> PhysicalInterrupt;
 
+    /// How the virtual CPU interface is reached, the same on all pCPUs.
+    fn interface(&self) -> InterfaceAccess;
+
     /// The private peripheral interrupt is active on this pCPU. [IHI0069: GICR_ISACTIVER0]
     fn is_ppi_active(intid: u32) -> bool;
 
     /// Deactivates a private peripheral interrupt on this pCPU. [IHI0069: GICR_ICACTIVER0]
     fn deactivate_ppi(intid: u32);
+}
+
+/// How EL2 reaches the virtual CPU interface of its pCPU.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum InterfaceAccess {
+    /// By system registers, as GICv3 has them. [IHI0069: ICH registers]
+    SystemRegisters,
+    /// In memory at this address, which shows each pCPU its own, as GICv2 has it. [IHI0048: GICH registers]
+    Memory(u64),
 }
 
 /// Whose a physical interrupt is.

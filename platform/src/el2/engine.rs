@@ -1,13 +1,17 @@
 //! How the engine of `trapline-vcpu` runs on this machine: its host traits, and the loop of one pCPU.
 
-use super::{gic, heap::NoAllocGuard, pcpu, power, relax, shared, timer, uart};
+use super::{
+    gic::{self, Controller, Taken},
+    heap::NoAllocGuard,
+    pcpu, power, relax, shared, timer, uart,
+};
 use alloc::sync::Arc;
 use core::marker::PhantomData;
 use trapline_sched::{LocalScheduler, PcpuId, PolicyFailure, VcpuId};
 use trapline_vcpu::{
     Aarch64PerCpu, Aarch64VCpu, Step,
     dispatch::Dispatch,
-    host::{Host, PhysicalInterrupt},
+    host::{Host, InterfaceAccess, PhysicalInterrupt},
     interrupts::TimerPpi,
     stage2::Geometry,
     vmid::VmidAllocator,
@@ -17,7 +21,7 @@ use trapline_vcpu::{
 #[derive(Debug, Default)]
 pub struct EngineHost {
     /// The interrupt of the host's own that was acknowledged and that [`run`] still has to answer.
-    pending: Option<u32>,
+    pending: Option<Taken>,
     /// It stays on its pCPU.
     not_send: PhantomData<*const ()>,
 }
@@ -36,8 +40,32 @@ impl Host for EngineHost {
     }
 
     fn acknowledge(&mut self) -> PhysicalInterrupt {
-        let intid = gic::acknowledge();
-        let interrupt = match intid {
+        if gic::is_v2() {
+            self.take::<gic::V2>()
+        } else {
+            self.take::<gic::V3>()
+        }
+    }
+
+    fn is_ppi_active(intid: u32) -> bool {
+        gic::is_active(intid)
+    }
+
+    fn deactivate_ppi(intid: u32) {
+        gic::deactivate(Taken::of(intid));
+    }
+
+    fn interface(&self) -> InterfaceAccess {
+        gic::control_interface().map_or(InterfaceAccess::SystemRegisters, InterfaceAccess::Memory)
+    }
+}
+
+impl EngineHost {
+    /// Acknowledges an interrupt as [`Host::acknowledge`] says.
+    #[inline(always)]
+    fn take<C: Controller>(&mut self) -> PhysicalInterrupt {
+        let taken = C::acknowledge();
+        let interrupt = match taken.intid() {
             gic::KICK => PhysicalInterrupt::Kick,
             gic::HYPERVISOR_TIMER => PhysicalInterrupt::HypervisorTimer,
             gic::MAINTENANCE => PhysicalInterrupt::Maintenance,
@@ -47,37 +75,30 @@ impl Host for EngineHost {
             gic::STOP => super::panic::stop(),
             _ => PhysicalInterrupt::Host,
         };
-        gic::end(intid);
+        C::end(taken);
         match interrupt {
             // Active until the guest's EOI, through the list register that names it, or until the vGIC gives it up.
             PhysicalInterrupt::GuestTimer(_) => {}
-            PhysicalInterrupt::Host if shared::pass_on(intid) => return PhysicalInterrupt::Passed,
-            PhysicalInterrupt::Host => self.pending = Some(intid),
-            _ => gic::deactivate(intid),
+            PhysicalInterrupt::Host if shared::pass_on(taken.intid()) => {
+                return PhysicalInterrupt::Passed;
+            }
+            PhysicalInterrupt::Host => self.pending = Some(taken),
+            _ => C::deactivate(taken),
         }
         interrupt
     }
 
-    fn is_ppi_active(intid: u32) -> bool {
-        gic::is_active(intid)
-    }
-
-    fn deactivate_ppi(intid: u32) {
-        gic::deactivate(intid);
-    }
-}
-
-impl EngineHost {
     /// Answers the interrupt that made a step return; true if it asks for the embedder's attention.
     fn answer(&mut self) -> bool {
-        let Some(intid) = self.pending.take() else {
+        let Some(taken) = self.pending.take() else {
             return false;
         };
-        if intid != gic::ATTENTION {
+        let is_attention = taken.intid() == gic::ATTENTION;
+        if !is_attention {
             uart::handle_interrupt();
         }
-        gic::deactivate(intid);
-        intid == gic::ATTENTION
+        gic::deactivate(taken);
+        is_attention
     }
 }
 
@@ -141,6 +162,7 @@ pub fn engine<D: Dispatch>(
     // 1. This platform runs at EL2 with E2H=0 and interrupts masked, and its pCPUs run one call of `run` each; the assertion
     //    above ties the engine to this one, and it is not `Send`.
     // 2. The lower-EL slots of `vectors` are branches to the four exits and nothing else.
+    // 3. `mmu` maps what the device tree says is GICH, and nothing in this platform touches it.
     let enabled = unsafe { engine.hardware_enable() };
     enabled.expect("a new engine is not enabled");
     engine

@@ -149,8 +149,7 @@ pub(super) fn initialize(machine: &Machine<'_>, device_tree: &Range<u64>) {
         add(&stacks.guard(), Attributes::empty());
     }
     add(device_tree, READ_ONLY);
-    let devices = [&machine.distributor, &machine.uart];
-    for device in devices.into_iter().chain(machine.redistributors()) {
+    for device in machine.gic.regions().chain([&machine.uart]) {
         add(device, DEVICE);
     }
     let root = map.root_address().0 as u64;

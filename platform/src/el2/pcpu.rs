@@ -16,10 +16,10 @@ pub struct Pcpu {
     pub(super) stacks: AtomicU64,
     /// The top of the stack on which this pCPU reports a fatal exception.
     pub(super) emergency_stack_top: AtomicU64,
-    /// The value of ICC_SGI1R_EL1 that sends the kick here.
+    /// The value that sends the kick here: see `gic`.
     pub(super) kick: AtomicU64,
-    /// The address of its redistributor's SGI frame.
-    pub(super) redistributor: AtomicU64,
+    /// The address of the frame with the registers of its private interrupts.
+    pub(super) private_frame: AtomicU64,
     pub(super) heap: HeapUse,
     /// It has been started, and runs unless `stopped_at` says otherwise.
     pub(super) is_started: AtomicBool,
@@ -47,7 +47,7 @@ impl Pcpu {
             stacks: AtomicU64::new(0),
             emergency_stack_top: AtomicU64::new(0),
             kick: AtomicU64::new(0),
-            redistributor: AtomicU64::new(0),
+            private_frame: AtomicU64::new(0),
             heap: HeapUse {
                 allocations: AtomicU64::new(0),
                 frees: AtomicU64::new(0),

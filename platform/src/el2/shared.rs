@@ -64,7 +64,7 @@ pub fn clear_edge(intid: u32) {
 
 /// Deactivates shared interrupt `intid`, on whichever pCPU it was taken. [IHI0069: ICC_DIR_EL1]
 pub fn deactivate(intid: u32) {
-    gic::deactivate(intid);
+    gic::deactivate(gic::Taken::of(intid));
 }
 
 /// Shared interrupt `intid` was taken here, and its priority has been dropped. True if somebody has it: then it is not the caller's to

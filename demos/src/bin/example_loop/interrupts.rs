@@ -14,11 +14,14 @@ use core::sync::atomic::{
 };
 
 use trapline_demos::config::MAX_PCPUS;
-use trapline_platform::{gic, pcpu, shared, timer, uart};
+use trapline_platform::{
+    gic::{self, Taken},
+    pcpu, shared, timer, uart,
+};
 use trapline_vcpu::{
     Aarch64PerCpu,
     dispatch::Dispatch,
-    host::{Host, PhysicalInterrupt},
+    host::{Host, InterfaceAccess, PhysicalInterrupt},
     interrupts::TimerPpi,
 };
 
@@ -68,29 +71,33 @@ fn classify(intid: u32) -> PhysicalInterrupt {
 
 /// Answers one interrupt in the host's own code.
 pub fn take() {
-    let intid = gic::acknowledge();
-    match classify(intid) {
+    let taken = gic::acknowledge();
+    let interrupt = classify(taken.intid());
+    match interrupt {
         PhysicalInterrupt::None => {}
-        PhysicalInterrupt::Host => serve(intid),
-        // It stays active until it is handed over, so a level that stays high does not interrupt again.
+        PhysicalInterrupt::Host => serve(taken),
+        // It stays active until it is handed over, so a level that stays high does not interrupt again. A kick has no level.
         _ => {
-            gic::end(intid);
-            this_pcpu().noted.fetch_or(1 << intid, AcqRel);
+            gic::end(taken);
+            if interrupt == PhysicalInterrupt::Kick {
+                gic::deactivate(taken);
+            }
+            this_pcpu().noted.fetch_or(1 << taken.intid(), AcqRel);
         }
     }
 }
 
-fn serve(intid: u32) {
-    gic::end(intid);
-    match intid {
+fn serve(taken: Taken) {
+    gic::end(taken);
+    match taken.intid() {
         BEAT => _ = this_pcpu().beats.fetch_add(1, Relaxed),
         // The loop looks at each turn.
         gic::ATTENTION => {}
         // A guest's: it ends it.
-        _ if shared::pass_on(intid) => return,
+        intid if shared::pass_on(intid) => return,
         _ => uart::handle_interrupt(),
     }
-    gic::deactivate(intid);
+    gic::deactivate(taken);
 }
 
 /// Tells `engine` which of its interrupts came while the host's code ran. Interrupts are masked.
@@ -99,8 +106,12 @@ pub fn hand_over<D: Dispatch>(engine: &mut Aarch64PerCpu<D, ForeignHost>) {
     for intid in (0..u32::BITS).filter(|intid| noted & 1 << intid != 0) {
         let interrupt = classify(intid);
         engine.handle_interrupt(interrupt);
-        if !matches!(interrupt, PhysicalInterrupt::GuestTimer(_)) {
-            gic::deactivate(intid);
+        let is_over = matches!(
+            interrupt,
+            PhysicalInterrupt::GuestTimer(_) | PhysicalInterrupt::Kick
+        );
+        if !is_over {
+            gic::deactivate(Taken::of(intid));
         }
     }
 }
@@ -124,16 +135,16 @@ impl Host for ForeignHost {
         if classify(gic::highest_pending()) == PhysicalInterrupt::Host {
             return PhysicalInterrupt::Host;
         }
-        let intid = gic::acknowledge();
-        let interrupt = classify(intid);
+        let taken = gic::acknowledge();
+        let interrupt = classify(taken.intid());
         match interrupt {
             PhysicalInterrupt::None => {}
             // It came between the two reads.
-            PhysicalInterrupt::Host => serve(intid),
-            PhysicalInterrupt::GuestTimer(_) => gic::end(intid),
+            PhysicalInterrupt::Host => serve(taken),
+            PhysicalInterrupt::GuestTimer(_) => gic::end(taken),
             _ => {
-                gic::end(intid);
-                gic::deactivate(intid);
+                gic::end(taken);
+                gic::deactivate(taken);
             }
         }
         interrupt
@@ -144,6 +155,10 @@ impl Host for ForeignHost {
     }
 
     fn deactivate_ppi(intid: u32) {
-        gic::deactivate(intid);
+        gic::deactivate(Taken::of(intid));
+    }
+
+    fn interface(&self) -> InterfaceAccess {
+        gic::control_interface().map_or(InterfaceAccess::SystemRegisters, InterfaceAccess::Memory)
     }
 }

@@ -155,6 +155,7 @@ impl ForeignPcpu {
         // 1. The platform enters `run_host` at EL2 with E2H=0 and interrupts masked, on the pCPU whose scheduler this is.
         //    They are unmasked only in `work`, which calls nothing of the engine.
         // 2. `vectors` has the four branches, and is this pCPU's table.
+        // 3. The address is the platform's, which maps GICH and leaves it alone.
         let enabled = unsafe { self.engine.hardware_enable() };
         enabled.expect("it is disabled here");
     }

@@ -84,10 +84,16 @@ switched_registers! {
         hstr_el2: "hstr_el2" = 0,
         vpidr_el2: "vpidr_el2" = 0,
         vmpidr_el2: "vmpidr_el2" = 1 << 31,
+        hcr_el2: "hcr_el2" = guest_hcr(),
+    }
+}
+
+switched_registers! {
+    /// The virtual CPU interface, on pCPUs that have it in system registers (GICv3).
+    InterfaceRegisters {
         icc_sre_el2: "S3_4_C12_C9_5" = SRE_SYSTEM_REGISTERS,
         ich_vmcr_el2: "ich_vmcr_el2" = INTERFACE_OFF,
         ich_hcr_el2: "ich_hcr_el2" = INTERFACE_OFF,
-        hcr_el2: "hcr_el2" = guest_hcr(),
     }
 }
 

@@ -99,8 +99,9 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
     }
 
     pub(crate) fn enable(&mut self) {
-        let control = HostControl::take_over(self.geometry.vtcr());
-        let interface = HardwareInterface::new(H::is_ppi_active, H::deactivate_ppi);
+        let access = self.host.interface();
+        let control = HostControl::take_over(self.geometry.vtcr(), access);
+        let interface = HardwareInterface::new::<H>(access);
         // Other users of the VMIDs may have run here since the last time, and their timers may still be on.
         tlb::flush_local_all_guests();
         write_sysreg!("cntv_ctl_el0", 0);

@@ -8,7 +8,8 @@
 //! | [`registers`] | which EL1 registers move when a pCPU changes vCPU |
 //! | `fp` | how do FP and SIMD registers move, on first use |
 //! | `debug` | how do debug registers move, for a guest that debugs itself |
-//! | `interface` | how does the vGIC reach this pCPU's list registers |
+//! | `interface` | how does the vGIC reach this pCPU's list registers, in system registers or in memory |
+//! | [`gich`] | how does GICv2 lay them out |
 //! | [`control`] | what does EL2 trap while guests run |
 //! | `takeover` | how do its control registers change hands between the host and us |
 //! | `fault` | what does the hardware say about a fault, and how does a guest take one |
@@ -17,12 +18,13 @@
 //! | `bound` | which registers of a bound vCPU may its handlers touch |
 //! | `tlb` | which translations does a switch invalidate |
 //!
-//! Only [`control`] and [`registers`] exist on other targets, where host tests look at their tables.
+//! Only [`control`], [`gich`] and [`registers`] exist on other targets, where host tests look at their tables.
 
 #[macro_use]
 mod sysreg;
 
 pub mod control;
+pub mod gich;
 pub mod registers;
 
 /// What needs the real registers.

@@ -78,6 +78,8 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
     ///    every later call.
     /// 2. The lower-EL slots of its VBAR_EL2 branch to `trapline_vcpu_exit_sync`, `_irq`, `_fiq` and `_serror`, with all
     ///    registers as the guest left them.
+    /// 3. If the host's `interface` is in memory, a GICv2's GICH is mapped at that address as device memory, and nobody else
+    ///    writes it until `hardware_disable`.
     pub unsafe fn hardware_enable(&mut self) -> AxResult {
         if self.is_enabled() {
             return Err(AxError::AlreadyExists);

@@ -1,11 +1,13 @@
 //! How EL2's guest-facing control registers change hands, from `hardware_enable` to `hardware_disable`.
 
 use super::debug::HostDebug;
+use super::interface::HostInterface;
 use super::control::{
     ControlRegisters, ExtendedConfiguration, FineGrainedTraps, MDCR_COUNTERS,
 };
 use super::switch::synchronize_context;
 use crate::debug::Comparators;
+use crate::host::InterfaceAccess;
 
 /// What this pCPU has, as far as the switch cares.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,6 +39,7 @@ pub struct HostControl {
     fine_grained: FineGrainedTraps,
     extended: ExtendedConfiguration,
     debug: HostDebug,
+    interface: HostInterface,
 }
 
 impl Features {
@@ -68,7 +71,7 @@ impl Features {
 
 impl HostControl {
     /// Saves the host's values and puts ours in place. The caller keeps physical interrupts masked.
-    pub(crate) fn take_over(vtcr: u64) -> Self {
+    pub(crate) fn take_over(vtcr: u64, interface: InterfaceAccess) -> Self {
         let features = Features::read();
         let mut host = Self {
             features,
@@ -76,6 +79,7 @@ impl HostControl {
             fine_grained: FineGrainedTraps::default(),
             extended: ExtendedConfiguration::default(),
             debug: HostDebug::take_over(features.comparators),
+            interface: HostInterface::take_over(interface),
         };
         let mut ours = ControlRegisters {
             vtcr_el2: vtcr,
@@ -107,6 +111,7 @@ impl HostControl {
             self.extended.restore();
         }
         self.debug.give_back(self.features.comparators);
+        self.interface.give_back();
         self.control.restore();
         synchronize_context();
     }

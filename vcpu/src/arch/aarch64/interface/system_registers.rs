@@ -1,21 +1,16 @@
-//! How the vGIC reaches this pCPU's list registers and timers.
+//! The virtual CPU interface as GICv3 has it, in system registers.
 
 use aarch64_cpu::registers::{
-    CNTP_CTL_EL0, CNTV_CTL_EL0,
     ICH_AP0R0_EL2, ICH_AP0R1_EL2, ICH_AP0R2_EL2, ICH_AP0R3_EL2, ICH_AP1R0_EL2, ICH_AP1R1_EL2,
     ICH_AP1R2_EL2, ICH_AP1R3_EL2, ICH_HCR_EL2, ICH_VMCR_EL2, ICH_VTR_EL2, Readable, Writeable,
 };
 
-use super::registers::is_timer_firing;
-use crate::interrupts::{ActivePriorities, TimerPpi, VirtualCpuInterface};
+use crate::interrupts::ActivePriorities;
 
 /// The virtual CPU interface of the pCPU that runs this code. [IHI0069: ICH registers]
 #[derive(Debug)]
-pub(crate) struct HardwareInterface {
-    list_register_count: usize,
+pub(super) struct InSystemRegisters {
     active_priority_count: usize,
-    host_deactivate: fn(u32),
-    host_is_active: fn(u32) -> bool,
 }
 
 /// Calls `$macro` with the arm for each list register; they are registers, not memory, so no index reaches them.
@@ -43,57 +38,57 @@ macro_rules! list_registers {
     };
 }
 
-impl HardwareInterface {
-    /// The interface of this pCPU; the two functions reach its physical interrupt controller.
-    pub(crate) fn new(host_is_active: fn(u32) -> bool, host_deactivate: fn(u32)) -> Self {
+impl InSystemRegisters {
+    /// The interface of this pCPU, with nothing listed, and how many list registers it has.
+    pub(super) fn new() -> (Self, usize) {
         let vtr = ICH_VTR_EL2.get();
         let list_register_count = (vtr & 0x1f) as usize + 1;
         // [IHI0069: ICH_VTR_EL2.ListRegs, PREbits: 5, 6 or 7 preemption bits need 1, 2 or 4 registers a group]
         let preemption_bits = (vtr >> 26 & 0x7) + 1;
-        let mut interface = Self {
-            list_register_count,
+        let interface = Self {
             active_priority_count: 1 << preemption_bits.saturating_sub(5).min(2),
-            host_deactivate,
-            host_is_active,
         };
         // They are UNKNOWN at reset, and the vGIC writes only those that it uses.
         for index in 0..list_register_count {
             interface.set_list_register(index, 0);
         }
-        interface
+        (interface, list_register_count)
     }
 }
 
-impl VirtualCpuInterface for HardwareInterface {
-    fn list_register_count(&self) -> usize {
-        self.list_register_count
-    }
-
-    fn list_register(&self, index: usize) -> u64 {
+impl InSystemRegisters {
+    #[inline(always)]
+    pub(super) fn list_register(&self, index: usize) -> u64 {
         list_registers!(index, read_sysreg)
     }
 
-    fn set_list_register(&mut self, index: usize, value: u64) {
+    #[inline(always)]
+    pub(super) fn set_list_register(&self, index: usize, value: u64) {
         list_registers!(index, write_sysreg, value)
     }
 
-    fn control(&self) -> u64 {
+    #[inline(always)]
+    pub(super) fn control(&self) -> u64 {
         ICH_HCR_EL2.get()
     }
 
-    fn set_control(&mut self, value: u64) {
+    #[inline(always)]
+    pub(super) fn set_control(&self, value: u64) {
         ICH_HCR_EL2.set(value);
     }
 
-    fn machine_control(&self) -> u64 {
+    #[inline(always)]
+    pub(super) fn machine_control(&self) -> u64 {
         ICH_VMCR_EL2.get()
     }
 
-    fn set_machine_control(&mut self, value: u64) {
+    #[inline(always)]
+    pub(super) fn set_machine_control(&self, value: u64) {
         ICH_VMCR_EL2.set(value);
     }
 
-    fn active_priorities(&self) -> ActivePriorities {
+    #[inline(always)]
+    pub(super) fn active_priorities(&self) -> ActivePriorities {
         let mut value = ActivePriorities::default();
         value.group0[0] = ICH_AP0R0_EL2.get() as u32;
         value.group1[0] = ICH_AP1R0_EL2.get() as u32;
@@ -110,7 +105,8 @@ impl VirtualCpuInterface for HardwareInterface {
         value
     }
 
-    fn set_active_priorities(&mut self, value: ActivePriorities) {
+    #[inline(always)]
+    pub(super) fn set_active_priorities(&self, value: ActivePriorities) {
         ICH_AP0R0_EL2.set(value.group0[0].into());
         ICH_AP1R0_EL2.set(value.group1[0].into());
         if self.active_priority_count > 1 {
@@ -123,20 +119,5 @@ impl VirtualCpuInterface for HardwareInterface {
             ICH_AP1R2_EL2.set(value.group1[2].into());
             ICH_AP1R3_EL2.set(value.group1[3].into());
         }
-    }
-
-    fn timer_line(&self, ppi: TimerPpi) -> bool {
-        is_timer_firing(match ppi {
-            TimerPpi::Virtual => CNTV_CTL_EL0.get(),
-            TimerPpi::Physical => CNTP_CTL_EL0.get(),
-        })
-    }
-
-    fn is_timer_active(&self, ppi: TimerPpi) -> bool {
-        (self.host_is_active)(ppi.intid())
-    }
-
-    fn deactivate_timer(&mut self, ppi: TimerPpi) {
-        (self.host_deactivate)(ppi.intid());
     }
 }
