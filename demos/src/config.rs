@@ -28,12 +28,51 @@ pub const MAX_VCPUS_IN_ALL: usize = 512;
 /// The most physical CPUs of the machine.
 pub const MAX_PCPUS: usize = 64;
 
+/// Which interrupt controller the machine has, and each of its guests. The hypervisor finds it in the host's device tree.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum GicVersion {
+    /// GICv2: CPU interfaces in memory.
+    V2,
+    /// GICv3: redistributors and an ITS.
+    #[default]
+    V3,
+}
+
+impl GicVersion {
+    /// The version that the user calls `number`.
+    pub const fn from_number(number: i64) -> Option<Self> {
+        match number {
+            2 => Some(Self::V2),
+            3 => Some(Self::V3),
+            _ => None,
+        }
+    }
+
+    /// What the user calls it.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::V2 => 2,
+            Self::V3 => 3,
+        }
+    }
+
+    /// How many CPUs it serves at most, physical or virtual.
+    pub const fn most_cpus(self) -> usize {
+        match self {
+            Self::V2 => 8,
+            Self::V3 => MAX_VCPUS,
+        }
+    }
+}
+
 /// The guest's machine: QEMU's `virt`, as far as Trapline emulates it. Addresses are intermediate physical ones.
 pub mod guest_machine {
     use core::ops::Range;
 
     /// The distributor of the interrupt controller.
     pub const GICD: Range<u64> = 0x0800_0000..0x0801_0000;
+    /// The CPU interface, if the interrupt controller is a GICv2: the first page is the hardware's.
+    pub const GICC: Range<u64> = 0x0801_0000..0x0802_0000;
     /// The interrupt translation service.
     pub const GITS: Range<u64> = 0x0808_0000..0x080a_0000;
     /// The first redistributor; there is one for each vCPU.

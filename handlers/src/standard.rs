@@ -20,8 +20,6 @@ use crate::{
 /// Registers power and architecture calls, waits, trapped registers and the interrupt controller with `vm`. Devices are the
 /// embedder's to add. Not on an exit path: it allocates.
 pub fn register(vm: &Vm, id_registers: IdRegisters) -> Result<(), RegisterError> {
-    let interrupt_registers = vgic::SystemRegisters::REGISTERS.map(Claim::system_register);
-    let [distributor, redistributors] = vm.vgic().frames();
     let add = |claims: &[Claim], handler: Arc<dyn ExitHandler>| {
         vm.registry().register(claims, handler).map(drop)
     };
@@ -38,13 +36,17 @@ pub fn register(vm: &Vm, id_registers: IdRegisters) -> Result<(), RegisterError>
     add(&SetWayMaintenance::claims(), Arc::new(SetWayMaintenance))?;
     add(&DebugRegisters::claims(), Arc::new(DebugRegisters))?;
     add(&FixedRegisters::claims(), Arc::new(FixedRegisters))?;
-    add(&interrupt_registers, Arc::new(vgic::SystemRegisters))?;
+    let [distributor, others] = vm.vgic().frames();
     add(&[Claim::Mmio(distributor)], Arc::new(vgic::Distributor))?;
     if let Some(its) = vm.vgic().its_frames() {
         add(&[Claim::Mmio(its)], Arc::new(vgic::TranslationService))?;
     }
-    add(
-        &[Claim::Mmio(redistributors)],
-        Arc::new(vgic::Redistributors),
-    )
+    match vm.vgic().version() {
+        vgic::Version::V2 { .. } => add(&[Claim::Mmio(others)], Arc::new(vgic::CpuInterface)),
+        vgic::Version::V3 { .. } => {
+            let registers = vgic::SystemRegisters::REGISTERS.map(Claim::system_register);
+            add(&registers, Arc::new(vgic::SystemRegisters))?;
+            add(&[Claim::Mmio(others)], Arc::new(vgic::Redistributors))
+        }
+    }
 }

@@ -7,9 +7,12 @@ use trapline_handlers::{
     IdRegisters, Registry, StolenTime, TimerQueue, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu,
     pl011::Pl011,
     standard,
-    vgic::{InterruptLine, Vgic, VgicConfig},
+    vgic::{CPU_INTERFACE_MAPPED_SIZE, InterruptLine, Version, Vgic, VgicConfig},
 };
-use trapline_platform::timer;
+use trapline_platform::{
+    dt::{Gic, GicV2},
+    timer,
+};
 use trapline_sched::{PcpuSet, VcpuHandle};
 use trapline_vcpu::{
     Aarch64VCpu,
@@ -121,17 +124,11 @@ impl Guest {
                 .map_err(|error| Refusal(format!("stolen time: {error:?}")))?;
         }
         let vcpus = Vcpus::new(vcpu_count);
-        let vgic = Vgic::new(
-            VgicConfig {
-                affinities: (0..vcpu_count).map(guest_machine::mpidr_affinity).collect(),
-                spi_count: SPI_COUNT,
-                distributor_base: guest_machine::GICD.start,
-                redistributor_base: guest_machine::GICR_BASE,
-            },
-            vcpus.clone(),
-        )
-        .and_then(|vgic| vgic.with_its(guest_machine::GITS.start, ram.clone()))
-        .map_err(|error| Refusal(format!("interrupt controller: {error:?}")))?;
+        let affinities: Vec<u64> = (0..vcpu_count).map(guest_machine::mpidr_affinity).collect();
+        if let Gic::V2(gic) = machine.gic {
+            map_cpu_interface(&mut stage2, gic)?;
+        }
+        let vgic = interrupt_controller(machine.gic, &affinities, &vcpus, &ram)?;
         // A guest without devices of the machine does not look for them at every switch.
         let vgic = Arc::new(if config.devices.is_empty() {
             vgic
@@ -274,6 +271,51 @@ fn map_rom(stage2: &mut Stage2<Identity>, rom: &StagedImage) -> Result<(), Refus
     stage2
         .map(rom.destination, pages.start, length, Attributes::ROM, &tlb)
         .map_err(|error| Refusal(format!("the ROM at {:#x}: {error:?}", rom.destination)))
+}
+
+/// Shows the guest the hardware's virtual CPU interface, that of whichever pCPU it runs on.
+fn map_cpu_interface(stage2: &mut Stage2<Identity>, gic: &GicV2) -> Result<(), Refusal> {
+    let tlb = GuestTlb {
+        vmid: &VmVmid::default(),
+    };
+    stage2
+        .map(
+            guest_machine::GICC.start,
+            gic.virtual_interface.start,
+            CPU_INTERFACE_MAPPED_SIZE,
+            Attributes::DEVICE,
+            &tlb,
+        )
+        .map_err(|error| Refusal(format!("GIC CPU interface: {error:?}")))
+}
+
+/// The interrupt controller of a new guest, like the machine's.
+fn interrupt_controller(
+    gic: &Gic,
+    affinities: &[u64],
+    vcpus: &Arc<Vcpus>,
+    ram: &Arc<GuestRam>,
+) -> Result<Vgic, Refusal> {
+    let version = match gic {
+        Gic::V2(_) => Version::V2 {
+            cpu_interface_base: guest_machine::GICC.start,
+        },
+        Gic::V3(_) => Version::V3 {
+            redistributor_base: guest_machine::GICR_BASE,
+        },
+    };
+    let config = VgicConfig {
+        version,
+        affinities: affinities.to_vec(),
+        spi_count: SPI_COUNT,
+        distributor_base: guest_machine::GICD.start,
+    };
+    let vgic = Vgic::new(config, vcpus.clone());
+    let vgic = vgic.and_then(|vgic| match gic {
+        Gic::V2(_) => Ok(vgic),
+        Gic::V3(_) => vgic.with_its(guest_machine::GITS.start, ram.clone()),
+    });
+    vgic.map_err(|error| Refusal(format!("interrupt controller: {error:?}")))
 }
 
 /// Tells that a VM has ended.

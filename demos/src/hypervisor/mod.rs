@@ -30,6 +30,7 @@ use trapline_demos::{config::BootConfig, wire::ExitStatus};
 use trapline_handlers::{Dispatcher, Request, TimerQueue, pl031::WallTime};
 use trapline_platform::{
     BootInfo,
+    dt::Gic,
     engine::{self, Between, PoolHost},
     heap, panic, pcpu, power, timer,
 };
@@ -63,6 +64,8 @@ pub struct Machine {
     pub geometry: Geometry,
     /// How many pCPUs run vCPUs, from pCPU 0.
     pub pcpu_count: usize,
+    /// The interrupt controller; the guests' are like it.
+    gic: &'static Gic,
     /// The guests' places, by their numbers.
     slots: Vec<Slot>,
     /// By vCPU number, whose it is.
@@ -113,7 +116,7 @@ pub fn start(boot: BootInfo, customize: impl Fn(&Guest) + Send + Sync + 'static)
 }
 
 fn try_start(boot: BootInfo, config: BootConfig, customize: Customize) -> Result<(), Refusal> {
-    let machine = prepare(config, customize)?;
+    let machine = prepare(config, &boot.machine.gic, customize)?;
     let machine = MACHINE.call_once(|| machine);
     let first = || machine.slots.iter().filter(|slot| slot.config.starts);
     first().try_for_each(|slot| slot.build(machine))?;
@@ -314,7 +317,11 @@ fn on_policy_failed(failure: PolicyFailure) {
     }
 }
 
-fn prepare(config: BootConfig, customize: Customize) -> Result<Machine, Refusal> {
+fn prepare(
+    config: BootConfig,
+    gic: &'static Gic,
+    customize: Customize,
+) -> Result<Machine, Refusal> {
     let mmfr0 = read_id_register(SystemRegister::new(3, 0, 0, 7, 0));
     let mmfr1 = read_id_register(SystemRegister::new(3, 0, 0, 7, 1));
     let geometry = Geometry::from_id_registers(mmfr0, mmfr1)
@@ -341,6 +348,7 @@ fn prepare(config: BootConfig, customize: Customize) -> Result<Machine, Refusal>
         vmids: Arc::new(VmidAllocator::new(geometry.vmid_bits(), pcpu_count)),
         geometry,
         pcpu_count,
+        gic,
         slots: slots
             .map(|(index, guest)| Slot::new(index, guest))
             .collect(),

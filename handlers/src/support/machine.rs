@@ -21,7 +21,7 @@ use crate::{
     memory::{GuestMemory, NotRam},
     registry::{Claim, Registration, Registry},
     stolen_time::StolenTime,
-    vgic::{Vgic, VgicConfig},
+    vgic::{Version, Vgic, VgicConfig},
     vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu},
 };
 
@@ -50,7 +50,9 @@ impl Machine {
             affinities: (0..count).map(affinity_of).collect(),
             spi_count: 32,
             distributor_base: 0x800_0000,
-            redistributor_base: 0x80a_0000,
+            version: Version::V3 {
+                redistributor_base: 0x80a_0000,
+            },
         };
         let vgic = Vgic::new(config, controls.clone()).expect("the configuration is QEMU's");
         let memory = Arc::new(FakeMemory::default());

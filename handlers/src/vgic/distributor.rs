@@ -1,9 +1,9 @@
-//! What a guest sees of the distributor: affinity routing always on, one security state. [IHI0069: Distributor register map]
+//! What a guest sees of a GICv3's distributor: affinity routing always on, one security state. [IHI0069: Distributor register map]
 
 use trapline_vcpu::{Action, Exit, exit::MmioAccess, interrupts::VirtualCpuInterface};
 
 use super::{
-    PRIVATE_COUNT, Vgic, VgicCpu,
+    PRIVATE_COUNT, Version, Vgic, VgicCpu, distributor_v2,
     lpi::{FIRST_LPI, LPI_BITS},
     record::{ANYBODY, Record},
     registers::{
@@ -27,7 +27,7 @@ pub(super) const IMPLEMENTER: u32 = 0x5400_043b;
 
 /// GICD_IROUTER.Interrupt_Routing_Mode.
 const TO_ANYBODY: u64 = 1 << 31;
-const GROUPS: u32 = 0b11;
+pub(super) const GROUPS: u32 = 0b11;
 /// GICD_CTLR.ARE and DS, which a guest cannot change.
 const FIXED_CONTROL: u32 = 1 << 4 | 1 << 6;
 
@@ -61,7 +61,7 @@ fn read_control(bank: &mut Bank<'_>, _: u32) -> u32 {
 }
 
 /// Writes take effect before the guest goes on, so GICD_CTLR.RWP is never seen.
-fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
+pub(super) fn write_control(bank: &mut Bank<'_>, _: u32, value: u32) {
     let vgic = bank.vgic;
     let groups = value & GROUPS;
     bank.go_on(
@@ -180,64 +180,80 @@ impl Vgic {
         None
     }
 
-    /// Writes GICD_IROUTER of `spi` and sends the interrupt where it says; the record as it became, if there is one.
+    /// Writes the route of `spi`, which is GICD_IROUTER or GICD_ITARGETSR, and sends the interrupt where it says; the record as
+    /// it became, if there is one.
     ///
     /// Whoever wrote a record last has seen since that the route is still the one that it wrote there, so of two that
     /// write at once the record says what the route says.
     pub(super) fn set_route(&self, spi: u32, value: Masked) -> Option<Record> {
         let route = self.routes.get(spi as usize)?;
         let mut old = route.load(Ordering::Acquire);
-        let mut affinity = loop {
-            let new = value.over(old) & (AFFINITY_MASK | TO_ANYBODY);
+        let mask = match self.version {
+            Version::V2 { .. } => self.all_vcpus().into(),
+            Version::V3 { .. } => AFFINITY_MASK | TO_ANYBODY,
+        };
+        let mut route_now = loop {
+            let new = value.over(old) & mask;
             match route.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break new,
                 Err(current) => old = current,
             }
         };
         loop {
-            let target = if affinity & TO_ANYBODY == 0 {
-                self.vcpu_of_affinity(affinity)
-            } else {
-                self.use_anybody();
-                ANYBODY
+            let (target, among) = match self.version {
+                Version::V2 { .. } => self.target_of_set(route_now as u8),
+                Version::V3 { .. } if route_now & TO_ANYBODY != 0 => (ANYBODY, 0),
+                Version::V3 { .. } => (self.vcpu_of_affinity(route_now), 0),
             };
+            if target == ANYBODY {
+                self.use_anybody();
+            }
             fence(Ordering::SeqCst);
             let record = self.change(None, PRIVATE_COUNT + spi, |record| {
-                record.set_target(target)
+                record.set_target_among(target, among)
             });
             fence(Ordering::SeqCst);
             let current = route.load(Ordering::Acquire);
-            if current == affinity || cfg!(mutant = "vgic_route_unchecked") {
+            if current == route_now || cfg!(mutant = "vgic_route_unchecked") {
                 return record;
             }
-            affinity = current;
+            route_now = current;
         }
     }
 
-    /// Answers an access of `cpu`, which is bound to `interface`, to the distributor, a redistributor or the ITS.
+    /// Answers an access of `cpu`, which is bound to `interface`, to the distributor, a redistributor, the ITS, or what of a CPU
+    /// interface is not the hardware's.
     pub fn mmio(
         &self,
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
         access: &MmioAccess,
     ) -> Action {
-        match self.place(access.address) {
+        match self.place(access.address, cpu.index) {
             Some(place) => self.access_place(cpu, interface, &place, access),
-            None => Action::Decline,
+            None => self.cpu_interface(cpu, interface, access),
         }
     }
 
     /// What the architecture calls the register at `address`, for messages; `None` if there is none.
     pub fn register_name(&self, address: u64) -> Option<&'static str> {
-        self.place(address)?.row().map(|row| row.name)
+        self.place(address, 0)?.row().map(|row| row.name)
     }
 
-    fn place(&self, address: u64) -> Option<Place> {
+    /// Where `address` is to vCPU `me`.
+    fn place(&self, address: u64, me: usize) -> Option<Place> {
         match address.checked_sub(self.distributor_base) {
-            Some(offset) if offset < DISTRIBUTOR_SIZE => Some(Place {
-                rows: ROWS,
-                vcpu: None,
-                offset,
+            Some(offset) if offset < DISTRIBUTOR_SIZE => Some(match self.version {
+                Version::V2 { .. } => Place {
+                    rows: distributor_v2::ROWS,
+                    vcpu: Some(me),
+                    offset,
+                },
+                Version::V3 { .. } => Place {
+                    rows: ROWS,
+                    vcpu: None,
+                    offset,
+                },
             }),
             _ => self
                 .redistributor_place(address)

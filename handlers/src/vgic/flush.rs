@@ -11,12 +11,12 @@ use trapline_vcpu::interrupts::{TimerPpi, VirtualCpuInterface};
 use crate::sync::atomic::{Ordering, fence};
 
 use super::{
-    PRIORITY_MASK, PRIVATE_COUNT, Vgic, VgicCpu,
+    PRIORITY_MASK, PRIVATE_COUNT, SGI_COUNT, Version, Vgic, VgicCpu,
     cpu::MAX_LIST_REGISTERS,
     list_register::{
         ENABLE, OnEnd, State, TELL_NO_PENDING, TELL_UNLISTED_END, TRAP_DEACTIVATE, intid_of,
         is_physical, list_register, priority_of, splits_end, takes_group, tell_group_changes,
-        unlisted_ends,
+        unlisted_ends, with_source,
     },
     lpi::FIRST_LPI,
     one_of_n::{TAKES_PART_ANY, group_watch},
@@ -197,8 +197,9 @@ impl Vgic {
 
     /// Chooses among what is due and what was folded, and writes the list registers and their control.
     pub(super) fn flush(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
-        let groups = self.groups_for(cpu, interface.machine_control());
-        self.flush_for(cpu, interface, groups);
+        let machine_control = interface.machine_control();
+        let groups = self.groups_for(cpu, machine_control);
+        self.flush_for(cpu, interface, (groups, machine_control));
         // Groups are not part of the records: one that was turned off while its interrupts were being listed takes them out
         // again. Pairs with the fence of whoever writes GICD_CTLR: either it sees them listed, or this sees the group off.
         fence(Ordering::SeqCst);
@@ -213,23 +214,28 @@ impl Vgic {
     fn flush_again(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
         for _ in 0..MOST_FLUSHES {
             self.fold(cpu, interface);
-            let groups = self.groups_for(cpu, interface.machine_control());
-            self.flush_for(cpu, interface, groups);
+            let machine_control = interface.machine_control();
+            let groups = self.groups_for(cpu, machine_control);
+            self.flush_for(cpu, interface, (groups, machine_control));
             fence(Ordering::SeqCst);
             if (self.groups() ^ groups) & !TAKES_PART_ANY == 0 {
                 return;
             }
         }
         self.fold(cpu, interface);
-        self.flush_for(cpu, interface, 0);
         let machine_control = interface.machine_control();
+        self.flush_for(cpu, interface, (0, machine_control));
         let control = group_watch(0, machine_control) | TELL_NO_PENDING;
         write_control(cpu, interface, machine_control, control);
     }
 
     /// Lists what is due and whose group is among `groups`.
-    fn flush_for(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface, groups: u32) {
-        let machine_control = interface.machine_control();
+    fn flush_for(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+        (groups, machine_control): (u32, u64),
+    ) {
         self.shared_cpu(cpu).due.drain_into(&mut cpu.candidates);
         let count = interface.list_register_count();
         let (mut pending, mut active) = (Shortlist::new(count), Shortlist::new(count));
@@ -354,12 +360,28 @@ impl Vgic {
             listing.group1,
             on_end,
         );
+        let value = match self.version {
+            Version::V2 { .. } => self.with_source(cpu, intid, value),
+            Version::V3 { .. } => value,
+        };
         let index = cpu.used;
         if cpu.list_registers[index] != value {
             cpu.list_registers[index] = value;
             interface.set_list_register(index, value);
         }
         cpu.used = index + 1;
+    }
+}
+
+impl Vgic {
+    /// The value for a list register that `intid` was just moved to, with its sender if it is an SGI.
+    #[cold]
+    fn with_source(&self, cpu: &VgicCpu, intid: u32, value: u64) -> u64 {
+        let record = self.record(Some(cpu.index), intid);
+        match record.map(|record| record.load().source()) {
+            Some(source) if intid < SGI_COUNT && source != 0 => with_source(value, source),
+            _ => value,
+        }
     }
 }
 

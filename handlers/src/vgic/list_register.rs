@@ -57,6 +57,12 @@ pub(super) const fn list_register(
     (state.0 as u64) << 62 | end | (group1 as u64) << 60 | (priority as u64) << 48 | intid as u64
 }
 
+/// The same with the vCPU that sent the SGI, as its bit in `source`: where a physical INTID would be. [IHI0048: GICH_LR<n>.CPUID]
+#[cold]
+pub(super) const fn with_source(value: u64, source: u8) -> u64 {
+    value | (source.trailing_zeros() as u64) << 32
+}
+
 /// The INTID of a list register.
 pub(super) const fn intid_of(value: u64) -> u32 {
     value as u32

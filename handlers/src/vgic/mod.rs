@@ -1,4 +1,4 @@
-//! The virtual GICv3 of a VM: which interrupt each vCPU takes next.
+//! The virtual GICv2 or GICv3 of a VM: which interrupt each vCPU takes next.
 //!
 //! Each interrupt is one atomic [`record`]; each vCPU has a set of interrupts to look at ([`due`]). Whoever changes an
 //! interrupt changes its record, adds it to the set of the vCPU that is concerned, and wakes that vCPU. The owner of the
@@ -11,11 +11,17 @@
 //! ```
 //! What any vCPU may take goes to one ([`one_of_n`]). A device that the guest drives itself interrupts it through [`physical`].
 //! What is in another vCPU's list registers is seen by asking its owner to fold them ([`remote`]). The register front-ends
-//! are tables ([`distributor`], [`redistributor`]); a write that concerns too many interrupts for one exit goes on in the next
-//! ([`walk`]). LPIs ([`lpi`]) come through the [`its`]. The GICv2 view is not there.
+//! are tables ([`distributor`], [`redistributor`]; [`distributor_v2`]); a write that concerns too many interrupts for one exit goes on
+//! in the next ([`walk`]). LPIs ([`lpi`]) come through the [`its`].
+//!
+//! Both versions have the same records and list registers. With GICv2, an SGI is pending once for each sender, and the CPU
+//! interface is in memory, the hardware's but for a part ([`cpu_interface`]).
 
 mod cpu;
+mod cpu_interface;
+mod deactivate;
 mod distributor;
+mod distributor_v2;
 mod due;
 mod flush;
 mod its;
@@ -40,6 +46,7 @@ use hashbrown::HashMap;
 use trapline_sched::PcpuId;
 
 pub use cpu::VgicCpu;
+pub use cpu_interface::{CPU_INTERFACE_MAPPED_SIZE, CPU_INTERFACE_SIZE, CpuInterface};
 pub use distributor::{DISTRIBUTOR_SIZE, Distributor};
 pub use its::{ITS_SIZE, TranslationService};
 pub use lines::{InterruptLine, LineError};
@@ -48,7 +55,6 @@ pub use redistributor::{REDISTRIBUTOR_SIZE, Redistributors};
 pub use sysregs::SystemRegisters;
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use distributor::distributor_type;
 use due::Due;
 use lpi::Lpis;
 use physical::Physical;
@@ -63,6 +69,8 @@ const SGI_COUNT: u32 = 16;
 const MAX_SPIS: u32 = 988;
 /// The most vCPUs of a VM.
 const MAX_VCPUS: usize = 64;
+/// The most vCPUs of a VM with a GICv2.
+pub const MAX_VCPUS_V2: usize = 8;
 /// The priority bits that the virtual CPU interface implements, which are the upper ones. [ICH_VTR_EL2.PRIbits]
 const PRIORITY_MASK: u8 = 0xf8;
 
@@ -82,23 +90,39 @@ pub trait VcpuSignals: Send + Sync {
     }
 }
 
+/// Which architecture the interrupt controller has, and where the guest sees what is its vCPUs'.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Version {
+    /// GICv2. The hardware has one too, or looks like one.
+    V2 {
+        /// Where the guest sees its CPU interface: [`CPU_INTERFACE_SIZE`] bytes, the first [`CPU_INTERFACE_MAPPED_SIZE`] of which
+        /// the embedder maps to the hardware's virtual CPU interface.
+        cpu_interface_base: u64,
+    },
+    /// GICv3.
+    V3 {
+        /// Where the guest sees the redistributors: [`REDISTRIBUTOR_SIZE`] bytes for each vCPU, one after the other.
+        redistributor_base: u64,
+    },
+}
+
 /// What a VM's interrupt controller looks like to the guest.
 #[derive(Clone, Debug)]
 pub struct VgicConfig {
-    /// Each vCPU's affinity as in MPIDR_EL1: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
+    /// Which one it is.
+    pub version: Version,
+    /// Each vCPU's affinity as in MPIDR_EL1: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0. To GICv2 only their number matters.
     pub affinities: Vec<u64>,
     /// How many shared interrupts: a multiple of 32 up to 960, or 988, which is all there are.
     pub spi_count: u32,
     /// Where the guest sees the distributor: [`DISTRIBUTOR_SIZE`] bytes.
     pub distributor_base: u64,
-    /// Where the guest sees the redistributors: [`REDISTRIBUTOR_SIZE`] bytes for each vCPU, one after the other.
-    pub redistributor_base: u64,
 }
 
 /// Why a configuration is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum VgicError {
-    /// There are no vCPUs or more than 64.
+    /// There are no vCPUs or more than 64, or 8 with GICv2.
     VcpuCount(usize),
     /// An affinity has bits beside Aff3 to Aff0, or two vCPUs have it.
     Affinity(u64),
@@ -106,6 +130,8 @@ pub enum VgicError {
     SpiCount(u32),
     /// A frame is not aligned to 64 KiB, or the frames overlap or leave the address space.
     Frames,
+    /// GICv2 has no LPIs.
+    NoLpis,
 }
 
 /// What others see of a vCPU. A cache line pair of its own: each vCPU's senders write it.
@@ -124,7 +150,7 @@ struct SharedCpu {
 pub struct Vgic {
     private: Box<[AtomicRecord]>,
     shared: Box<[AtomicRecord]>,
-    /// GICD_IROUTER as written, for the guest to read back; the target that it means is in the record.
+    /// GICD_IROUTER or GICD_ITARGETSR as written, for the guest to read back; the target that it means is in the record.
     routes: Box<[AtomicU64]>,
     /// Bit n of word m: a device has claimed SPI 64 m + n.
     claims: Box<[AtomicU64]>,
@@ -143,7 +169,7 @@ pub struct Vgic {
     /// Drawn by those that wait for a fold.
     epoch: AtomicU64,
     distributor_base: u64,
-    redistributor_base: u64,
+    version: Version,
     /// GICD_TYPER.
     distributor_type: u32,
     signals: Arc<dyn VcpuSignals>,
@@ -167,7 +193,12 @@ impl Vgic {
             claims: (0..spis.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             cpus: (0..vcpus).map(SharedCpu::new).collect(),
             lpis: None,
-            distributor_type: distributor_type(config.spi_count, &config.affinities),
+            distributor_type: match config.version {
+                Version::V2 { .. } => distributor_v2::distributor_type(config.spi_count, vcpus),
+                Version::V3 { .. } => {
+                    distributor::distributor_type(config.spi_count, &config.affinities)
+                }
+            },
             by_affinity: config.affinities.iter().copied().zip(0..).collect(),
             affinities: config.affinities.into_boxed_slice(),
             groups: AtomicU32::new(0),
@@ -176,7 +207,7 @@ impl Vgic {
             turn: AtomicU32::new(0),
             epoch: AtomicU64::new(0),
             distributor_base: config.distributor_base,
-            redistributor_base: config.redistributor_base,
+            version: config.version,
             signals,
             physical: None,
         };
@@ -192,13 +223,18 @@ impl Vgic {
         for vcpu in 0..self.vcpu_count() {
             self.reset_private(vcpu, Record::clear_pending);
             if let Some(cpu) = self.cpus.get(vcpu) {
-                cpu.participation.store(one_of_n::ASLEEP, Ordering::Release);
+                let resting = one_of_n::resting(self.version);
+                cpu.participation.store(resting, Ordering::Release);
             }
         }
         if let Some(lpis) = &self.lpis {
             lpis.reset();
         }
-        let target = self.vcpu_of_affinity(0);
+        let target = match self.version {
+            Version::V2 { .. } if self.vcpu_count() > 1 => NOBODY,
+            Version::V2 { .. } => 0,
+            Version::V3 { .. } => self.vcpu_of_affinity(0),
+        };
         for ((intid, record), route) in (PRIVATE_COUNT..).zip(&self.shared).zip(&self.routes) {
             let line = record.load().line();
             let (old, _) = record.update(|_| Record::new(target).set_line(line));
@@ -211,26 +247,36 @@ impl Vgic {
     fn reset_private(&self, vcpu: usize, first: impl Fn(Record) -> Record) {
         for intid in 0..PRIVATE_COUNT {
             if let Some(record) = self.record(Some(vcpu), intid) {
-                let reset = Record::new(vcpu as u8).set_edge(intid < SGI_COUNT);
-                record.update(|old| {
-                    if first(old).is_latched() {
-                        reset.set_pending()
-                    } else {
-                        reset
-                    }
-                });
+                let is_sgi = intid < SGI_COUNT;
+                let is_always_enabled = is_sgi && matches!(self.version, Version::V2 { .. });
+                let reset = Record::new(vcpu as u8)
+                    .set_edge(is_sgi)
+                    .set_enabled(is_always_enabled);
+                record.update(|old| reset.keep_latch(first(old)));
             }
         }
     }
 
-    /// Where the guest sees the distributor, and all redistributors: what their handlers claim.
+    /// Where the guest sees the distributor, and all redistributors or what of the CPU interface is not mapped: what their
+    /// handlers claim.
     pub fn frames(&self) -> [core::ops::RangeInclusive<u64>; 2] {
         let frame = |base: u64, size: u64| base..=base + (size - 1);
-        let redistributors = self.vcpu_count() as u64 * REDISTRIBUTOR_SIZE;
-        [
-            frame(self.distributor_base, DISTRIBUTOR_SIZE),
-            frame(self.redistributor_base, redistributors),
-        ]
+        let others = match self.version {
+            Version::V2 { cpu_interface_base } => frame(
+                cpu_interface_base + CPU_INTERFACE_MAPPED_SIZE,
+                CPU_INTERFACE_SIZE - CPU_INTERFACE_MAPPED_SIZE,
+            ),
+            Version::V3 { redistributor_base } => {
+                let redistributors = self.vcpu_count() as u64 * REDISTRIBUTOR_SIZE;
+                frame(redistributor_base, redistributors)
+            }
+        };
+        [frame(self.distributor_base, DISTRIBUTOR_SIZE), others]
+    }
+
+    /// Which architecture it has.
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// How many vCPUs the VM has.
@@ -314,7 +360,16 @@ impl SharedCpu {
 
 fn check(config: &VgicConfig) -> Result<(), VgicError> {
     let vcpus = config.affinities.len();
-    if vcpus == 0 || vcpus > MAX_VCPUS {
+    let (most_vcpus, others, size) = match config.version {
+        Version::V2 { cpu_interface_base } => {
+            (MAX_VCPUS_V2, cpu_interface_base, CPU_INTERFACE_SIZE)
+        }
+        Version::V3 { redistributor_base } => {
+            let size = vcpus as u64 * REDISTRIBUTOR_SIZE;
+            (MAX_VCPUS, redistributor_base, size)
+        }
+    };
+    if vcpus == 0 || vcpus > most_vcpus {
         return Err(VgicError::VcpuCount(vcpus));
     }
     for (index, &affinity) in config.affinities.iter().enumerate() {
@@ -329,16 +384,15 @@ fn check(config: &VgicConfig) -> Result<(), VgicError> {
     {
         return Err(VgicError::SpiCount(config.spi_count));
     }
-    let size = vcpus as u64 * REDISTRIBUTOR_SIZE;
-    let (distributor, redistributor) = (config.distributor_base, config.redistributor_base);
+    let distributor = config.distributor_base;
     let ends = distributor
         .checked_add(DISTRIBUTOR_SIZE)
-        .zip(redistributor.checked_add(size));
-    let Some((distributor_end, redistributor_end)) = ends else {
+        .zip(others.checked_add(size));
+    let Some((distributor_end, others_end)) = ends else {
         return Err(VgicError::Frames);
     };
-    let apart = distributor_end <= redistributor || redistributor_end <= distributor;
-    if !apart || !(distributor | redistributor).is_multiple_of(DISTRIBUTOR_SIZE) {
+    let apart = distributor_end <= others || others_end <= distributor;
+    if !apart || !(distributor | others).is_multiple_of(DISTRIBUTOR_SIZE) {
         return Err(VgicError::Frames);
     }
     Ok(())

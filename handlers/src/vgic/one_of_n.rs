@@ -1,4 +1,5 @@
-//! Interrupts that any vCPU may take, and exactly one does. [IHI0069: GICD_IROUTER.Interrupt_Routing_Mode, 1 of N model]
+//! Interrupts that any vCPU may take, or any of a set, and exactly one does.
+//! [IHI0069: GICD_IROUTER.Interrupt_Routing_Mode, 1 of N model; IHI0048: GICD_ITARGETSR<n>]
 //!
 //! Such an interrupt has no target. It is told to one vCPU that takes part, a bound one if there is any; whoever moves it to
 //! a list register has it, and the compare-exchange that does so lets one succeed. Who is told and takes no part any more
@@ -9,12 +10,13 @@
 //!     ^                     |                      |
 //!     '--- takes no part ---'---- unbound, left ---'
 //! ```
-//! A vCPU takes part in a group if its redistributor is awake and does not refuse the group, and its CPU interface takes it.
+//! A vCPU takes part in a group if its redistributor, if there are any, is awake and does not refuse the group, and its CPU
+//! interface takes it.
 //! The last is known as of its last look; with an interrupt of this kind in the VM, the guest's turning it on or off makes
 //! the vCPU look.
 
 use super::{
-    PRIVATE_COUNT, Vgic, VgicCpu,
+    PRIVATE_COUNT, Version, Vgic, VgicCpu,
     list_register::{takes_group, tell_group_changes},
     record::{ANYBODY, Record, TAKES_PART},
 };
@@ -35,6 +37,14 @@ const TAKES_SHIFT: u32 = 4;
 pub(super) const IN_USE: u32 = 1 << 31;
 /// [`TAKES_PART`] of both groups.
 pub(super) const TAKES_PART_ANY: u32 = 0b11 * TAKES_PART;
+
+/// What a vCPU says that has not been turned on yet.
+pub(super) const fn resting(version: Version) -> u32 {
+    match version {
+        Version::V2 { .. } => OFF,
+        Version::V3 { .. } => ASLEEP,
+    }
+}
 
 /// The groups that a vCPU takes part in, in bits 0 and 1.
 const fn groups_of(participation: u32) -> u32 {
@@ -126,30 +136,29 @@ impl Vgic {
             return;
         }
         fence(Ordering::SeqCst);
-        let group1 = record.is_group1();
         let chosen = self
-            .choose_one(group1, |vcpu| self.is_bound(vcpu))
-            .or_else(|| self.choose_one(group1, |_| true));
+            .choose_one(record, |vcpu| self.is_bound(vcpu))
+            .or_else(|| self.choose_one(record, |_| true));
         if let Some(vcpu) = chosen {
             self.tell(vcpu, intid, record);
         }
     }
 
-    /// The next vCPU in turn that takes part in the group and that `suits`.
-    fn choose_one(&self, group1: bool, suits: impl Fn(usize) -> bool) -> Option<usize> {
+    /// The next vCPU in turn that takes part in what `record` may go to and that `suits`.
+    fn choose_one(&self, record: Record, suits: impl Fn(usize) -> bool) -> Option<usize> {
         let count = self.vcpu_count();
         let turn = self.turn.load(Ordering::Relaxed) as usize;
         let chosen = (0..count)
             .map(|step| (turn + step) % count)
-            .find(|&vcpu| self.takes_part(vcpu, group1) && suits(vcpu))?;
+            .find(|&vcpu| self.takes_part(vcpu, record) && suits(vcpu))?;
         self.turn.store(chosen as u32 + 1, Ordering::Relaxed);
         Some(chosen)
     }
 
-    fn takes_part(&self, vcpu: usize, group1: bool) -> bool {
+    fn takes_part(&self, vcpu: usize, record: Record) -> bool {
         self.cpus.get(vcpu).is_some_and(|cpu| {
             let groups = groups_of(cpu.participation.load(Ordering::Acquire));
-            groups & 1 << u32::from(group1) != 0
+            groups & 1 << u32::from(record.is_group1()) != 0 && record.is_among(vcpu as u8)
         })
     }
 
@@ -190,10 +199,10 @@ impl Vgic {
                 return true;
             }
             let suits = |vcpu: usize| vcpu != me && self.is_bound(vcpu);
-            let heir = self.choose_one(record.is_group1(), suits);
+            let heir = self.choose_one(record, suits);
             if let Some(heir) = heir {
                 self.tell(heir, intid, record);
-            } else if !self.takes_part(me, record.is_group1()) {
+            } else if !self.takes_part(me, record) {
                 self.tell_one_of_n(usize::from(ANYBODY), intid, record);
             }
             heir.is_none()

@@ -3,7 +3,7 @@
 //! All changes are pure functions from [`Record`] to [`Record`], applied by compare-exchange, so any pCPU may change any
 //! record at any time. The owner of a vCPU moves an interrupt's pending latch and active state into a list register with
 //! [`Record::listed_by`] and takes back what the guest left of them with [`Record::folded`]; whatever others do to the
-//! record in between is seen there.
+//! record in between is seen there. What only GICv2 has is in [`sources`].
 //!
 //! ```text
 //!   raise, enable, retarget ...        listed_by                 guest: acknowledge, EOI
@@ -12,8 +12,11 @@
 //!                                  '------------------- folded <--------------------------'
 //! ```
 
+mod sources;
+
 use super::list_register::State;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use sources::{AMONG_SHIFT, SOURCE, SOURCES};
 
 /// No vCPU: the target of an interrupt whose affinity names nobody.
 pub(super) const NOBODY: u8 = 0xff;
@@ -47,13 +50,14 @@ const TARGET_SHIFT: u32 = 24;
 const OWNER_SHIFT: u32 = 32;
 /// The priority that it was acknowledged with, which the guest's EOI has to find again.
 const ACTIVE_PRIORITY_SHIFT: u32 = 40;
-/// How often the ITS has changed where an LPI goes.
-const TRANSLATION_SHIFT: u32 = 48;
+/// How often the ITS has changed where an LPI goes, which is never active.
+const TRANSLATION_SHIFT: u32 = ACTIVE_PRIORITY_SHIFT;
 /// Beside a set of groups: this vCPU takes part in what may go to any vCPU, for group 0; the next bit, for group 1.
 pub(super) const TAKES_PART: u32 = 1 << 8;
 
 /// What decides whether, where and how urgently the interrupt is delivered.
-const ROUTING: u64 = ENABLED | GROUP1 | EDGE | 0xff << PRIORITY_SHIFT | 0xff << TARGET_SHIFT;
+const ROUTING: u64 =
+    ENABLED | GROUP1 | EDGE | 0xff << PRIORITY_SHIFT | 0xff << TARGET_SHIFT | 0xff << AMONG_SHIFT;
 
 /// One interrupt: its configuration, its state, and who has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -217,7 +221,7 @@ impl Record {
     }
 
     pub(super) const fn set_target(self, target: u8) -> Self {
-        let next = self.with_field(TARGET_SHIFT, target);
+        let next = Self(self.0 & !(0xff << AMONG_SHIFT)).with_field(TARGET_SHIFT, target);
         // An interrupt that was made active while it had no target has an owner as soon as it has one.
         if self.owner() == NOBODY && target != ANYBODY {
             next.with_field(OWNER_SHIFT, target)
@@ -243,7 +247,8 @@ impl Record {
 
     /// Software takes the pending state away; that of a high level line stays. [IHI0069: GICD_ICPENDR<n>]
     pub(super) const fn clear_pending(self) -> Self {
-        self.with(LATCH | LISTED_LATCH, false).give_up_raised()
+        self.with(LATCH | LISTED_LATCH | SOURCES, false)
+            .give_up_raised()
     }
 
     /// A message raises it. [IHI0069: GICD_SETSPI_NSR]
@@ -330,8 +335,10 @@ impl Record {
     }
 
     /// It may go to any vCPU, and this one takes part in that for the groups in `groups` (from [`TAKES_PART`] on).
-    const fn may_go_to_one(self, groups: u32) -> bool {
-        self.target() == ANYBODY && groups & (TAKES_PART << self.is_group1() as u32) != 0
+    const fn may_go_to_one(self, me: u8, groups: u32) -> bool {
+        self.target() == ANYBODY
+            && groups & (TAKES_PART << self.is_group1() as u32) != 0
+            && self.is_among(me)
     }
 
     /// What it is to vCPU `me`, when the distributor forwards the groups in `groups` (bit 0 and bit 1).
@@ -347,7 +354,8 @@ impl Record {
             };
         }
         let forwarded = self.has(ENABLED) && groups & (1 << self.is_group1() as u32) != 0;
-        if self.is_pending() && forwarded && (self.target() == me || self.may_go_to_one(groups)) {
+        if self.is_pending() && forwarded && (self.target() == me || self.may_go_to_one(me, groups))
+        {
             Role::Pending
         } else {
             Role::None
@@ -370,7 +378,7 @@ impl Record {
             Role::Active => {
                 let again = matches!(self.with(ACTIVE, false).role(me, groups), Role::Pending)
                     && self.has(EDGE)
-                    && !self.has(RAISED | HELD)
+                    && !self.has(RAISED | HELD | SOURCES)
                     && self.priority() == self.active_priority();
                 let state = if again {
                     State::PENDING_AND_ACTIVE
@@ -398,6 +406,11 @@ impl Record {
         let next = next
             .with(ACTIVE, false)
             .with(LATCH, self.has(LATCH) && !takes_latch);
+        let next = if takes_latch && self.has(SOURCES) {
+            next.take_source()
+        } else {
+            next
+        };
         let is_resampled = !self.has(EDGE) && !cfg!(mutant = "vgic_no_resample_on_eoi");
         let tells_end = is_resampled || next.has(LATCH | RAISED | HELD);
         Some((
@@ -421,6 +434,11 @@ impl Record {
         let active = self.has(ACTIVE) || (left.is_active() && !self.has(ACTIVE_VOID));
         let next = self.with(LISTED | LISTED_LATCH | LISTED_ACTIVE | ACTIVE_VOID, false);
         let next = next.with(LATCH, latch).with(ACTIVE, active);
+        let next = if stays_pending && self.has(SOURCE) {
+            next.with_source_latched()
+        } else {
+            next
+        };
         let next = if is_physical && (left.is_pending() || left.is_active()) {
             if stays_pending && self.is_enabled() {
                 next.with(RAISED, true)

@@ -3,7 +3,7 @@
 use trapline_vcpu::{Action, Exit};
 
 use super::{
-    Vgic,
+    Version, Vgic,
     distributor::IMPLEMENTER,
     lpi, one_of_n as participation,
     registers::{
@@ -94,7 +94,10 @@ impl Bank<'_> {
 impl Vgic {
     /// Which vCPU's redistributor `address` is in, and where.
     pub(super) fn redistributor_place(&self, address: u64) -> Option<Place> {
-        let offset = address.checked_sub(self.redistributor_base)?;
+        let Version::V3 { redistributor_base } = self.version else {
+            return None;
+        };
+        let offset = address.checked_sub(redistributor_base)?;
         let vcpu = (offset / REDISTRIBUTOR_SIZE) as usize;
         let place = Place {
             rows: ROWS,

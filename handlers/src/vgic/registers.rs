@@ -13,7 +13,7 @@ use super::{PRIORITY_MASK, SGI_COUNT, Vgic, VgicCpu, record::Record, remote::has
 /// One access to a frame: whose registers they are, and whose list registers it concerns.
 pub(super) struct Bank<'a> {
     pub(super) vgic: &'a Vgic,
-    /// The vCPU whose redistributor it is; `None` for the distributor, which shows no private interrupts.
+    /// The vCPU whose private interrupts it shows; `None` for a distributor that shows none.
     pub(super) vcpu: Option<usize>,
     /// Bit n: vCPU n has one of the interrupts listed.
     pub(super) owners: u64,
@@ -149,7 +149,7 @@ impl Row {
 /// Where an access goes: a frame, whose it is, and the offset within.
 pub(super) struct Place {
     pub(super) rows: &'static [Row],
-    /// The vCPU whose redistributor it is; `None` for the distributor.
+    /// The vCPU whose private interrupts it shows; `None` if it shows none.
     pub(super) vcpu: Option<usize>,
     pub(super) offset: u64,
 }
@@ -254,14 +254,19 @@ impl Bank<'_> {
     }
 
     /// One bit for each of 32 interrupts.
-    fn bits(&mut self, index: u32, is_set: fn(Record) -> bool) -> u32 {
+    pub(super) fn bits(&mut self, index: u32, is_set: fn(Record) -> bool) -> u32 {
         (0..32).fold(0, |value, bit| {
             value | u32::from(self.see(index * 32 + bit).is_some_and(is_set)) << bit
         })
     }
 
     /// Changes those of 32 interrupts whose bit is set.
-    fn change_set(&mut self, index: u32, mut value: u32, transition: fn(Record) -> Record) {
+    pub(super) fn change_set(
+        &mut self,
+        index: u32,
+        mut value: u32,
+        transition: fn(Record) -> Record,
+    ) {
         while value != 0 {
             self.change(index * 32 + value.trailing_zeros(), transition);
             value &= value - 1;

@@ -7,13 +7,7 @@ use trapline_vcpu::{
     interrupts::VirtualCpuInterface,
 };
 
-use super::{
-    PRIVATE_COUNT, Vgic, VgicCpu,
-    list_register::splits_end,
-    lpi::FIRST_LPI,
-    record::{NOBODY, Record},
-    remote::has_waited,
-};
+use super::{Vgic, VgicCpu, record::NOBODY};
 use crate::{ExitHandler, GuestCpu};
 
 /// Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0, as in MPIDR_EL1 and GICD_IROUTER.
@@ -41,7 +35,10 @@ impl Vgic {
             (ICC_SGI0R_EL1, Direction::Write(value)) => self.send_sgi(cpu.index, value, false),
             // With one security state there is no other group 1 that it could mean.
             (ICC_ASGI1R_EL1, Direction::Write(_)) => Action::Finish,
-            (ICC_DIR_EL1, Direction::Write(value)) => self.deactivate(cpu, interface, value),
+            (ICC_DIR_EL1, Direction::Write(value)) => {
+                let key = (u64::from(ICC_DIR_EL1.bits()), Some(value));
+                self.deactivate(cpu, interface, (value & 0xff_ffff) as u32, key)
+            }
             (ICC_SRE_EL1, Direction::Read) => Action::FinishRead(SYSTEM_REGISTERS_ONLY),
             (ICC_SRE_EL1, Direction::Write(_)) => Action::Finish,
             (ICC_SGI1R_EL1 | ICC_SGI0R_EL1 | ICC_ASGI1R_EL1 | ICC_DIR_EL1, Direction::Read) => {
@@ -82,43 +79,6 @@ impl Vgic {
             }
         }
         Action::Finish
-    }
-
-    /// Deactivates an interrupt, whichever vCPU has acknowledged it if it is a shared one. [ICC_DIR_EL1]
-    fn deactivate(
-        &self,
-        cpu: &mut VgicCpu,
-        interface: &mut dyn VirtualCpuInterface,
-        value: u64,
-    ) -> Action {
-        if !splits_end(interface.machine_control()) {
-            return Action::Finish;
-        }
-        self.refresh(cpu, interface);
-        let intid = (value & 0xff_ffff) as u32;
-        if intid >= FIRST_LPI {
-            return Action::Finish;
-        }
-        let vcpu = (intid < PRIVATE_COUNT).then_some(cpu.index);
-        let key = (u64::from(ICC_DIR_EL1.bits()), Some(value));
-        let record = if has_waited(cpu, key) {
-            self.record(vcpu, intid).map(|record| record.load())
-        } else {
-            self.change(vcpu, intid, Record::clear_active)
-        };
-        let Some(record) = record else {
-            return Action::Finish;
-        };
-        let owners = if record.is_listed() {
-            1u64.checked_shl(record.owner().into()).unwrap_or(0)
-        } else {
-            0
-        };
-        if self.is_settled(cpu, owners, key) {
-            Action::Finish
-        } else {
-            Action::Suspend
-        }
     }
 }
 

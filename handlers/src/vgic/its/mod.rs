@@ -18,7 +18,7 @@ use alloc::sync::Arc;
 use trapline_vcpu::{Action, Exit};
 
 use super::{
-    SharedCpu, Vgic, VgicError,
+    SharedCpu, Version, Vgic, VgicError,
     lpi::{LPI_COUNT, Lpis},
     registers::Place,
     walk::Walk,
@@ -57,12 +57,15 @@ impl Vgic {
     /// all that they will ever use.
     ///
     /// # Errors
-    /// The ITS's frames are not aligned to 64 KiB, or overlap the others or leave the address space.
+    /// It is a GICv2. The ITS's frames are not aligned to 64 KiB, or overlap the others or leave the address space.
     pub fn with_its(
         mut self,
         its_base: u64,
         memory: Arc<dyn GuestMemory>,
     ) -> Result<Self, VgicError> {
+        if let Version::V2 { .. } = self.version {
+            return Err(VgicError::NoLpis);
+        }
         let end = its_base.checked_add(ITS_SIZE).ok_or(VgicError::Frames)?;
         let is_apart = |frame: &core::ops::RangeInclusive<u64>| {
             end <= *frame.start() || its_base > *frame.end()

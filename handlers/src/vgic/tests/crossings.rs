@@ -18,7 +18,7 @@ use trapline_vcpu::{
 
 use super::interface::{Interface, OPEN};
 use crate::vgic::{
-    VcpuSignals, Vgic, VgicConfig, VgicCpu,
+    VcpuSignals, Version, Vgic, VgicConfig, VgicCpu,
     one_of_n::ASLEEP,
     record::{ANYBODY, Record},
     registers::Masked,
@@ -104,7 +104,9 @@ pub(super) fn explore_with<T>(
             affinities: std::vec![0, 1],
             spi_count: 32,
             distributor_base: GICD,
-            redistributor_base: 0x080a_0000,
+            version: Version::V3 {
+                redistributor_base: 0x080a_0000,
+            },
         };
         let signals = StdArc::new(Signals {
             woken: [AtomicBool::new(false), AtomicBool::new(false)],

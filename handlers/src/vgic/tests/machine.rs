@@ -14,7 +14,7 @@ use super::{
     board::Board,
     interface::{Interface, OPEN},
 };
-use crate::vgic::{InterruptLine, PhysicalLine, VcpuSignals, Vgic, VgicConfig, VgicCpu};
+use crate::vgic::{InterruptLine, PhysicalLine, VcpuSignals, Version, Vgic, VgicConfig, VgicCpu};
 use trapline_sched::PcpuId;
 
 pub const GICD: u64 = 0x0800_0000;
@@ -80,7 +80,9 @@ pub fn config(vcpus: usize) -> VgicConfig {
             .collect(),
         spi_count: 96,
         distributor_base: GICD,
-        redistributor_base: GICR,
+        version: Version::V3 {
+            redistributor_base: GICR,
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use trapline_vcpu::{
 use super::interface::Interface;
 use super::machine::{GICD, GICR, Machine, SGI_FRAME, Signals, config};
 use crate::vgic::{
-    InterruptLine, LineError, SystemRegisters, Vgic, VgicConfig, VgicCpu, VgicError,
+    InterruptLine, LineError, SystemRegisters, Version, Vgic, VgicConfig, VgicCpu, VgicError,
 };
 
 const WORD: u64 = 0xffff_ffff;
@@ -333,6 +333,10 @@ fn a_line_belongs_to_one_device() {
     );
 }
 
+const fn v3_at(redistributor_base: u64) -> Version {
+    Version::V3 { redistributor_base }
+}
+
 #[test]
 fn configurations_that_cannot_be_are_refused() {
     let refuse = |change: fn(&mut VgicConfig)| {
@@ -371,15 +375,15 @@ fn configurations_that_cannot_be_are_refused() {
         Some(VgicError::Frames)
     );
     assert_eq!(
-        refuse(|config| config.redistributor_base = GICD),
+        refuse(|config| config.version = v3_at(GICD)),
         Some(VgicError::Frames)
     );
     assert_eq!(
-        refuse(|config| config.redistributor_base = GICD - 0x2_0000),
+        refuse(|config| config.version = v3_at(GICD - 0x2_0000)),
         Some(VgicError::Frames)
     );
     assert_eq!(
-        refuse(|config| config.redistributor_base = 0u64.wrapping_sub(0x1_0000)),
+        refuse(|config| config.version = v3_at(0u64.wrapping_sub(0x1_0000))),
         Some(VgicError::Frames)
     );
 }
