@@ -9,11 +9,14 @@ use dtoolkit::{
 };
 use vm_fdt::{Error, FdtWriter, FdtWriterNode};
 
-use crate::config::{Region, guest_machine as machine};
+use crate::config::{GicVersion, Region, guest_machine as machine};
 
 const INTERRUPT_CONTROLLER: u32 = 1;
 const CLOCK: u32 = 2;
 const PINS: u32 = 3;
+/// What the interrupt controllers are compatible with.
+pub(super) const GIC_V2: &str = "arm,cortex-a15-gic";
+pub(super) const GIC_V3: &str = "arm,gic-v3";
 const SPI: u32 = 0;
 const PPI: u32 = 1;
 const EDGE_RISING: u32 = 1;
@@ -28,6 +31,8 @@ const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 /// What differs from guest to guest.
 #[derive(Clone, Debug)]
 pub struct Guest<'a> {
+    /// The version of its interrupt controller.
+    pub gic: GicVersion,
     /// 1 to [`crate::config::MAX_VCPUS`].
     pub vcpu_count: usize,
     /// Where its RAM is.
@@ -60,8 +65,11 @@ pub fn build(guest: &Guest<'_>) -> Result<Vec<u8>, Error> {
     fdt.property_array_u64("reg", &[guest.ram.start, guest.ram.end - guest.ram.start])?;
     fdt.end_node(memory)?;
     cpus(&mut fdt, guest.vcpu_count)?;
-    interrupt_controller(&mut fdt, guest.vcpu_count)?;
-    timer(&mut fdt)?;
+    match guest.gic {
+        GicVersion::V2 => gic_v2(&mut fdt)?,
+        GicVersion::V3 => gic_v3(&mut fdt, guest.vcpu_count)?,
+    }
+    timer(&mut fdt, guest)?;
     uart(&mut fdt)?;
     clock(&mut fdt)?;
     power_key(&mut fdt)?;
@@ -144,22 +152,34 @@ fn cpus(fdt: &mut FdtWriter, count: usize) -> Result<(), Error> {
     fdt.end_node(psci)
 }
 
-fn interrupt_controller(fdt: &mut FdtWriter, cpu_count: usize) -> Result<(), Error> {
+/// The beginning of the interrupt controller's node: its distributor is followed by `others`, a start and a size.
+fn interrupt_controller(
+    fdt: &mut FdtWriter,
+    compatible: &str,
+    others: [u64; 2],
+) -> Result<FdtWriterNode, Error> {
     let gicd = machine::GICD;
     let node = fdt.begin_node(&format!("intc@{:x}", gicd.start))?;
-    fdt.property_string("compatible", "arm,gic-v3")?;
+    fdt.property_string("compatible", compatible)?;
     fdt.property_null("interrupt-controller")?;
     fdt.property_u32("#interrupt-cells", 3)?;
-    fdt.property_u32("#redistributor-regions", 1)?;
-    let redistributors = machine::GICR_STRIDE * cpu_count as u64;
-    let reg = [
-        gicd.start,
-        gicd.end - gicd.start,
-        machine::GICR_BASE,
-        redistributors,
-    ];
-    fdt.property_array_u64("reg", &reg)?;
+    let [start, size] = others;
+    fdt.property_array_u64("reg", &[gicd.start, gicd.end - gicd.start, start, size])?;
     fdt.property_phandle(INTERRUPT_CONTROLLER)?;
+    Ok(node)
+}
+
+fn gic_v2(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let gicc = machine::GICC;
+    let others = [gicc.start, gicc.end - gicc.start];
+    let node = interrupt_controller(fdt, GIC_V2, others)?;
+    fdt.end_node(node)
+}
+
+fn gic_v3(fdt: &mut FdtWriter, cpu_count: usize) -> Result<(), Error> {
+    let redistributors = machine::GICR_STRIDE * cpu_count as u64;
+    let node = interrupt_controller(fdt, GIC_V3, [machine::GICR_BASE, redistributors])?;
+    fdt.property_u32("#redistributor-regions", 1)?;
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_null("ranges")?;
@@ -173,10 +193,15 @@ fn interrupt_controller(fdt: &mut FdtWriter, cpu_count: usize) -> Result<(), Err
     fdt.end_node(node)
 }
 
-fn timer(fdt: &mut FdtWriter) -> Result<(), Error> {
+fn timer(fdt: &mut FdtWriter, guest: &Guest<'_>) -> Result<(), Error> {
     let node = fdt.begin_node("timer")?;
     fdt.property_string("compatible", "arm,armv8-timer")?;
-    let interrupts = TIMER_PPIS.map(|ppi| [PPI, ppi, LEVEL_HIGH]);
+    // With GICv2 a private interrupt says whose it is. [Linux bindings: arm,gic, PPI interrupt cpu mask]
+    let cpus = match guest.gic {
+        GicVersion::V2 => (1 << guest.vcpu_count) - 1,
+        GicVersion::V3 => 0,
+    };
+    let interrupts = TIMER_PPIS.map(|ppi| [PPI, ppi, LEVEL_HIGH | cpus << 8]);
     fdt.property_array_u32("interrupts", interrupts.as_flattened())?;
     fdt.property_null("always-on")?;
     fdt.end_node(node)
@@ -258,7 +283,12 @@ mod tests {
     use super::*;
 
     fn example(vcpu_count: usize) -> Vec<u8> {
+        example_with(GicVersion::V3, vcpu_count)
+    }
+
+    fn example_with(gic: GicVersion, vcpu_count: usize) -> Vec<u8> {
         build(&Guest {
+            gic,
             vcpu_count,
             ram: 0x4000_0000..0x6000_0000,
             bootargs: "console=ttyAMA0",
@@ -344,9 +374,31 @@ mod tests {
     }
 
     #[test]
+    fn a_gicv2_has_a_cpu_interface_and_no_its() {
+        let blob = example_with(GicVersion::V2, 3);
+        let tree = fdt::Fdt::new(&blob).expect("a well-formed tree");
+        let node = tree.find_compatible(&["arm,cortex-a15-gic"]);
+        let node = node.expect("an interrupt controller");
+        let regions: Vec<_> = node
+            .reg()
+            .expect("registers")
+            .map(|region| (region.starting_address as u64, region.size))
+            .collect();
+        let size = Some(0x1_0000);
+        assert_eq!(regions, [(0x0800_0000, size), (0x0801_0000, size)]);
+        for absent in ["arm,gic-v3", "arm,gic-v3-its"] {
+            assert!(tree.find_compatible(&[absent]).is_none());
+        }
+        let timer = tree.find_node("/timer").expect("a timer");
+        let interrupts = timer.property("interrupts").expect("interrupts").value;
+        assert_eq!(interrupts[8..12], [0, 0, 0b111, 4]);
+    }
+
+    #[test]
     fn a_tree_of_the_users_is_completed() {
         let own = example(2);
         let mut guest = Guest {
+            gic: GicVersion::V3,
             vcpu_count: 2,
             ram: 0x4000_0000..0x6000_0000,
             bootargs: "quiet",
@@ -380,6 +432,7 @@ mod tests {
     #[test]
     fn a_zero_byte_in_the_command_line_is_refused() {
         let guest = Guest {
+            gic: GicVersion::V3,
             vcpu_count: 1,
             ram: 0x4000_0000..0x4010_0000,
             bootargs: "a\0b",

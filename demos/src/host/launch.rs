@@ -25,7 +25,7 @@ use super::{
     setup::{guest::StockGuest, qemu::Qemu},
     virtio,
 };
-use crate::config::{BootConfig, GuestConfig, PassedDevice, Region, guest_machine};
+use crate::config::{BootConfig, GicVersion, GuestConfig, PassedDevice, Region, guest_machine};
 
 const MIB: u64 = 1 << 20;
 /// What QEMU and the hypervisor need beside the guests' RAM.
@@ -71,6 +71,7 @@ impl Request {
             } else {
                 self.pcpus
             },
+            gic: self.gic,
             is_counting: self.is_counting,
         };
         let files = tempfile::Builder::new()
@@ -124,6 +125,7 @@ impl Request {
                 ram.address
             },
             transports,
+            gic: self.gic,
         };
         Ok(placed.map(place).collect())
     }
@@ -180,6 +182,7 @@ impl GuestRequest {
     /// What its device tree says of it, but for what is loaded.
     fn described<'a>(&'a self, place: &'a GuestPlace) -> device_tree::Guest<'a> {
         device_tree::Guest {
+            gic: place.gic,
             vcpu_count: self.vcpus,
             ram: place.seen(),
             bootargs: &self.bootargs,
@@ -265,6 +268,8 @@ struct GuestPlace {
     ram_base: u64,
     /// The numbers of its virtio devices' transports.
     transports: Vec<u8>,
+    /// The interrupt controller of the machine, and of the guest.
+    gic: GicVersion,
 }
 
 impl GuestPlace {
@@ -435,6 +440,7 @@ mod tests {
             guests,
             pcpus: 1,
             cpu: "max".into(),
+            gic: GicVersion::V3,
             policy: PolicyConfig::new("round-robin", 5000),
             is_counting: false,
             is_bare: false,

@@ -17,7 +17,7 @@ use super::{
     places,
     setup::qemu::Qemu,
 };
-use crate::config;
+use crate::config::{self, GicVersion};
 
 /// QEMU's counter and its instructions have the same rate: one instruction is one tick of one nanosecond.
 const ICOUNT_FREQUENCY_HZ: u64 = 1_000_000_000;
@@ -34,6 +34,8 @@ pub struct Machine<'a> {
     pub cpu: &'a str,
     /// How many it has.
     pub cpu_count: usize,
+    /// Its interrupt controller.
+    pub gic: GicVersion,
     /// Count instructions instead of time: the same run every time.
     pub is_counting: bool,
 }
@@ -47,10 +49,7 @@ impl Machine<'_> {
         layout: &MachineLayout,
         directory: &Path,
     ) -> Result<Command> {
-        let mut command = self.command(
-            "virt,virtualization=on,gic-version=3,memory-backend=ram",
-            layout.memory_mib,
-        );
+        let mut command = self.command(",virtualization=on,memory-backend=ram", layout.memory_mib);
         // Between the guests' memory are gaps that nobody uses: Linux must not be asked to hold memory for them.
         let ram = format!(
             "memory-backend-ram,id=ram,size={}M,reserve=off",
@@ -72,16 +71,18 @@ impl Machine<'_> {
 
     /// A machine with no hypervisor, to compare with.
     pub fn bare(&self, memory_mib: u64) -> Command {
-        self.command("virt,gic-version=3", memory_mib)
+        self.command("", memory_mib)
     }
 
-    fn command(&self, machine: &str, memory_mib: u64) -> Command {
+    /// QEMU, with a machine that has also what is in `more`.
+    fn command(&self, more: &str, memory_mib: u64) -> Command {
         let mut command = with_parent(&self.qemu.program);
+        let machine = format!("virt,gic-version={}{more}", self.gic.number());
         // With semihosting a guest could reach the host: it stays off. The default network card wants a file that
         // minimal installations lack.
         command.args([
             "-M",
-            machine,
+            &machine,
             "-nodefaults",
             "-nic",
             "none",

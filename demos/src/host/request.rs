@@ -10,7 +10,8 @@ use super::{
     virtio::{self, Backend},
 };
 use crate::config::{
-    EntitlementConfig, MAX_GUESTS, MAX_VCPUS_IN_ALL, OnReset, PassedDevice, PolicyConfig,
+    EntitlementConfig, GicVersion, MAX_GUESTS, MAX_VCPUS_IN_ALL, OnReset, PassedDevice,
+    PolicyConfig,
 };
 
 /// Linux keeps no longer command line. [Linux: arch/arm64, COMMAND_LINE_SIZE]
@@ -155,6 +156,8 @@ pub struct Request {
     pub pcpus: usize,
     /// The model of the machine's CPUs.
     pub cpu: String,
+    /// The machine's interrupt controller; its guests have one like it.
+    pub gic: GicVersion,
     /// Who runs next.
     pub policy: PolicyConfig,
     /// Count instructions instead of time.
@@ -175,6 +178,7 @@ impl Request {
     pub fn check_plain_values(&self) -> Result<Vec<Vec<u64>>> {
         self.check_policy()?;
         self.check_sums()?;
+        self.check_gic()?;
         for (index, guest) in self.guests.iter().enumerate() {
             guest.check_plain_values()?;
             if self.guests[..index]
@@ -306,6 +310,27 @@ impl Request {
             );
         }
         Ok(())
+    }
+
+    /// Not every interrupt controller serves as many CPUs as there can be.
+    fn check_gic(&self) -> Result<()> {
+        let (most, version) = (self.gic.most_cpus(), self.gic.number());
+        let refuse = |what: String, place: String| {
+            let what = format!("{what}, and a GICv{version} serves {most}");
+            let remedy = format!("give at most {most}, or another --gic");
+            Err(Failure::input(what, place, &remedy))
+        };
+        if !self.is_bare && self.pcpus > most {
+            let what = format!("the machine has {} pCPUs", self.pcpus);
+            return refuse(what, self.place.of("pcpus"));
+        }
+        match self.guests.iter().find(|guest| guest.vcpus > most) {
+            Some(guest) => {
+                let what = format!("`{}` has {} vCPUs", guest.name, guest.vcpus);
+                refuse(what, guest.place.of("vcpus"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The machine has one of each device, and room for so many virtio devices.

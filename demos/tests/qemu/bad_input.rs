@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use trapline_demos::{config::guest_machine::RAM_BASE, host::device_tree};
+use trapline_demos::{
+    config::{GicVersion, guest_machine::RAM_BASE},
+    host::device_tree,
+};
 
 use crate::harness::Run;
 
@@ -132,6 +135,7 @@ fn bad_device_trees_are_refused() {
     let place = Place::new();
     let kernel = place.file("kernel", &image(1 << 20));
     let tree = device_tree::build(&device_tree::Guest {
+        gic: GicVersion::V3,
         vcpu_count: 2,
         ram: RAM_BASE..RAM_BASE + (512 << 20),
         bootargs: "",

@@ -7,7 +7,7 @@ use std::{
 };
 
 use trapline_demos::{
-    config::guest_machine::RAM_BASE,
+    config::{GicVersion, guest_machine::RAM_BASE},
     host::{cross, device_tree, setup::u_boot},
 };
 
@@ -124,6 +124,7 @@ fn linux_runs_with_a_device_tree_of_its_own() {
     let files = Files::new();
     // Half of the memory; the command line in it stays.
     let tree = device_tree::build(&device_tree::Guest {
+        gic: GicVersion::V3,
         vcpu_count: 2,
         ram: RAM_BASE..RAM_BASE + (256 << 20),
         bootargs: "trapline=batch",

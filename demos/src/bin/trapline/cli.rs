@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 use trapline_demos::{
-    config::{MAX_PCPUS, MAX_VCPUS},
+    config::{GicVersion, MAX_PCPUS, MAX_VCPUS},
     host::config_file::SLICE_US,
 };
 
@@ -51,6 +51,9 @@ pub struct MachineOptions {
     /// Model of the machine's CPUs, as QEMU calls it [default: cortex-a72]
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
+    /// Interrupt controller of the machine and of the guests: GICv2, for 8 CPUs at most, or GICv3 [default: 3]
+    #[arg(long, value_name = "2|3", value_parser = value_parser!(u8).range(2..=3))]
+    pub gic: Option<u8>,
     /// Scheduling policy: round-robin or pinned [default: round-robin]
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
@@ -84,6 +87,14 @@ pub struct MachineOptions {
 }
 
 impl MachineOptions {
+    /// The machine's interrupt controller.
+    pub fn gic_version(&self) -> GicVersion {
+        let version = self
+            .gic
+            .and_then(|number| GicVersion::from_number(number.into()));
+        version.unwrap_or_default()
+    }
+
     /// What describes the machine, as it is given on the command line, each option with a space before it.
     pub fn as_arguments(&self) -> String {
         let mut text = String::new();
@@ -95,6 +106,7 @@ impl MachineOptions {
         add("vcpus", self.vcpus.map(|count| count.to_string()));
         add("pcpus", self.pcpus.map(|count| count.to_string()));
         add("cpu", self.cpu.clone());
+        add("gic", self.gic.map(|version| version.to_string()));
         add("policy", self.policy.clone());
         add("slice", self.slice.map(|slice| slice.to_string()));
         add("timeout", self.timeout.map(|seconds| seconds.to_string()));
@@ -265,7 +277,7 @@ mod tests {
             Command::Stress(options) => options.machine.as_arguments(),
             _ => unreachable!("it is what was parsed"),
         };
-        let all = " --vcpus 3 --pcpus 2 --cpu max --policy pinned --slice 700 --timeout 9 --icount";
+        let all = " --vcpus 3 --pcpus 2 --cpu max --gic 2 --policy pinned --slice 700 --timeout 9 --icount";
         assert_eq!(stress(&format!("stress{all}")), all);
         assert_eq!(stress("stress"), "");
     }

@@ -50,9 +50,13 @@ pub fn from_file(
     let mut merge = |is_given: bool, key: &'static str| overrides.extend(is_given.then_some(key));
     merge(machine.pcpus.is_some(), "pcpus");
     merge(machine.cpu.is_some(), "cpu");
+    merge(machine.gic.is_some(), "gic");
     merge(machine.policy.is_some(), "policy");
     machine.pcpus = machine.pcpus.or(keys.pcpus);
     machine.cpu = machine.cpu.take().or(keys.cpu.take());
+    machine.gic = machine
+        .gic
+        .or(keys.gic.map(|version| version.number() as u8));
     machine.policy = machine.policy.take().or(keys.policy.take());
     machine.slice = machine.slice.or(keys.slice_us);
     machine.icount |= keys.icount;

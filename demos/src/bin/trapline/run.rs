@@ -64,6 +64,7 @@ pub fn machine(guests: Vec<GuestRequest>, options: &MachineOptions) -> Request {
         guests,
         pcpus: usize::from(options.pcpus.unwrap_or(DEFAULT_PCPUS)),
         cpu: text(&options.cpu, DEFAULT_CPU),
+        gic: options.gic_version(),
         policy: PolicyConfig::new(
             options.policy.as_deref().unwrap_or(DEFAULT_POLICY),
             options.slice.unwrap_or(DEFAULT_SLICE_US),

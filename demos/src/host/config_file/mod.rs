@@ -18,7 +18,9 @@ use super::{
     request::{DEFAULT_MEMORY_MIB, GuestRequest, GuestSource, Place},
     virtio::Backend,
 };
-use crate::config::{EntitlementConfig, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, WindowConfig};
+use crate::config::{
+    EntitlementConfig, GicVersion, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, WindowConfig,
+};
 
 /// More than 512 vCPUs can want.
 const LONGEST_FILE: u64 = 1 << 20;
@@ -49,6 +51,8 @@ pub struct MachineKeys {
     pub pcpus: Option<u16>,
     /// Their model.
     pub cpu: Option<String>,
+    /// Its interrupt controller.
+    pub gic: Option<GicVersion>,
     /// The scheduling policy's name.
     pub policy: Option<String>,
     /// How long a vCPU runs while others wait, in microseconds.
@@ -165,6 +169,7 @@ fn machine_of(text: &FileText, vms: &[Vm], place: Place) -> Result<MachineKeys> 
     Ok(MachineKeys {
         pcpus: within(text.pcpus, 1..=MAX_PCPUS as i64, "pcpus")?.map(|count| count as u16),
         cpu: text.cpu.clone(),
+        gic: within(text.gic, 2..=3, "gic")?.and_then(GicVersion::from_number),
         policy: text.policy.clone(),
         slice_us: slice_us.map(|slice| slice as u32),
         period_us: within(period, RESERVATION_US, "policy_options.period_us")?

@@ -197,6 +197,7 @@ fn numbers_out_of_range_are_refused() {
     for (before, after, parts) in [
         ("pcpus = 0", "", ["x.toml:1: pcpus", "1 to 64"]),
         ("pcpus = 65", "", ["x.toml:1: pcpus", "1 to 64"]),
+        ("gic = 4", "", ["x.toml:1: gic", "2 to 3"]),
         ("slice_us = 1", "", ["x.toml:1: slice_us", "50 to"]),
         ("timeout = 0", "", ["x.toml:1: timeout", "1 to"]),
         (

@@ -17,6 +17,7 @@ use crate::host::{Failure, failure::Result};
 pub(super) struct FileText {
     pub pcpus: Option<i64>,
     pub cpu: Option<String>,
+    pub gic: Option<i64>,
     pub policy: Option<String>,
     #[serde(default)]
     pub policy_options: BTreeMap<String, i64>,

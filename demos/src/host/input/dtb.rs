@@ -13,8 +13,15 @@ use dtoolkit::{
 
 use super::{open, read_at_most};
 use crate::{
-    config::guest_machine::{GICR_BASE, mpidr_affinity},
-    host::{Failure, device_tree, failure::Result, failure::at},
+    config::{
+        GicVersion,
+        guest_machine::{GICR_BASE, mpidr_affinity},
+    },
+    host::{
+        Failure,
+        device_tree::{self, GIC_V2, GIC_V3},
+        failure::{Result, at},
+    },
 };
 
 const REMEDY: &str = "give a flattened device tree, as `dtc` makes it";
@@ -68,14 +75,19 @@ fn check(
         ..guest.clone()
     });
     let machine = machine.expect("a command line without zero bytes");
-    let machine = Machine::new(&Fdt::new(&machine).expect("what was made here"));
+    let machine = Fdt::new(&machine).expect("what was made here");
+    let controller = match guest.gic {
+        GicVersion::V2 => GIC_V2,
+        GicVersion::V3 => GIC_V3,
+    };
+    let machine = Machine::new(&machine, controller);
     check_memory(&tree, &guest.ram)?;
     check_cpus(&tree, guest.vcpu_count)?;
     check_psci(&tree)?;
     let mut has_controller = false;
     machine.check_children(tree.root(), "", &[], &mut has_controller)?;
     if !has_controller {
-        let what = "has no interrupt controller `arm,gic-v3`".to_owned();
+        let what = format!("has no interrupt controller `{controller}`");
         return Err((what, machine.inventory()));
     }
     Ok(bytes)
@@ -266,18 +278,22 @@ impl Device {
 /// The devices of the guest's machine.
 struct Machine {
     devices: Vec<Device>,
+    /// What its interrupt controller is compatible with.
+    controller: &'static str,
 }
 
 impl Machine {
-    fn new(tree: &Fdt<'_>) -> Self {
-        // What lies below another device, as the ITS does below the GIC, has the addresses of the CPUs.
+    fn new(tree: &Fdt<'_>, controller: &'static str) -> Self {
         let mut devices = Vec::new();
         for node in tree.root().children() {
             // What lies below another device, as the ITS does below the GIC, has the addresses of the CPUs.
             let below = node.children().filter_map(Self::device);
             devices.extend(Self::device(node).into_iter().chain(below));
         }
-        Self { devices }
+        Self {
+            devices,
+            controller,
+        }
     }
 
     /// The device at `node`, if it is one.
@@ -316,7 +332,7 @@ impl Machine {
                 *address = translate(*address, buses);
             }
             self.check_device(&device, &path)?;
-            *has_controller |= says(&node, "compatible", "arm,gic-v3");
+            *has_controller |= says(&node, "compatible", self.controller);
             let Some(ranges) = node.ranges().ok().flatten() else {
                 continue;
             };

@@ -15,6 +15,7 @@ fn request(policy: &str, guests: Vec<GuestRequest>) -> Request {
         guests,
         pcpus: 4,
         cpu: "max".into(),
+        gic: GicVersion::V3,
         policy: PolicyConfig::new(policy, 5000),
         is_counting: false,
         is_bare: false,
@@ -43,6 +44,21 @@ fn affinity_is_for_each_vcpu_or_for_all() {
         let failure = affinities(lists, vcpus).expect_err(lists);
         assert!(failure.to_string().contains("--affinity"));
     }
+}
+
+#[test]
+fn a_gicv2_serves_eight_cpus() {
+    let with = |vcpus, pcpus| Request {
+        gic: GicVersion::V2,
+        pcpus,
+        ..request(
+            "round-robin",
+            vec![guest("a", 1, ""), guest("b", vcpus, "")],
+        )
+    };
+    assert!(with(8, 8).check_plain_values().is_ok());
+    refuse(&with(9, 8), "`b` has 9 vCPUs, and a GICv2 serves 8");
+    refuse(&with(8, 9), "the machine has 9 pCPUs, and a GICv2 serves 8");
 }
 
 #[test]

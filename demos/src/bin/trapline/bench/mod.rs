@@ -46,6 +46,7 @@ fn machine(vcpus: u16, pcpus: u16, cpu: &str) -> MachineOptions {
         icount: false,
         timeout: None,
         quiet: true,
+        gic: None,
         log: None,
         stats: None,
         bare: false,

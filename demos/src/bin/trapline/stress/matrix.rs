@@ -38,7 +38,8 @@ struct Cell {
 pub fn matrix(options: &StressOptions) -> Result<u8> {
     let mut inputs = Inputs::default();
     let models = models(&options.models, &inputs.emulator()?.models)?;
-    let mut cells = cells(&models, &sizes(&options.sizes));
+    let most = options.machine.gic_version().most_cpus();
+    let mut cells = cells(&models, &sizes(&options.sizes, most));
     // What is wrong with it is said, and what is missing is set up, before anything is counted.
     drop(
         trial(&cells[0], 1, 1, options)
@@ -77,12 +78,15 @@ fn models(wanted: &[String], offered: &[String]) -> Result<Vec<String>> {
     Ok(here.into_iter().cloned().collect())
 }
 
-fn sizes(wanted: &[Size]) -> Vec<Size> {
+/// Those of `wanted`, or all that have at most `most` CPUs.
+fn sizes(wanted: &[Size], most: usize) -> Vec<Size> {
     if !wanted.is_empty() {
         return wanted.to_vec();
     }
     let row = |vcpus| PCPUS.map(|pcpus| Size { vcpus, pcpus });
-    VCPUS.into_iter().flat_map(row).collect()
+    let fits = |size: &Size| usize::from(size.vcpus.max(size.pcpus)) <= most;
+    let all = VCPUS.into_iter().flat_map(row);
+    all.filter(fits).collect()
 }
 
 fn cells(models: &[String], sizes: &[Size]) -> Vec<Cell> {
@@ -165,6 +169,8 @@ fn render(cells: &[Cell]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use trapline_demos::config::GicVersion;
+
     use super::*;
 
     #[test]
@@ -228,7 +234,8 @@ mod tests {
 
     #[test]
     fn the_whole_matrix_has_all_sizes() {
-        let cells = cells(&MODELS.map(String::from), &sizes(&[]));
+        let cells = cells(&MODELS.map(String::from), &sizes(&[], 64));
         assert_eq!(cells.len(), 7 * 6 * 4);
+        assert_eq!(sizes(&[], GicVersion::V2.most_cpus()).len(), 4 * 4);
     }
 }

@@ -9,6 +9,7 @@ const MEMORY: u64 = 512 << 20;
 
 /// A guest with two CPUs.
 const GUEST: device_tree::Guest<'static> = device_tree::Guest {
+    gic: GicVersion::V3,
     vcpu_count: 2,
     ram: RAM_BASE..RAM_BASE + MEMORY,
     bootargs: "",
@@ -236,4 +237,19 @@ fn a_bus_hides_nothing() {
     assert!(check(on_bus(&[], 0x0900_0000), &GUEST).is_ok());
     refuse(on_bus(&ranges, 0x1000), "at 0x9001000");
     refuse(on_bus(&[], 0), "`arm,pl011` at 0x0");
+}
+
+#[test]
+fn the_interrupt_controller_is_the_machines() {
+    let [v2, v3] = [GicVersion::V2, GicVersion::V3].map(|gic| device_tree::Guest { gic, ..GUEST });
+    let tree = |guest| device_tree::build(guest).expect("a well-formed tree");
+    assert_eq!(check(tree(&v2), &v2), Ok(tree(&v2)));
+    for (described, machine, said) in [
+        (&v3, &v2, "a `arm,gic-v3` at 0x8000000"),
+        (&v2, &v3, "a `arm,cortex-a15-gic` at 0x8000000"),
+    ] {
+        let (what, remedy) = check(tree(described), machine).expect_err(said);
+        assert!(what.contains(said), "{what}");
+        assert!(remedy.contains("the guest's machine has"), "{remedy}");
+    }
 }
