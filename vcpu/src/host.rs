@@ -29,8 +29,9 @@ pub trait Host {
     /// The private peripheral interrupt is active on this pCPU. [IHI0069: GICR_ISACTIVER0]
     fn is_ppi_active(intid: u32) -> bool;
 
-    /// Deactivates a private peripheral interrupt on this pCPU. [IHI0069: GICR_ICACTIVER0]
-    fn deactivate_ppi(intid: u32);
+    /// Deactivates a private peripheral interrupt on this pCPU, or a [`PhysicalInterrupt::Passed`] one.
+    /// [IHI0069: GICR_ICACTIVER0, ICC_DIR_EL1]
+    fn deactivate(intid: u32);
 }
 
 /// How EL2 reaches the virtual CPU interface of its pCPU.

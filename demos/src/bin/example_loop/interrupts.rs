@@ -154,7 +154,7 @@ impl Host for ForeignHost {
         gic::is_active(intid)
     }
 
-    fn deactivate_ppi(intid: u32) {
+    fn deactivate(intid: u32) {
         gic::deactivate(Taken::of(intid));
     }
 

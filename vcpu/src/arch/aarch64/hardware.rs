@@ -138,7 +138,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
 
     /// A guest timer fired and nobody is bound: it is the last word of a vCPU that has left.
     pub(crate) fn dismiss_timer(&mut self, timer: TimerPpi) {
-        H::deactivate_ppi(timer.intid());
+        H::deactivate(timer.intid());
     }
 
     pub(crate) fn is_enabled(&self) -> bool {

@@ -1,4 +1,6 @@
-//! The virtual CPU interface as GICv2 has it, in memory.
+//! The virtual CPU interface as GICv2 has it, in memory. It stays out of the way of GICv3's, which is a few instructions.
+
+use core::cell::Cell;
 
 use super::super::gich;
 use crate::interrupts::ActivePriorities;
@@ -6,8 +8,7 @@ use crate::interrupts::ActivePriorities;
 /// The most list registers that the vGIC fills.
 const MOST_LIST_REGISTERS: usize = 16;
 
-/// GICH of the pCPU that runs this code, at the address that the host gave. Out of the way of GICv3's, which is a few
-/// instructions. [IHI0048: GICH registers]
+/// GICH of the pCPU that runs this code, at the address that the host gave. [IHI0048: GICH registers]
 #[derive(Clone, Copy, Debug)]
 pub(in crate::arch::aarch64) struct Gich(pub(super) u64);
 
@@ -36,72 +37,136 @@ impl Gich {
     }
 }
 
-impl Gich {
-    /// How many list registers there are, of which none has anything any more.
-    pub(super) fn list_registers(self) -> usize {
-        let count = gich::list_register_count(self.read(gich::TYPE));
-        // Also those beyond what the vGIC fills.
-        for index in 0..count {
-            self.set_list_register(index, 0);
-        }
-        count.min(MOST_LIST_REGISTERS)
-    }
+/// The interface of this pCPU, which takes and gives what GICv3 has in system registers, in its layout.
+///
+/// The guest's end of an interrupt that is linked to a physical one would deactivate that by itself. But QEMU does not look
+/// at the physical line then, and a timer that is due by that time would be forgotten until something else happens. So the end
+/// is told to us, and the link is completed here before anybody looks. [QEMU: gic_complete_irq]
+#[derive(Debug)]
+pub(super) struct InMemory {
+    gich: Gich,
+    host_deactivate: fn(u32),
+    /// Bit n: list register n is linked.
+    linked: Cell<u32>,
+    /// The physical INTIDs of those.
+    physical: [Cell<u16>; MOST_LIST_REGISTERS],
 }
+
+/// As in ICH_LR<n>_EL2: linked, and told when it ends.
+const LINKED: u64 = 1 << 61;
+const TELLS_END: u64 = 1 << 41;
+const PHYSICAL_SHIFT: u32 = 32;
+const PHYSICAL: u64 = 0x3ff << PHYSICAL_SHIFT;
+const STATE: u64 = 0b11 << 62;
 
 const fn list_register_at(index: usize) -> u64 {
     gich::LIST_REGISTERS + 4 * index as u64
 }
 
-/// What GICv3 has in system registers, in its layout.
-impl Gich {
+impl InMemory {
+    /// The interface with nothing listed, and how many list registers it has; `host_deactivate` deactivates a physical interrupt.
+    pub(super) fn new(gich: Gich, host_deactivate: fn(u32)) -> (Self, usize) {
+        let count = gich::list_register_count(gich.read(gich::TYPE));
+        // Also those beyond what the vGIC fills.
+        for index in 0..count {
+            gich.write(list_register_at(index), 0);
+        }
+        let interface = Self {
+            gich,
+            host_deactivate,
+            linked: Cell::new(0),
+            physical: Default::default(),
+        };
+        (interface, count.min(MOST_LIST_REGISTERS))
+    }
+
+    /// Completes what was linked and has been ended.
     #[cold]
     #[inline(never)]
-    pub(super) fn list_register(self, index: usize) -> u64 {
-        gich::from_list_register(self.read(list_register_at(index)))
+    pub(super) fn complete_ends(&self) {
+        let mut left = self.linked.get();
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let value = gich::from_list_register(self.gich.read(list_register_at(index)));
+            if value & STATE == 0
+                && let Some(physical) = self.physical.get(index)
+            {
+                (self.host_deactivate)(physical.get().into());
+                self.linked.set(self.linked.get() & !(1 << index));
+            }
+        }
     }
 
     #[cold]
     #[inline(never)]
-    pub(super) fn set_list_register(self, index: usize, value: u64) {
-        self.write(list_register_at(index), gich::to_list_register(value));
+    pub(super) fn list_register(&self, index: usize) -> u64 {
+        let was_linked = self.linked.get() >> index & 1 != 0;
+        self.complete_ends();
+        let value = gich::from_list_register(self.gich.read(list_register_at(index)));
+        match self.physical.get(index) {
+            Some(physical) if was_linked => {
+                value & !TELLS_END | LINKED | u64::from(physical.get()) << PHYSICAL_SHIFT
+            }
+            _ => value,
+        }
     }
 
     #[cold]
     #[inline(never)]
-    pub(super) fn control(self) -> u64 {
-        self.read(gich::CONTROL).into()
+    pub(super) fn set_list_register(&self, index: usize, value: u64) {
+        let is_linked = value & LINKED != 0;
+        let others = self.linked.get() & !(1 << index);
+        self.linked.set(others | u32::from(is_linked) << index);
+        let value = if is_linked {
+            if let Some(physical) = self.physical.get(index) {
+                physical.set(((value & PHYSICAL) >> PHYSICAL_SHIFT) as u16);
+            }
+            value & !(LINKED | PHYSICAL) | TELLS_END
+        } else {
+            value
+        };
+        self.gich
+            .write(list_register_at(index), gich::to_list_register(value));
     }
 
     #[cold]
     #[inline(never)]
-    pub(super) fn set_control(self, value: u64) {
-        self.write(gich::CONTROL, gich::to_control(value));
+    pub(super) fn control(&self) -> u64 {
+        self.gich.read(gich::CONTROL).into()
     }
 
     #[cold]
     #[inline(never)]
-    pub(super) fn machine_control(self) -> u64 {
-        self.read(gich::MACHINE_CONTROL).into()
+    pub(super) fn set_control(&self, value: u64) {
+        self.gich.write(gich::CONTROL, gich::to_control(value));
     }
 
     #[cold]
     #[inline(never)]
-    pub(super) fn set_machine_control(self, value: u64) {
-        self.write(gich::MACHINE_CONTROL, gich::to_machine_control(value));
+    pub(super) fn machine_control(&self) -> u64 {
+        self.gich.read(gich::MACHINE_CONTROL).into()
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn set_machine_control(&self, value: u64) {
+        self.gich
+            .write(gich::MACHINE_CONTROL, gich::to_machine_control(value));
     }
 
     /// One register has both groups: it travels as group 0's.
     #[cold]
     #[inline(never)]
-    pub(super) fn active_priorities(self) -> ActivePriorities {
+    pub(super) fn active_priorities(&self) -> ActivePriorities {
         let mut value = ActivePriorities::default();
-        value.group0[0] = self.read(gich::ACTIVE_PRIORITIES);
+        value.group0[0] = self.gich.read(gich::ACTIVE_PRIORITIES);
         value
     }
 
     #[cold]
     #[inline(never)]
-    pub(super) fn set_active_priorities(self, value: ActivePriorities) {
-        self.write(gich::ACTIVE_PRIORITIES, value.group0[0]);
+    pub(super) fn set_active_priorities(&self, value: ActivePriorities) {
+        self.gich.write(gich::ACTIVE_PRIORITIES, value.group0[0]);
     }
 }

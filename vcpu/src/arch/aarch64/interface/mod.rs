@@ -13,7 +13,7 @@ use crate::{
     host::{Host, InterfaceAccess},
     interrupts::{ActivePriorities, TimerPpi, VirtualCpuInterface},
 };
-use memory::Gich;
+use memory::{Gich, InMemory};
 use system_registers::InSystemRegisters;
 
 /// The virtual CPU interface of the pCPU that runs this code.
@@ -28,7 +28,7 @@ pub(crate) struct HardwareInterface {
 #[derive(Debug)]
 enum Place {
     SystemRegisters(InSystemRegisters),
-    Memory(Gich),
+    Memory(InMemory),
 }
 
 impl HardwareInterface {
@@ -40,8 +40,8 @@ impl HardwareInterface {
                 (Place::SystemRegisters(interface), list_register_count)
             }
             InterfaceAccess::Memory(address) => {
-                let gich = Gich(address);
-                (Place::Memory(gich), gich.list_registers())
+                let (interface, list_register_count) = InMemory::new(Gich(address), H::deactivate);
+                (Place::Memory(interface), list_register_count)
             }
         };
         Self {
@@ -49,7 +49,7 @@ impl HardwareInterface {
             list_register_count,
             timers: Timers {
                 host_is_active: H::is_ppi_active,
-                host_deactivate: H::deactivate_ppi,
+                host_deactivate: H::deactivate,
             },
         }
     }
@@ -60,7 +60,7 @@ macro_rules! either {
     ($self:ident.$method:ident($($argument:expr),*)) => {
         match &$self.place {
             Place::SystemRegisters(interface) => interface.$method($($argument),*),
-            Place::Memory(gich) => gich.$method($($argument),*),
+            Place::Memory(interface) => interface.$method($($argument),*),
         }
     };
 }
@@ -107,6 +107,9 @@ impl VirtualCpuInterface for HardwareInterface {
     }
 
     fn is_timer_active(&self, ppi: TimerPpi) -> bool {
+        if let Place::Memory(interface) = &self.place {
+            interface.complete_ends();
+        }
         self.timers.is_active(ppi)
     }
 
