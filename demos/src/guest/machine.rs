@@ -1,4 +1,4 @@
-//! What the device tree says about this machine: its CPUs, its firmware conduit, its command line.
+//! What the device tree says about this machine: its CPUs, its firmware conduit, its interrupt controller, its command line.
 
 use core::{
     ops::Range,
@@ -7,7 +7,7 @@ use core::{
 
 use fdt::Fdt;
 
-use super::{MAX_CPUS, parameters::Parameters, sgi::AFFINITY};
+use super::{MAX_CPUS, gic, parameters::Parameters, sgi::AFFINITY};
 
 static DEVICE_TREE: AtomicUsize = AtomicUsize::new(0);
 static CPU_COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -29,6 +29,7 @@ pub(super) fn discover(device_tree: usize) {
         .and_then(|node| node.property("method"))
         .and_then(|method| method.as_str());
     CALLS_BY_SMC.store(method == Some("smc"), Ordering::Relaxed);
+    gic::set_version(tree.find_compatible(&["arm,cortex-a15-gic"]).is_some());
 }
 
 fn tree() -> Fdt<'static> {

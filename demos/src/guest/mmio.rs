@@ -45,6 +45,17 @@ pub fn write64(address: usize, value: u64) {
     };
 }
 
+/// Reads an 8-bit register.
+#[inline(always)]
+pub fn read8(address: usize) -> u8 {
+    let value: u32;
+    // SAFETY: a program passes addresses of device registers, outside of all memory that Rust knows.
+    unsafe {
+        asm!("ldrb {value:w}, [{address}]", value = out(reg) value, address = in(reg) address, options(nostack))
+    };
+    value as u8
+}
+
 /// Writes an 8-bit register.
 #[inline(always)]
 pub fn write8(address: usize, value: u8) {

@@ -84,6 +84,6 @@ fn secondary(entry: Entry) -> ! {
 }
 
 fn interrupt(_: &mut Frame) {
-    let intid = gic::acknowledge();
+    let intid = gic::v3::acknowledge();
     panic!("interrupt {intid} came through the runtime's vectors");
 }

@@ -68,7 +68,7 @@ pub fn install(index: usize, handler: Handler) {
 pub fn command(task: u64) {
     TASK.store(task, Relaxed);
     while IS_READY.load(Relaxed) != task {
-        trapline_demos::guest::gic::send_sgi(INTID, 1);
+        trapline_demos::guest::gic::v3::send_sgi(INTID, 1);
         settle();
     }
     // One that was sent on top may still be on its way.

@@ -8,7 +8,7 @@ use core::{
     },
 };
 
-use trapline_demos::guest::{MAX_CPUS, cpu, gic, machine, mmio, sgi};
+use trapline_demos::guest::{MAX_CPUS, cpu, gic, machine, mmio};
 
 use crate::{
     gic_priority::pend,
@@ -105,7 +105,10 @@ pub fn state_of_another_cpu() {
     await_held();
     release();
     expect_log("the interrupt works after ICACTIVER", &[SPI]);
-    private_state();
+    // With GICv2 nobody sees another CPU's private interrupts.
+    if !gic::is_v2() {
+        private_state();
+    }
     IS_OVER.store(true, Release);
     support::join(1);
 }
@@ -297,7 +300,7 @@ fn send_to_all() {
         await_one_more_of_each(target, before);
     }
     let before: [_; MAX_CPUS] = core::array::from_fn(counts);
-    (0..16).for_each(|intid| gic::send_sgi_register(sgi::to_all_others(intid)));
+    (0..16).for_each(gic::send_sgi_to_all_others);
     for target in (0..machine::cpu_count()).filter(|&target| target != sender) {
         await_one_more_of_each(target, before[target]);
     }

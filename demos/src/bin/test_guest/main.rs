@@ -23,6 +23,7 @@ mod gic_groups;
 mod gic_levels;
 mod gic_priority;
 mod gic_remote;
+mod gic_v2;
 mod hidden;
 mod hypervisor_calls;
 mod isv;
@@ -69,6 +70,9 @@ const TESTS: &[Test] = &[
     ("vgic-group0",         1, gic_groups::both),
     ("vgic-messages",       1, gic_any::messages),
     ("vgic-any",            2, gic_any::to_any),
+    ("vgic2-sgi-sources",   3, gic_v2::sgis_by_source),
+    ("vgic2-sgi-filters",   3, gic_v2::sgi_filters),
+    ("vgic2-targets",       3, gic_v2::targets),
     ("its",                 2, its::commands),
     ("sgi-all",             1, gic_remote::sgis_from_all_to_all),
     ("timer-istatus",       1, timers::handler_sees_istatus),
