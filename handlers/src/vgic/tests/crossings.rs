@@ -91,8 +91,27 @@ fn explore(model: impl Fn([Owner; 2]) + Send + Sync + 'static) {
     explore_with(|vgic| (vgic, ()), move |owners, ()| model(owners));
 }
 
+/// The same with a GICv2.
+pub(super) fn explore_v2(model: impl Fn([Owner; 2]) + Send + Sync + 'static) {
+    let version = Version::V2 {
+        cpu_interface_base: 0x0801_0000,
+    };
+    explore_version(version, |vgic| (vgic, ()), move |owners, ()| model(owners));
+}
+
 /// `prepare` makes of the interrupt controller what the model wants, and what the model gets beside the vCPUs.
 pub(super) fn explore_with<T>(
+    prepare: impl Fn(Vgic) -> (Vgic, T) + Send + Sync + 'static,
+    model: impl Fn([Owner; 2], T) + Send + Sync + 'static,
+) {
+    let version = Version::V3 {
+        redistributor_base: 0x080a_0000,
+    };
+    explore_version(version, prepare, model);
+}
+
+fn explore_version<T>(
+    version: Version,
     prepare: impl Fn(Vgic) -> (Vgic, T) + Send + Sync + 'static,
     model: impl Fn([Owner; 2], T) + Send + Sync + 'static,
 ) {
@@ -104,9 +123,7 @@ pub(super) fn explore_with<T>(
             affinities: std::vec![0, 1],
             spi_count: 32,
             distributor_base: GICD,
-            version: Version::V3 {
-                redistributor_base: 0x080a_0000,
-            },
+            version,
         };
         let signals = StdArc::new(Signals {
             woken: [AtomicBool::new(false), AtomicBool::new(false)],

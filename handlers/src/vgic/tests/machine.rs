@@ -95,9 +95,34 @@ impl Machine {
 
     /// The same, with an interrupt controller that has more.
     pub fn with(vcpus: usize, list_registers: usize, extend: impl FnOnce(Vgic) -> Vgic) -> Self {
+        let mut machine = Self::at_rest(config(vcpus), list_registers, extend);
+        for vcpu in 0..vcpus {
+            let frame = GICR + 0x2_0000 * vcpu as u64 + SGI_FRAME;
+            machine.write(vcpu, frame + 0x80, 4, 0xffff_ffff);
+            for intid in 0..32 {
+                machine.write(vcpu, frame + 0x400 + intid, 1, 0x80);
+            }
+        }
+        for intid in 32..128 {
+            machine.write(0, GICD + 0x400 + intid, 1, 0x80);
+        }
+        for word in 1..4 {
+            machine.write(0, GICD + 0x80 + 4 * word, 4, 0xffff_ffff);
+        }
+        machine.write(0, GICD, 4, 0b11);
+        machine
+    }
+
+    /// With an interrupt controller as reset leaves it; but all vCPUs are on and bound, with their CPU interfaces open.
+    pub fn at_rest(
+        config: VgicConfig,
+        list_registers: usize,
+        extend: impl FnOnce(Vgic) -> Vgic,
+    ) -> Self {
+        let vcpus = config.affinities.len();
         let signals = Arc::new(Signals::default());
         let board = Arc::new(Board::default());
-        let vgic = Vgic::new(config(vcpus), signals.clone()).unwrap();
+        let vgic = Vgic::new(config, signals.clone()).unwrap();
         let vgic = vgic.with_physical_interrupts(board.clone());
         let vgic = Arc::new(extend(vgic));
         let cpus = (0..vcpus).map(|index| vgic.cpu(index).unwrap()).collect();
@@ -120,19 +145,7 @@ impl Machine {
         for vcpu in 0..vcpus {
             machine.bind(vcpu, vcpu);
             machine.interface(vcpu).machine_control = OPEN;
-            let frame = GICR + 0x2_0000 * vcpu as u64 + SGI_FRAME;
-            machine.write(vcpu, frame + 0x80, 4, 0xffff_ffff);
-            for intid in 0..32 {
-                machine.write(vcpu, frame + 0x400 + intid, 1, 0x80);
-            }
         }
-        for intid in 32..128 {
-            machine.write(0, GICD + 0x400 + intid, 1, 0x80);
-        }
-        for word in 1..4 {
-            machine.write(0, GICD + 0x80 + 4 * word, 4, 0xffff_ffff);
-        }
-        machine.write(0, GICD, 4, 0b11);
         machine
     }
 

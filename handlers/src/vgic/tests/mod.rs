@@ -26,5 +26,9 @@ mod physical_crossings;
 mod registers;
 #[cfg(not(loom))]
 mod remote;
+#[cfg(loom)]
+mod sgi_crossings;
 #[cfg(not(loom))]
 mod timers;
+#[cfg(not(loom))]
+mod v2;
