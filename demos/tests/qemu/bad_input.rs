@@ -164,6 +164,11 @@ fn bad_device_trees_are_refused() {
         &["run", "--kernel", &kernel, "--vcpus", "1", "--dtb", &whole],
         &["a CPU 0x1", "--vcpus"],
     );
+    refuse(
+        &whole,
+        &["--gic", "2"],
+        &["a `arm,gic-v3`", "arm,cortex-a15-gic"],
+    );
 }
 
 #[test]
@@ -194,6 +199,7 @@ fn bad_options_are_refused() {
         ("--pcpus", "0", "--pcpus"),
         ("--pcpus", "65", "1..=64"),
         ("--cpu", "pentium", "cortex-a72"),
+        ("--gic", "4", "2..=3"),
         ("--policy", "lottery", "round-robin"),
         ("--slice", "0", "--slice"),
         ("--affinity", "9", "--affinity"),
@@ -204,6 +210,10 @@ fn bad_options_are_refused() {
         ("--stats", "/nonexistent/stats", "/nonexistent/stats"),
     ] {
         place.refuse(&["run", "--kernel", &kernel, option, value], &[said]);
+    }
+    for (option, said) in [("--vcpus", "9 vCPUs"), ("--pcpus", "9 pCPUs")] {
+        let run = ["run", "--kernel", &kernel, "--gic", "2", option, "9"];
+        place.refuse(&run, &[option, said, "GICv2 serves 8"]);
     }
     let long = "a".repeat(3000);
     place.refuse(
@@ -255,6 +265,10 @@ fn bad_files_are_refused() {
         (
             "cpu = \"pentium\"\n".to_owned() + &vm("a", ""),
             &["bad.toml:1: cpu", "cortex-a72"],
+        ),
+        (
+            "gic = 2\n".to_owned() + &vm("a", "vcpus = 9\n"),
+            &["bad.toml:5: vcpus", "give at most 8"],
         ),
     ] {
         let file = place.file("bad.toml", text.as_bytes());

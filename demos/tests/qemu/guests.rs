@@ -6,7 +6,7 @@ use crate::harness::{Run, is_full_tier};
 const STRICT: &str = "strict=1";
 
 #[track_caller]
-fn expect_pass(run: Run, name: &str, parameters: &str) {
+pub fn expect_pass(run: Run, name: &str, parameters: &str) {
     let output = run
         .append(&format!("test={name} {parameters}"))
         .deadline(60)

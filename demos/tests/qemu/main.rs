@@ -9,6 +9,7 @@ mod counted;
 mod disks;
 mod examples;
 mod failure;
+mod gicv2;
 mod guests;
 mod harness;
 mod images;

@@ -6,10 +6,16 @@ use crate::harness::{Output, Run};
 
 /// Runs the test guest with the machine's clock and pins, and the stress guest beside it, on three pCPUs.
 fn run(test: &str, vcpus: usize, more: &str) -> Output {
+    run_with("3", test, vcpus, more)
+}
+
+/// The same with this version of the interrupt controller.
+fn run_with(gic: &str, test: &str, vcpus: usize, more: &str) -> Output {
     let directory = tempfile::tempdir().expect("a directory for temporary files");
     let path = directory.path().join("vms.toml");
     let text = format!(
         "pcpus = 3
+gic = {gic}
 [[vm]]
 name = \"owner\"
 guest = \"test-guest\"
@@ -58,6 +64,13 @@ fn an_alarm_follows_its_vcpu() {
 #[test]
 fn an_alarm_goes_to_the_vcpu_to_which_it_is_routed() {
     run("clock-retarget", 2, "");
+}
+
+#[test]
+fn with_gicv2_an_alarm_follows_its_vcpu() {
+    let output = run_with("2", "clock-moves", 1, "");
+    let moves = output.said("clock-moves", "moves");
+    output.require(moves >= 300, || format!("only {moves} moves"));
 }
 
 #[test]

@@ -18,8 +18,14 @@ const MISCHIEF: [(&str, &str, usize); 9] = [
 /// The rogue guest and the stress guest on two pCPUs: both reach their ends.
 #[track_caller]
 fn beside_each_other(cpu: &str, name: &str, parameters: &str, vcpus: usize) {
+    beside_each_other_on(&format!("cpu = \"{cpu}\""), name, parameters, vcpus);
+}
+
+/// The same, with this in the description of the machine.
+#[track_caller]
+fn beside_each_other_on(machine: &str, name: &str, parameters: &str, vcpus: usize) {
     let machine = format!(
-        "pcpus = 2\ncpu = \"{cpu}\"\n\
+        "pcpus = 2\n{machine}\n\
          [[vm]]\nname = \"rogue\"\nguest = \"rogue-guest\"\nvcpus = {vcpus}\nappend = \"test={name} {parameters}\"\n\
          [[vm]]\nname = \"beside\"\nguest = \"stress\"\nvcpus = 2\nappend = \"seconds=1\"\n"
     );
@@ -62,6 +68,13 @@ tests! {
     a_cpu_with_nothing_under_it_stops_nobody = "nowhere";
     any_instruction_can_be_executed = "words";
     any_instruction_of_32_bits_can_be_executed = "words32";
+}
+
+#[test]
+fn with_gicv2_any_access_to_any_device_is_answered() {
+    if is_full_tier() {
+        beside_each_other_on("gic = 2", "devices", "count=10000", 2);
+    }
 }
 
 /// Other seeds than those of every day, all models.

@@ -52,7 +52,11 @@ impl Record {
     #[inline(never)]
     pub(super) const fn take_source(self) -> Self {
         let sources = self.0 & SOURCES;
-        let lowest = sources & sources.wrapping_neg();
+        let lowest = if cfg!(mutant = "vgic_merge_senders") {
+            sources
+        } else {
+            sources & sources.wrapping_neg()
+        };
         Self(self.0 & !(lowest | SOURCE) | lowest << (SOURCE_SHIFT - SOURCES_SHIFT))
             .with_latch_of_sources()
     }

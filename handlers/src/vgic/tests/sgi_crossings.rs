@@ -74,6 +74,7 @@ fn loom_an_sgi_is_taken_back_from_one_sender() {
         taker.join().unwrap();
         let late = take_all(&mut owner);
         assert_eq!((early & late, (early | late) & 0b10), (0, 0b10));
+        vgic.refresh(&mut owner.cpu, &mut owner.interface);
         let record = vgic.record(Some(0), SGI).unwrap().load();
         assert_eq!((record.pending_sources(), record.is_pending()), (0, false));
     });

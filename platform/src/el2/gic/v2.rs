@@ -1,6 +1,6 @@
 //! The host's GICv2: all of it is memory, of which each pCPU sees its own. [IHI0048]
 
-use super::{Controller, ISENABLER0, KICK, PRIVATE, SHARED_START, Taken, pcpu};
+use super::{Controller, ISACTIVER0, ISENABLER0, KICK, PRIVATE, SHARED_START, Taken, pcpu};
 use crate::dt::GicV2;
 use core::{
     arch::asm,
@@ -12,6 +12,7 @@ pub(super) const BY_MEMORY: u64 = 1 << 63;
 
 /// Offsets in the distributor.
 const ICENABLER: u64 = 0x0180;
+const ICPENDR: u64 = 0x0280;
 const ITARGETSR: u64 = 0x0800;
 const SGIR: u64 = 0x0f00;
 /// GICD_SGIR.CPUTargetList.
@@ -94,15 +95,24 @@ pub(super) fn configure_shared(intid: u32, is_enabled: bool, to: Option<u16>) {
         (SHARED_START..super::SPURIOUS).contains(&intid),
         "the INTID is a shared interrupt"
     );
-    if let Some(pcpu) = to.and_then(pcpu::get) {
+    let (word, bit) = (u64::from(intid / 32) * 4, 1 << (intid % 32));
+    // One that is active stays where it is: QEMU knows that it is active there only, and would bring it elsewhere once more.
+    // Whoever takes it passes it on. [QEMU: gic_get_best_irq]
+    let is_active = read(&DISTRIBUTOR, ISACTIVER0 + word) & bit != 0;
+    if !is_active && let Some(pcpu) = to.and_then(pcpu::get) {
         let targets = (pcpu.kick.load(Relaxed) >> TARGETS_SHIFT) as u8;
         let register = DISTRIBUTOR.load(Relaxed) + ITARGETSR + u64::from(intid);
         // SAFETY: as in `write`; the targets of each interrupt are a byte of their own.
         unsafe { (register as *mut u8).write_volatile(targets) };
     }
-    let first = if is_enabled { ISENABLER0 } else { ICENABLER };
-    let register = first + u64::from(intid / 32) * 4;
-    write(&DISTRIBUTOR, register, 1 << (intid % 32));
+    if is_enabled {
+        write(&DISTRIBUTOR, ISENABLER0 + word, bit);
+        // A level is pending by itself; QEMU latches it here, and would bring it once more when it is gone.
+        // [QEMU: gic_dist_writeb]
+        write(&DISTRIBUTOR, ICPENDR + word, bit);
+    } else {
+        write(&DISTRIBUTOR, ICENABLER + word, bit);
+    }
 }
 
 /// The value that sends `intid` to all pCPUs but this one. [GICD_SGIR.TargetListFilter]
