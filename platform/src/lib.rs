@@ -1,4 +1,4 @@
-//! What this machine is: QEMU `virt` at EL2, with GICv3, 1 to 64 pCPUs, and firmware PSCI.
+//! What this machine is: QEMU `virt` at EL2, with GICv3 and 1 to 64 pCPUs or GICv2 and 1 to 8, and firmware PSCI.
 //!
 //! ```text
 //! QEMU -> boot (MMU off) -> start -> trapline_main(BootInfo)      the boot pCPU

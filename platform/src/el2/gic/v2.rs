@@ -1,6 +1,9 @@
 //! The host's GICv2: all of it is memory, of which each pCPU sees its own. [IHI0048]
 
-use super::{Controller, ISACTIVER0, ISENABLER0, KICK, PRIVATE, SHARED_START, Taken, pcpu};
+use super::{
+    super::relax::Lock, Controller, ICFGR, ICPENDR, ISACTIVER0, ISENABLER0, KICK, PRIVATE,
+    SHARED_START, Taken, pcpu,
+};
 use crate::dt::GicV2;
 use core::{
     arch::asm,
@@ -12,7 +15,6 @@ pub(super) const BY_MEMORY: u64 = 1 << 63;
 
 /// Offsets in the distributor.
 const ICENABLER: u64 = 0x0180;
-const ICPENDR: u64 = 0x0280;
 const ITARGETSR: u64 = 0x0800;
 const SGIR: u64 = 0x0f00;
 /// GICD_SGIR.CPUTargetList.
@@ -32,6 +34,8 @@ const SPLIT_ENDS: u32 = 1 << 9;
 static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
 static CPU_INTERFACE: AtomicU64 = AtomicU64::new(0);
 static CONTROL_INTERFACE: AtomicU64 = AtomicU64::new(0);
+/// Held while a shared interrupt is set up.
+static CONFIGURING: Lock<()> = Lock::new(());
 
 /// Reads the register at `offset` of the part at `base`, which is one of the statics above.
 #[inline(always)]
@@ -89,30 +93,56 @@ pub(super) fn control_interface() -> u64 {
     CONTROL_INTERFACE.load(Relaxed)
 }
 
-/// As [`super::configure_shared`]. Each register is written as a whole, so nobody has to keep others off.
-pub(super) fn configure_shared(intid: u32, is_enabled: bool, to: Option<u16>) {
+/// As [`super::configure_shared`].
+pub(super) fn configure_shared(intid: u32, is_enabled: bool, is_edge: bool, to: Option<u16>) {
     assert!(
         (SHARED_START..super::SPURIOUS).contains(&intid),
         "the INTID is a shared interrupt"
     );
+    let _alone = CONFIGURING.lock();
     let (word, bit) = (u64::from(intid / 32) * 4, 1 << (intid % 32));
-    // One that is active stays where it is: QEMU knows that it is active there only, and would bring it elsewhere once more.
-    // Whoever takes it passes it on. [QEMU: gic_get_best_irq]
-    let is_active = read(&DISTRIBUTOR, ISACTIVER0 + word) & bit != 0;
-    if !is_active && let Some(pcpu) = to.and_then(pcpu::get) {
-        let targets = (pcpu.kick.load(Relaxed) >> TARGETS_SHIFT) as u8;
-        let register = DISTRIBUTOR.load(Relaxed) + ITARGETSR + u64::from(intid);
-        // SAFETY: as in `write`; the targets of each interrupt are a byte of their own.
-        unsafe { (register as *mut u8).write_volatile(targets) };
+    let is_set = |first: u64| read(&DISTRIBUTOR, first + word) & bit != 0;
+    let targets = (DISTRIBUTOR.load(Relaxed) + ITARGETSR + u64::from(intid)) as *mut u8;
+    // Only while nobody can take it, and nobody has: QEMU knows that it is active where it was taken only, and would bring it to
+    // another target once more. So it stays where it was enabled first, and whoever takes it there passes it on.
+    // [QEMU: gic_get_best_irq]
+    // SAFETY: as in `read`; the targets of each interrupt are a byte of their own.
+    let is_nobodys = unsafe { targets.read_volatile() } == 0;
+    let is_at_rest = is_nobodys || !is_set(ISENABLER0) && !is_set(ISACTIVER0);
+    if is_at_rest && let Some(pcpu) = to.and_then(pcpu::get) {
+        let mine = (pcpu.kick.load(Relaxed) >> TARGETS_SHIFT) as u8;
+        // SAFETY: as in `write`, and for the same reason.
+        unsafe { targets.write_volatile(mine) };
     }
-    if is_enabled {
-        write(&DISTRIBUTOR, ISENABLER0 + word, bit);
-        // A level is pending by itself; QEMU latches it here, and would bring it once more when it is gone.
-        // [QEMU: gic_dist_writeb]
-        write(&DISTRIBUTOR, ICPENDR + word, bit);
-    } else {
+    set_edge_triggered(intid, is_edge);
+    if !is_enabled {
         write(&DISTRIBUTOR, ICENABLER + word, bit);
+    } else {
+        write(&DISTRIBUTOR, ISENABLER0 + word, bit);
+        if !is_edge {
+            // A level is pending by itself; QEMU latches it here, and would bring it once more when it is gone.
+            // [QEMU: gic_dist_writeb]
+            clear_pending_shared(intid);
+        }
     }
+}
+
+/// Makes shared interrupt `intid` edge-triggered or level-sensitive. The caller keeps others from doing so.
+fn set_edge_triggered(intid: u32, is_edge: bool) {
+    let (register, edge) = (ICFGR + u64::from(intid / 16) * 4, 0b10 << (intid % 16 * 2));
+    let triggers = read(&DISTRIBUTOR, register);
+    if (triggers & edge != 0) != is_edge {
+        // What an enabled interrupt does whose trigger changes is unpredictable. [IHI0048: GICD_ICFGR<n>]
+        let disable = ICENABLER + u64::from(intid / 32) * 4;
+        write(&DISTRIBUTOR, disable, 1 << (intid % 32));
+        write(&DISTRIBUTOR, register, triggers ^ edge);
+    }
+}
+
+/// As [`super::clear_pending_shared`].
+pub(super) fn clear_pending_shared(intid: u32) {
+    let register = ICPENDR + u64::from(intid / 32) * 4;
+    write(&DISTRIBUTOR, register, 1 << (intid % 32));
 }
 
 /// The value that sends `intid` to all pCPUs but this one. [GICD_SGIR.TargetListFilter]
