@@ -2,30 +2,37 @@
 
 use core::arch::asm;
 
-/// Declares the registers once: their names, and what the host has there, which differs from round to round so that no
-/// value is right by chance.
+use trapline_platform::gic;
+
+/// Declares registers once, in a module: their names, and what the host has there, which differs from round to round so that
+/// no value is right by chance.
 macro_rules! host_registers {
-    ($($name:literal: |$round:ident| $value:expr,)+) => {
-        const NAMES: &[&str] = &[$($name),+];
+    ($module:ident: $($name:literal: |$round:ident| $value:expr,)+) => {
+        mod $module {
+            use super::*;
 
-        /// The host's registers, as they are now.
-        fn read() -> [u64; NAMES.len()] {
-            [$({
-                let value: u64;
-                // SAFETY: reading a control register changes nothing.
-                unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
-                value
-            }),+]
-        }
+            pub const NAMES: &[&str] = &[$($name),+];
+            pub type Values = [u64; NAMES.len()];
 
-        fn write(round: u64) {
-            $({
-                let $round = round;
-                let value: u64 = $value;
-                // SAFETY: no guest is bound, and these values keep EL2 as it is: they only concern EL1 and EL0, except that
-                // interrupts come to EL2 and FP does not trap.
-                unsafe { asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nomem, nostack, preserves_flags)) };
-            })+
+            /// The host's registers, as they are now.
+            pub fn read() -> Values {
+                [$({
+                    let value: u64;
+                    // SAFETY: reading a control register changes nothing; the pCPU has those that the caller asks for.
+                    unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
+                    value
+                }),+]
+            }
+
+            pub fn write(round: u64) {
+                $({
+                    let $round = round;
+                    let value: u64 = $value;
+                    // SAFETY: no guest is bound, and these values keep EL2 as it is: they only concern EL1 and EL0, except
+                    // that interrupts come to EL2 and FP does not trap. The pCPU has the register, as for `read`.
+                    unsafe { asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nomem, nostack, preserves_flags)) };
+                })+
+            }
         }
     };
 }
@@ -40,6 +47,7 @@ const TCPAC: u32 = 31;
 const TDA: u32 = 9;
 
 host_registers! {
+    control:
     "hcr_el2": |round| HOST_HCR | (round & 1) << TSW,
     "vtcr_el2": |round| 1 << 31 | round & 0x3f,
     "vttbr_el2": |round| (round & 0xff) << 48 | 0x4000_5000,
@@ -50,24 +58,36 @@ host_registers! {
     "hstr_el2": |round| round & 0xf,
     "vpidr_el2": |round| 0x410f_d000 | round & 0xf,
     "vmpidr_el2": |round| 1 << 31 | round & 0xff,
+}
+
+// Of GICv3.
+host_registers! {
+    interface:
     "ich_vmcr_el2": |round| (round & 0x1f) << 27,
     "ich_hcr_el2": |round| (round & 1) << 10,
 }
 
 /// What the host had before `hardware_enable`.
 pub struct HostControl {
-    control: [u64; NAMES.len()],
+    control: control::Values,
+    /// None with a GICv2.
+    interface: Option<interface::Values>,
     vectors: u64,
 }
 
 impl HostControl {
     /// Gives the registers the values of `round`, which they have until `hardware_enable`.
     pub fn set(round: u64) -> Self {
-        write(round);
+        control::write(round);
+        let has_interface = gic::control_interface().is_none();
+        if has_interface {
+            interface::write(round);
+        }
         // SAFETY: a barrier: the registers are in force, and read as what they hold.
         unsafe { asm!("isb", options(nostack, preserves_flags)) };
         Self {
-            control: read(),
+            control: control::read(),
+            interface: has_interface.then(interface::read),
             vectors: vectors(),
         }
     }
@@ -77,16 +97,23 @@ impl HostControl {
     /// # Panics
     /// If one does not.
     pub fn expect_restored(&self) {
-        for ((name, &before), now) in NAMES.iter().zip(&self.control).zip(read()) {
-            assert!(
-                now == before,
-                "hardware_disable left {name} at {now:#x}, the host had {before:#x}"
-            );
+        expect_equal(control::NAMES, &self.control, &control::read());
+        if let Some(before) = &self.interface {
+            expect_equal(interface::NAMES, before, &interface::read());
         }
         assert!(vectors() == self.vectors, "the host's vectors were changed");
         assert!(
             !is_timer_armed(),
             "hardware_disable left the hypervisor timer armed"
+        );
+    }
+}
+
+fn expect_equal(names: &[&str], before: &[u64], now: &[u64]) {
+    for ((name, before), now) in names.iter().zip(before).zip(now) {
+        assert!(
+            now == before,
+            "hardware_disable left {name} at {now:#x}, the host had {before:#x}"
         );
     }
 }
