@@ -35,8 +35,14 @@ impl Disk {
 
 /// Runs the test guest with the disk and random numbers, and the stress guest beside it, on three pCPUs.
 fn run(disk: &Disk, test: &str, more: &str) -> Output {
+    run_with("3", disk, test, more)
+}
+
+/// The same with this version of the interrupt controller.
+fn run_with(gic: &str, disk: &Disk, test: &str, more: &str) -> Output {
     let text = format!(
         "pcpus = 3
+gic = {gic}
 [[vm]]
 name = \"beside\"
 guest = \"stress\"
@@ -116,6 +122,13 @@ kind = \"virtio-rng\"
 #[test]
 fn an_edge_comes_once_for_each_rise() {
     run(&Disk::new(), "disk-edges", "");
+}
+
+#[test]
+fn with_gicv2_an_edge_comes_once_for_each_rise() {
+    if is_full_tier() {
+        run_with("2", &Disk::new(), "disk-edges", "");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{
     record::{ANYBODY, NOBODY, Record},
     registers::{
         Bank, CLEAR_ACTIVE, CONFIGURATION, Cells, GROUP, Masked, PRIORITY, Row, SET_ACTIVE,
-        SET_ENABLE, ascending, row, write_ignored,
+        SET_ENABLE, ascending, clear_pending, row, write_ignored,
     },
 };
 use crate::sync::atomic::Ordering;
@@ -59,7 +59,7 @@ const SET_PENDING: Cells = Cells::Words(
 );
 const CLEAR_PENDING: Cells = Cells::Words(
     |bank, index| bank.bits(index, Record::is_pending),
-    |bank, index, value| bank.change_set(index, without_sgis(index, value), Record::clear_pending),
+    |bank, index, value| clear_pending(bank, index, without_sgis(index, value)),
 );
 
 const fn without_sgis(index: u32, value: u32) -> u32 {

@@ -307,11 +307,13 @@ pub(super) const SET_PENDING: Cells = Cells::Words(
 /// GICD_ICPENDR, GICR_ICPENDR0.
 pub(super) const CLEAR_PENDING: Cells = Cells::Words(
     |bank, index| bank.bits(index, Record::is_pending),
-    |bank, index, value| {
-        bank.change_set(index, value, Record::clear_pending);
-        bank.vgic.clear_physical_edges(index, value);
-    },
+    clear_pending,
 );
+
+pub(super) fn clear_pending(bank: &mut Bank<'_>, index: u32, value: u32) {
+    bank.change_set(index, value, Record::clear_pending);
+    bank.vgic.clear_physical_edges(index, value);
+}
 
 /// GICD_ISACTIVER, GICR_ISACTIVER0.
 pub(super) const SET_ACTIVE: Cells = Cells::Words(
