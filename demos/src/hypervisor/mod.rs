@@ -100,12 +100,13 @@ impl<E: fmt::Display> From<(&str, E)> for Refusal {
 
 /// Runs the guests that the configuration describes, and ends with the machine off. `customize` registers devices of its own
 /// with each guest before its first instruction; a guest that starts again is another guest.
+#[allow(dead_code, reason = "some images have something to do in between")]
 pub fn launch(boot: BootInfo, customize: impl Fn(&Guest) + Send + Sync + 'static) -> ! {
     start(boot, customize);
     run_this_pcpu()
 }
 
-/// As `launch`, for an image with a loop of its own: the guests are on when this returns, and the other pCPUs run.
+/// As `launch`, for an image that goes on by itself: the guests are on when this returns, and the other pCPUs run.
 pub fn start(boot: BootInfo, customize: impl Fn(&Guest) + Send + Sync + 'static) {
     // The user's input was checked before: who put this into memory has made a mistake.
     let config = configuration::read(&boot)
