@@ -28,8 +28,6 @@ pub enum BlockReason {
     Waiting,
     /// Somebody outside the guest paused it.
     Paused,
-    /// Its policy has no budget for it.
-    Throttled,
     /// An instruction of it waits for another pCPU; it is run again afterwards.
     Remote,
     /// Its VM is stopped. Unlike OFF, no PSCI call ends this.
@@ -38,11 +36,10 @@ pub enum BlockReason {
 
 impl BlockReason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::Off,
         Self::Waiting,
         Self::Paused,
-        Self::Throttled,
         Self::Remote,
         Self::Stopped,
     ];
@@ -52,9 +49,8 @@ impl BlockReason {
             Self::Off => 1 << 8,
             Self::Waiting => 1 << 9,
             Self::Paused => 1 << 10,
-            Self::Throttled => 1 << 11,
-            Self::Remote => 1 << 12,
-            Self::Stopped => 1 << 13,
+            Self::Remote => 1 << 11,
+            Self::Stopped => 1 << 12,
         }
     }
 }
@@ -90,7 +86,7 @@ const PARKED: u32 = 2;
 const GONE: u32 = 3;
 const PCPU_SHIFT: u32 = 2;
 const PCPU: u32 = 0x3f << PCPU_SHIFT;
-const REASONS: u32 = 0x3f << 8;
+const REASONS: u32 = 0x1f << 8;
 /// Reasons with which a vCPU may stay loaded: whoever clears them kicks its pCPU.
 const LOADED_WAITS: u32 = BlockReason::Waiting.bit() | BlockReason::Remote.bit();
 const WAKE: u32 = 1 << 16;

@@ -7,8 +7,8 @@ const THERE: PcpuId = PcpuId::from_low_bits(5);
 
 /// Each combination of place, reasons, token and requests that the protocol can reach.
 fn words() -> impl Iterator<Item = State> {
-    (0..1u32 << 12).map(|bits| {
-        let (place, reasons, flags) = (bits & 3, bits >> 2 & 0x3f, bits >> 8);
+    (0..1u32 << 11).map(|bits| {
+        let (place, reasons, flags) = (bits & 3, bits >> 2 & 0x1f, bits >> 7);
         State(place | (HERE.index() as u32) << PCPU_SHIFT | reasons << 8 | flags << 16)
     })
 }

@@ -54,7 +54,7 @@ pub struct MachineOptions {
     /// Interrupt controller of the machine and of the guests: GICv2, for 8 CPUs at most, or GICv3 [default: 3]
     #[arg(long, value_name = "2|3", value_parser = value_parser!(u8).range(2..=3))]
     pub gic: Option<u8>,
-    /// Scheduling policy: round-robin or pinned [default: round-robin]
+    /// Scheduling policy: round-robin, pinned, fair, credit, deadline, priority or gang; table needs --config [default: round-robin]
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
     /// How long a vCPU runs while others wait, in microseconds [default: 5000]
