@@ -38,7 +38,8 @@ impl<V: Vcpu> LocalScheduler<V> {
             .watched
             .as_ref()
             .is_some_and(|watched| now < watched.until);
-        if !(self.ready.is_empty() || is_early || self.has_fallen_back) {
+        let is_off = self.has_fallen_back || cfg!(mutant = "nobody_watches");
+        if !(self.ready.is_empty() || is_early || is_off) {
             self.look_after_one(now);
         }
     }
@@ -109,6 +110,9 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// Tells a policy that takes over who is ready and who runs here; it is asked at once.
     pub(super) fn introduce(&mut self, now: u64) {
+        if cfg!(mutant = "successor_knows_nobody") {
+            return;
+        }
         let policy = &mut self.policy;
         self.ready
             .for_each(|vcpu| policy.enqueue(vcpu.handle().id(), Ready::Woken, now));

@@ -320,7 +320,8 @@ impl<L: LocalPolicy> LocalPolicy for Capped<L> {
     }
 
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
-        if let Some(quantum) = self.quantum.as_mut().filter(|held| held.vcpu == vcpu) {
+        let quantum = self.quantum.as_mut().filter(|held| held.vcpu == vcpu);
+        if let Some(quantum) = quantum.filter(|_| !cfg!(mutant = "cap_forgets_what_is_used")) {
             quantum.left = quantum.left.saturating_sub_unsigned(ticks);
         }
         self.ranking.charge(vcpu, ticks, now);

@@ -396,7 +396,9 @@ impl LocalPolicy for Queue {
         let running = self.running.as_mut().filter(|entity| entity.vcpu == vcpu);
         let Some(running) = running else { return };
         if running.has_budget() {
-            running.left = running.left.saturating_sub(ticks(count));
+            if !cfg!(mutant = "deadline_forgets_budget") {
+                running.left = running.left.saturating_sub(ticks(count));
+            }
             if running.left <= 0 {
                 running.turn = 0;
             }

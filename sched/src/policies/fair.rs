@@ -195,10 +195,15 @@ impl Queue {
             (Some(time), None) => time,
             (Some(time), Some(before)) => {
                 let is_caught_up = is_woken && ahead(time, before) > 0;
-                let behind = if is_caught_up {
+                let behind = if is_caught_up && !cfg!(mutant = "fair_saves_up") {
                     left.lag.load(Relaxed) as i64
                 } else {
                     ahead(time, before)
+                };
+                let limit = if cfg!(mutant = "fair_saves_up") {
+                    i64::MAX
+                } else {
+                    limit
                 };
                 time.wrapping_sub(behind.clamp(-limit, limit) as u64)
             }
@@ -321,6 +326,9 @@ impl LocalPolicy for Queue {
     }
 
     fn push(&mut self, now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
+        if cfg!(mutant = "fair_never_pushes") {
+            return None;
+        }
         let index = (0..self.ready.len())
             .min_by_key(|&index| ahead(self.ready[index].vruntime, self.ready[0].vruntime))?;
         let behind = self.ready[index];
