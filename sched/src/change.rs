@@ -12,7 +12,7 @@ use crate::{
     Entitlement, LocalPolicy, PcpuId, PcpuSet, Policy, Pool, Refusal, Vcpu, VcpuId,
     attention::About, cell::Cell,
 };
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
 
 /// A policy, and its part on one pCPU.
 pub(crate) struct AtWork {
@@ -35,7 +35,7 @@ impl<V: Vcpu> Pool<V> {
         self.with_policy(|current| {
             let admit = |(vcpu, affinity)| {
                 let entitlement = self.entitlements().get(vcpu);
-                let home = successor.admit(vcpu, &entitlement, affinity)?;
+                let home = ask(&*successor, vcpu, &entitlement, affinity)?;
                 Ok((vcpu, affinity, home))
             };
             let places = self.entitlements().present().map(admit);
@@ -53,15 +53,19 @@ impl<V: Vcpu> Pool<V> {
         })
     }
 
-    /// `vcpu` shall have `entitlement`, and may run on `affinity`.
+    /// `vcpu` shall have `entitlement`, and may run on `affinity`, if it `is_there`, which does not change meanwhile.
     pub(crate) fn admit(
         &self,
         vcpu: VcpuId,
         entitlement: &Entitlement,
         affinity: PcpuSet,
+        is_there: impl Fn() -> bool,
     ) -> Result<(), Refusal> {
         self.with_policy(|policy| {
-            let home = policy.admit(vcpu, entitlement, affinity)?;
+            if !is_there() {
+                return Ok(());
+            }
+            let home = ask(&**policy, vcpu, entitlement, affinity)?;
             self.entitlements().set(vcpu, entitlement);
             self.entitlements().set_place(vcpu, affinity, home);
             Ok(())
@@ -102,6 +106,22 @@ impl<V: Vcpu> Pool<V> {
         );
         result
     }
+}
+
+/// Asks `policy` whether it can keep `entitlement`, and where the vCPU belongs.
+fn ask(
+    policy: &dyn Policy,
+    vcpu: VcpuId,
+    entitlement: &Entitlement,
+    affinity: PcpuSet,
+) -> Result<Option<PcpuId>, Refusal> {
+    let room = policy.room();
+    if vcpu.index() >= room {
+        let name = policy.name();
+        let reason = format!("the policy {name} was made for {room} vCPUs, and this is {vcpu}");
+        return Err(Refusal(reason));
+    }
+    policy.admit(vcpu, entitlement, affinity)
 }
 
 impl<V> Cell<V> {

@@ -283,10 +283,8 @@ impl<V: Vcpu> VcpuHandle<V> {
 
     /// Asks the policy, unless the vCPU was retired: its number may be another one's by now.
     fn admit(&self, entitlement: &Entitlement, affinity: PcpuSet) -> Result<(), Refusal> {
-        if self.is_gone() {
-            return Ok(());
-        }
-        self.pool.admit(self.id, entitlement, affinity)
+        let is_there = || !self.is_gone();
+        self.pool.admit(self.id, entitlement, affinity, is_there)
     }
 
     /// What it shall get.
@@ -446,11 +444,14 @@ impl<V: Vcpu> VcpuHandle<V> {
         PcpuId::new(destination as u16).filter(|&pcpu| self.pool.may_run(self.affinity(), pcpu))
     }
 
-    /// Where its owner on `here` sends it after a request; `None`: it stays.
+    /// Where its owner on `here` sends it after a request; `None`: it stays, as it does if all others are drained too.
     pub(crate) fn next_pcpu(&self, here: PcpuId) -> Option<PcpuId> {
+        let affinity = self.affinity();
+        let stays = self.pool.may_run(affinity, here)
+            || affinity.contains(here) && !self.pool.may_run_elsewhere(affinity, here);
         let to = match self.take_destination() {
             Some(destination) => destination,
-            None if self.pool.may_run(self.affinity(), here) => here,
+            None if stays => here,
             None => self.choose_pcpu(None),
         };
         (to != here).then_some(to)

@@ -84,7 +84,7 @@ pub struct Pick {
 pub enum Choice {
     /// It runs this vCPU.
     Run(Pick),
-    /// It runs none of those that are ready here, and asks again at this time; `None`: when something has changed. Only a policy
+    /// It runs none of those that are ready here, and asks again at this time, which is to come; `None`: when something has changed. Only a policy
     /// that is not work-conserving may say so while some are ready.
     Idle(Option<u64>),
 }
@@ -121,6 +121,11 @@ pub trait Policy: Send + Sync {
 
     /// What it promises to each of `ready` vCPUs that are ready or run on one pCPU.
     fn bounds(&self, ready: usize) -> Bounds;
+
+    /// For how many vCPUs it has memory: the pool refuses those with higher numbers.
+    fn room(&self) -> usize {
+        usize::MAX
+    }
 
     /// `vcpu` shall have `entitlement` from now on, instead of what it had, if it had any, and may run on `affinity`. Called
     /// when a vCPU is created, when its entitlement or affinity changes, and when the policy takes over; by one caller at a

@@ -210,7 +210,7 @@ impl<V: Vcpu> Pool<V> {
             .check_affinity(affinity)
             .map_err(CreateError::Affinity)?;
         let id = VcpuId::new(self.free_ids.pop().ok_or(CreateError::Full)?);
-        if let Err(refusal) = self.admit(id, entitlement, affinity) {
+        if let Err(refusal) = self.admit(id, entitlement, affinity, || true) {
             self.free_id(id);
             return Err(CreateError::Entitlement(refusal));
         }
@@ -239,6 +239,8 @@ impl<V: Vcpu> Pool<V> {
             let is_taken = self.online.fetch_or(bit, Ordering::AcqRel) & bit != 0;
             (!is_taken).then(|| self.at_work(policy, pcpu))
         });
+        // The policy may have failed before this pCPU could be told.
+        self.cell(pcpu).attention.remind(About::Requests);
         Ok(LocalScheduler::new(
             Arc::clone(self),
             Arc::clone(self.cell(pcpu)),
@@ -352,9 +354,10 @@ impl<V: Vcpu> Pool<V> {
             .store(self.generation() + 1, Ordering::Relaxed);
     }
 
-    /// The policy with this number has broken its promise. True for the first to say so.
+    /// The policy with this number has broken its promise. True for the first to say so, unless it is being replaced anyway.
     pub(crate) fn fail(&self, generation: u64) -> bool {
-        self.failed.fetch_max(generation, Ordering::AcqRel) < generation
+        generation == self.generation()
+            && self.failed.fetch_max(generation, Ordering::AcqRel) < generation
     }
 
     pub(crate) fn has_failed(&self, generation: u64) -> bool {

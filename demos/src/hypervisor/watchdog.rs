@@ -1,26 +1,23 @@
 //! What is said when the scheduling policy lets a vCPU wait for longer than it promised.
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
-use spin::Once;
-use trapline_platform::timer;
+use trapline_platform::{relax::Lock, timer};
 use trapline_sched::PolicyFailure;
 
-/// A run has one policy, which fails once.
-static FAILURE: Once<PolicyFailure> = Once::new();
-static IS_SAID: AtomicBool = AtomicBool::new(false);
+/// The last failure that has not been said yet.
+static FAILURE: Lock<Option<PolicyFailure>> = Lock::new(None);
 
-/// Remembers `failure`, in the middle of a scheduling decision.
+/// Remembers `failure`, in the middle of a scheduling decision, where nobody may wait: of two at once one is remembered.
 pub(super) fn note(failure: PolicyFailure) {
-    FAILURE.call_once(|| failure);
+    if let Some(mut last) = FAILURE.try_lock() {
+        *last = Some(failure);
+    }
 }
 
-/// Says what has been noted, once.
+/// Says what has been noted.
 pub(super) fn report() {
-    let Some(failure) = FAILURE.get() else { return };
-    if IS_SAID.swap(true, Relaxed) {
+    let Some(failure) = FAILURE.try_lock().and_then(|mut last| last.take()) else {
         return;
-    }
+    };
     let us = |ticks: u64| u128::from(ticks) * 1_000_000 / u128::from(timer::frequency());
     let PolicyFailure {
         policy,
@@ -28,7 +25,7 @@ pub(super) fn report() {
         pcpu,
         waited,
         promised,
-    } = *failure;
+    } = failure;
     log::error!(
         "policy {policy} let {vcpu} wait on {pcpu} for {} us and promised at most {} us: round-robin takes over",
         us(waited),

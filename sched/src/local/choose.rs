@@ -135,7 +135,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             let Pick { vcpu: id, slice } = match choice {
                 Choice::Run(pick) => pick,
                 Choice::Idle(until) => {
-                    self.resume_at = until;
+                    self.resume_at = until.map(|until| until.max(now.saturating_add(1)));
                     return Picked::Nobody;
                 }
             };

@@ -63,7 +63,8 @@ impl<V: Vcpu> LocalScheduler<V> {
     fn requested_pcpu(&self, vcpu: &V, state: State) -> Option<PcpuId> {
         let handle = vcpu.handle();
         let is_asked = state.has_migrate() && handle.take_migrate_request();
-        let must_leave = self.pool.is_draining(self.id);
+        let is_draining = self.pool.is_draining(self.id);
+        let must_leave = is_draining && self.pool.may_run_elsewhere(handle.affinity(), self.id);
         if is_asked || must_leave {
             handle.next_pcpu(self.id)
         } else {
@@ -256,6 +257,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     fn readmit(&mut self, id: VcpuId, now: u64) {
+        self.watch_anew(id);
         self.policy.withdraw(id, now);
         if let Some(vcpu) = self.ready.remove(id) {
             self.admit(vcpu, Ready::Woken, now);
@@ -388,6 +390,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     #[inline(never)]
     pub(super) fn evacuate(&mut self, machine: &mut impl Machine<V>, now: u64) {
         self.yielding = None;
+        self.watched = None;
         if self.loaded_state().is_some_and(State::is_blocked) {
             self.park_loaded(machine, now);
         } else if self.loaded.is_some() {

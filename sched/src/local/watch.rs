@@ -57,7 +57,9 @@ impl<V: Vcpu> LocalScheduler<V> {
             self.watched = None;
             return;
         };
-        if let Some(watched) = self.watched.take() {
+        // Whoever looks late may have let nobody run meanwhile: then it begins anew.
+        let is_late = |watched: &Watched| now > watched.until.saturating_add(promised);
+        if let Some(watched) = self.watched.take().filter(|watched| !is_late(watched)) {
             let vcpu = self.ready.get(watched.vcpu);
             let ready_since = vcpu.and_then(|vcpu| vcpu.handle().ready_since());
             let waited = ready_since.map_or(0, |since| now.saturating_sub(since));
@@ -75,6 +77,11 @@ impl<V: Vcpu> LocalScheduler<V> {
                 .saturating_add(promised.saturating_mul(2))
                 .saturating_add(1),
         });
+    }
+
+    /// The wait of `vcpu` has been interrupted by somebody who is not the policy.
+    pub(super) fn watch_anew(&mut self, vcpu: VcpuId) {
+        self.watched.take_if(|watched| watched.vcpu == vcpu);
     }
 
     fn fail_policy(&mut self, vcpu: VcpuId, waited: u64, promised: u64, now: u64) {

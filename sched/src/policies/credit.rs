@@ -61,6 +61,10 @@ impl Policy for Credit {
         Self::NAME
     }
 
+    fn room(&self) -> usize {
+        self.shared.absent.len()
+    }
+
     fn bounds(&self, _ready: usize) -> Bounds {
         Bounds {
             work_conserving: !self.caps.is_any(),

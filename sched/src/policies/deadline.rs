@@ -56,6 +56,10 @@ impl Policy for Deadline {
         Self::NAME
     }
 
+    fn room(&self) -> usize {
+        self.shared.absent.len()
+    }
+
     fn bounds(&self, _ready: usize) -> Bounds {
         Bounds {
             work_conserving: false,
@@ -382,6 +386,7 @@ impl LocalPolicy for Queue {
     fn leave(&mut self, vcpu: VcpuId, _now: u64) {
         if let Some(running) = self.running.take_if(|running| running.vcpu == vcpu) {
             self.note(&running);
+            self.until = NEVER;
             self.publish();
         }
     }

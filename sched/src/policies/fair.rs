@@ -51,6 +51,10 @@ impl Policy for Fair {
         Self::NAME
     }
 
+    fn room(&self) -> usize {
+        self.shared.left.len()
+    }
+
     fn bounds(&self, _ready: usize) -> Bounds {
         Bounds {
             work_conserving: true,

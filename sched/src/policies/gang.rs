@@ -143,6 +143,10 @@ impl Policy for Gang {
         Self::NAME
     }
 
+    fn room(&self) -> usize {
+        self.shared.places.len()
+    }
+
     /// In a round of all gangs that there can be, one of each gang that is ready on a pCPU has a turn there.
     fn bounds(&self, ready: usize) -> Bounds {
         let count = self.shared.gangs.len() as u64 + 1;

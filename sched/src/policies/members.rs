@@ -27,6 +27,11 @@ impl Members {
         Self((0..max_vcpus).map(|_| AtomicU32::new(NOBODY)).collect())
     }
 
+    /// For how many vCPUs there is room.
+    pub(super) fn room(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn get(&self, vcpu: VcpuId) -> Option<Member> {
         decode(self.0.get(vcpu.index())?.load(Relaxed))
     }

@@ -42,6 +42,10 @@ impl Policy for Priority {
         Self::NAME
     }
 
+    fn room(&self) -> usize {
+        self.urgencies.room()
+    }
+
     fn bounds(&self, _ready: usize) -> Bounds {
         Bounds {
             work_conserving: true,

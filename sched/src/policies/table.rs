@@ -174,6 +174,10 @@ impl Policy for TableDriven {
         Self::NAME
     }
 
+    fn room(&self) -> usize {
+        self.shared.members.room()
+    }
+
     /// While the pCPUs that have windows for a VM are drained, it waits.
     fn bounds(&self, _ready: usize) -> Bounds {
         Bounds {

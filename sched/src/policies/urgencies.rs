@@ -50,6 +50,11 @@ impl Urgencies {
         }
     }
 
+    /// For how many vCPUs there is room.
+    pub(super) fn room(&self) -> usize {
+        self.vcpus.len()
+    }
+
     /// `pcpu` takes part.
     pub(super) fn join(&self, pcpu: PcpuId) {
         let bit = PcpuSet::only(pcpu).bits();

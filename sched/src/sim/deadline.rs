@@ -2,9 +2,10 @@
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation};
 use crate::{
-    AffinityError, Entitlement, PcpuId, PcpuSet, Policy, Reservation, VcpuId, policies::Deadline,
+    AffinityError, Choice, Entitlement, Entitlements, PcpuId, PcpuSet, Policy, Ready, Reservation,
+    VcpuId, policies::Deadline,
 };
-use alloc::{boxed::Box, string::ToString, vec::Vec};
+use alloc::{boxed::Box, string::ToString, sync::Arc, vec::Vec};
 
 const SLICE: u64 = 3;
 const VCPU0: VcpuId = VcpuId::new(0);
@@ -462,4 +463,28 @@ fn whatever_is_admitted_is_kept_as_in_a_machine_that_decides_at_each_tick() {
         }
     }
     assert!(full > 25, "{full} pCPUs had little to give away");
+}
+
+#[test]
+fn one_that_waited_where_it_was_shares_with_who_comes() {
+    let [a, b] = [VCPU0, VCPU1];
+    let entitlements = Arc::new(Entitlements::new(2));
+    let mut local = Deadline::with_slice(SLICE, 2).local(pcpu(0), &entitlements);
+    for vcpu in [a, b] {
+        local.enqueue(vcpu, Ready::Woken, 0);
+    }
+    // It has a turn while the other one waits, which then goes elsewhere.
+    assert!(matches!(local.pick(0), Choice::Run(pick) if pick.vcpu == a));
+    assert_eq!(local.surrender(&mut |vcpu| vcpu == b), Some(b));
+    local.charge(a, 10, 10);
+    local.leave(a, 10);
+    let slice = local.resume(a, 20).unwrap_or_else(|| match local.pick(20) {
+        Choice::Run(pick) => pick.slice,
+        Choice::Idle(_) => unreachable!("it is ready"),
+    });
+    local.enqueue(b, Ready::MigratedIn, 30);
+    assert!(
+        slice.duration.is_some() || local.preempts(a, 30),
+        "its turn ends"
+    );
 }

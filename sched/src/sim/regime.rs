@@ -1,11 +1,11 @@
 //! How policies take over while vCPUs run, and what happens when one breaks its promise.
 
-use super::{Instruction::*, Script, Setup, Simulation};
+use super::{Instruction::*, Outside, Script, Setup, Simulation};
 use crate::{
-    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice, VcpuId,
     policies::{Fair, RoundRobin},
 };
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, string::ToString, sync::Arc, vec::Vec};
 
 const SLICE: u64 = 10;
 
@@ -14,14 +14,18 @@ fn busy() -> Script {
 }
 
 fn machine(pcpus: u16, vcpus: usize, policy: Box<dyn Policy>) -> Simulation {
-    Simulation::with_setup(Setup {
+    Simulation::with_setup(setup(pcpus, vcpus, policy))
+}
+
+fn setup(pcpus: u16, vcpus: usize, policy: Box<dyn Policy>) -> Setup {
+    Setup {
         pcpus,
         policy,
         scripts: (0..vcpus).map(|_| busy()).collect(),
         affinities: Vec::new(),
         entitlements: Vec::new(),
         seed: None,
-    })
+    }
 }
 
 fn run(sim: &Simulation, vcpu: u16) -> u64 {
@@ -202,4 +206,36 @@ fn a_policy_that_keeps_its_word_is_left_alone() {
     let mut sim = machine(2, 9, Box::new(RoundRobin::with_slice(SLICE)));
     sim.run_until(20_000);
     assert_eq!(sim.policy_failures(), []);
+}
+
+#[test]
+fn a_policy_is_not_blamed_for_a_pcpu_that_was_out_of_service() {
+    let policy = Box::new(RoundRobin::with_slice(SLICE));
+    let mut sim = Simulation::with_setup(Setup {
+        affinities: [1; 3].map(PcpuSet::from_bits).into(),
+        ..setup(2, 3, policy)
+    });
+    sim.run_until(45);
+    sim.act(Outside::Drain(PcpuId::new(0).unwrap()));
+    sim.run_until(5000);
+    sim.act(Outside::Undrain(PcpuId::new(0).unwrap()));
+    sim.run_until(6000);
+    assert_eq!(sim.policy_failures(), []);
+}
+
+#[test]
+fn a_policy_is_not_given_more_vcpus_than_it_has_room_for() {
+    let mut sim = machine(2, 5, Box::new(RoundRobin::with_slice(SLICE)));
+    let refusal = sim
+        .set_policy(Box::new(Fair::with_slice(SLICE, 4)))
+        .unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "the policy fair was made for 4 vCPUs, and this is vcpu4"
+    );
+    sim.run_until(100);
+    assert!(
+        (0..5).all(|vcpu| run(&sim, vcpu) > 0),
+        "the old one goes on"
+    );
 }

@@ -380,3 +380,24 @@ fn an_inspection_waits_until_the_owner_has_folded() {
         "the other stays bound"
     );
 }
+
+#[test]
+fn two_drained_pcpus_do_not_pass_a_vcpu_back_and_forth() {
+    let mut sim = machine(2, [busy(), busy(), busy()]);
+    sim.run_until(50);
+    for index in 0..2 {
+        sim.act(Outside::Drain(pcpu(index)));
+    }
+    sim.run_until(100);
+    let kicks =
+        |sim: &Simulation| [0, 1].map(|index| sim.counters(pcpu(index)).unwrap().kicks_received);
+    let before = kicks(&sim);
+    sim.run_until(1000);
+    assert_eq!(kicks(&sim), before, "nobody moves");
+    sim.act(Outside::Undrain(pcpu(1)));
+    sim.run_until(1100);
+    assert!(
+        sim.counters(pcpu(1)).unwrap().times.busy > 100,
+        "one is back"
+    );
+}
