@@ -176,6 +176,19 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.id
     }
 
+    /// The policy knows of as many ready vCPUs as there are. Only a bad policy forgets one, or the core, which the simulator
+    /// looks for.
+    #[cfg(all(not(loom), any(test, feature = "sim")))]
+    pub(crate) fn is_all_ranked(&self) -> bool {
+        self.policy.waiting() == self.ready.len()
+    }
+
+    /// A policy that breaks rules on purpose, as tests have them.
+    #[cfg(all(not(loom), any(test, feature = "sim")))]
+    pub(crate) fn is_badly_advised(&self) -> bool {
+        ["hostile", "broken"].contains(&self.promises.name())
+    }
+
     /// The pCPU is being drained, and nothing is loaded here: it runs nobody until [`Pool::undrain`].
     pub fn is_drained(&self) -> bool {
         self.pool.is_draining(self.id) && self.loaded.is_none()

@@ -61,6 +61,10 @@ impl Engine {
             self.now(),
             "{name} the times of {id} add up to its age"
         );
+        assert!(
+            pcpu.sched.is_all_ranked() || pcpu.sched.is_badly_advised(),
+            "{name} the policy of {id} does not know who is ready there"
+        );
         let has_kick = self.world.kick_time(id) != NEVER;
         let is_running = pcpu.decision == Decision::Run;
         let Some(guest) = pcpu.sched.loaded() else {
