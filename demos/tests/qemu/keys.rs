@@ -23,6 +23,8 @@ fn a_guest_that_is_off_starts_when_the_user_says_so() {
     let output = run
         .type_after(PROMPT, "echo before$((6 * 7))\n")
         .type_after("\nbefore42", "\x012\x01s")
+        // Not after the next prompt of the other one: what is typed for a guest that is still off is dropped.
+        .type_after("Run /init", "")
         .type_after(PROMPT, "echo started$((6 * 7)); poweroff\n")
         .type_after("\nstarted42", "\x011poweroff\n")
         .start();
