@@ -42,6 +42,11 @@ pub fn is_full_tier() -> bool {
     env::var("TRAPLINE_TIER").as_deref() != Ok("quick")
 }
 
+/// The tests that take minutes run too.
+pub fn is_longest_tier() -> bool {
+    env::var("TRAPLINE_TIER").as_deref() == Ok("longest")
+}
+
 /// Everything but images that a run on QEMU needs is there.
 fn set_up() {
     SET_UP.get_or_init(|| {
