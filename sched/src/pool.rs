@@ -239,8 +239,6 @@ impl<V: Vcpu> Pool<V> {
             let is_taken = self.online.fetch_or(bit, Ordering::AcqRel) & bit != 0;
             (!is_taken).then(|| self.at_work(policy, pcpu))
         });
-        // The policy may have failed before this pCPU could be told.
-        self.cell(pcpu).attention.remind(About::Requests);
         Ok(LocalScheduler::new(
             Arc::clone(self),
             Arc::clone(self.cell(pcpu)),

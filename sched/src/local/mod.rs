@@ -116,6 +116,8 @@ pub struct LocalScheduler<V: Vcpu> {
     timer: Option<u64>,
     /// The attention word says ARMED.
     is_armed: bool,
+    /// It has not looked yet: what others asked before they could see it was not asked of it, such as to fall back.
+    is_new: bool,
     /// The pCPU is, or was, a bit in the idle bitmap.
     is_idle: bool,
     is_busy: bool,
@@ -160,6 +162,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             deadlines: Deadlines::new(max_vcpus),
             timer: None,
             is_armed: false,
+            is_new: true,
             is_idle: false,
             is_busy: false,
             yielding: None,
@@ -305,7 +308,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             handle.wake();
         }
         self.must_end |= raised.turn();
-        if raised.requests() {
+        if raised.requests() || core::mem::take(&mut self.is_new) {
             self.obey(now);
         }
         raised
