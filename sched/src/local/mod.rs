@@ -186,10 +186,10 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.policy.waiting() == self.ready.len()
     }
 
-    /// A policy that breaks rules on purpose, as tests have them.
+    /// The policy that it follows, or followed until that broke its promise.
     #[cfg(all(not(loom), any(test, feature = "sim")))]
-    pub(crate) fn is_badly_advised(&self) -> bool {
-        ["hostile", "broken"].contains(&self.promises.name())
+    pub(crate) fn policy_name(&self) -> &'static str {
+        self.promises.name()
     }
 
     /// The pCPU is being drained, and nothing is loaded here: it runs nobody until [`Pool::undrain`].
