@@ -17,13 +17,15 @@
 
 use super::{
     caps::{Capped, Caps},
-    fronts::{Absent, Fronts, ahead, keep_up, two_slices, virtual_ticks},
+    extremes::Extremes,
+    fronts::{Absent, Fronts, ahead, keep_up, virtual_ticks},
+    line::{self, Line},
 };
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
     Ready, Refusal, Slice, VcpuId, Weight,
 };
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc};
 use core::cmp::Reverse;
 
 /// What a reset gives, in slices of a vCPU of default weight.
@@ -33,7 +35,9 @@ const RESET_SLICES: u64 = 4;
 pub struct Credit {
     slice_ticks: u64,
     caps: Arc<Caps>,
-    shared: Arc<Shared>,
+    extremes: Extremes,
+    fronts: Arc<Fronts>,
+    absent: Arc<[Absent]>,
 }
 
 impl Credit {
@@ -43,15 +47,13 @@ impl Credit {
     /// For up to `max_vcpus` vCPUs on `pcpus`. Those without a slice of their own run for `slice_ticks` at a time, others for up
     /// to four times as long. Caps hold in each period of `period_ticks`, at most 2^32.
     pub fn new(slice_ticks: u64, period_ticks: u64, pcpus: PcpuSet, max_vcpus: u16) -> Self {
-        let shared = Shared {
-            fronts: Fronts::new(),
-            absent: (0..max_vcpus).map(|_| Absent::default()).collect(),
-        };
         let period_ticks = period_ticks.clamp(1, Caps::LONGEST_PERIOD);
         Self {
             slice_ticks,
             caps: Arc::new(Caps::new(period_ticks, pcpus.len(), max_vcpus)),
-            shared: Arc::new(shared),
+            extremes: Extremes::new(slice_ticks),
+            fronts: Arc::new(Fronts::new()),
+            absent: (0..max_vcpus).map(|_| Absent::default()).collect(),
         }
     }
 }
@@ -62,13 +64,21 @@ impl Policy for Credit {
     }
 
     fn room(&self) -> usize {
-        self.shared.absent.len()
+        self.absent.len()
     }
 
-    fn bounds(&self, _ready: usize) -> Bounds {
+    /// Who has debts waits until resets have made up for them; between two of these each other one burns what a reset gives, the
+    /// more slowly the heavier it is.
+    fn bounds(&self, ready: usize) -> Bounds {
+        let is_capped = self.caps.is_any();
+        let default_weight = u64::from(Weight::DEFAULT.get());
+        let resets = 3 + 2 * default_weight / self.extremes.lightest();
+        let gift = RESET_SLICES.saturating_mul(self.slice_ticks);
+        let heavier = self.extremes.heaviest().div_ceil(default_weight);
+        let round = gift.saturating_mul(heavier).saturating_mul(ready as u64);
         Bounds {
-            work_conserving: !self.caps.is_any(),
-            longest_wait: None,
+            work_conserving: !is_capped,
+            longest_wait: (!is_capped).then(|| round.saturating_mul(resets)),
         }
     }
 
@@ -79,12 +89,13 @@ impl Policy for Credit {
         _affinity: PcpuSet,
     ) -> Result<Option<PcpuId>, Refusal> {
         self.caps.admit(vcpu, entitlement)?;
+        self.extremes.include(entitlement);
         Ok(None)
     }
 
     fn release(&self, vcpu: VcpuId) {
         self.caps.release(vcpu);
-        if let Some(absent) = self.shared.absent.get(vcpu.index()) {
+        if let Some(absent) = self.absent.get(vcpu.index()) {
             absent.forget();
         }
     }
@@ -95,54 +106,25 @@ impl Policy for Credit {
 
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         let queue = Queue {
-            pcpu,
             slice_ticks: self.slice_ticks,
             level: 0,
-            ready: Vec::with_capacity(entitlements.len()),
-            running: None,
-            shared: Arc::clone(&self.shared),
+            line: Line::new(pcpu, entitlements.len(), &self.fronts),
+            absent: Arc::clone(&self.absent),
             entitlements: Arc::clone(entitlements),
         };
         Box::new(Capped::new(queue, &self.caps, entitlements))
     }
 }
 
-/// What the pCPUs tell each other.
-struct Shared {
-    fronts: Fronts,
-    /// By vCPU number.
-    absent: Box<[Absent]>,
-}
-
-/// A vCPU that is ready or runs here.
-#[derive(Clone, Copy)]
-struct Entity {
-    vcpu: VcpuId,
-    weight: u64,
-    /// In ticks.
-    slice: u64,
-    vruntime: u64,
-}
-
-impl Entity {
-    fn virtual_slice(&self) -> u64 {
-        virtual_ticks(self.slice, self.weight)
-    }
-
-    /// How far behind others it may come to a pCPU.
-    fn limit(&self) -> i64 {
-        two_slices(self.virtual_slice())
-    }
-}
+type Entity = line::Entity<()>;
 
 struct Queue {
-    pcpu: PcpuId,
     slice_ticks: u64,
     /// The virtual runtime at which there is no credit left.
     level: u64,
-    ready: Vec<Entity>,
-    running: Option<Entity>,
-    shared: Arc<Shared>,
+    line: Line<()>,
+    /// By vCPU number.
+    absent: Arc<[Absent]>,
     entitlements: Arc<Entitlements>,
 }
 
@@ -165,24 +147,14 @@ impl Queue {
 
     /// The ready one with the most credit; of several, the one that came first.
     fn best(&self) -> Option<usize> {
-        (0..self.ready.len()).min_by_key(|&index| Reverse(self.credit(&self.ready[index])))
-    }
-
-    fn position(&self, vcpu: VcpuId) -> Option<usize> {
-        self.ready.iter().position(|entity| entity.vcpu == vcpu)
-    }
-
-    /// The one at `index` leaves the ready ones.
-    fn remove(&mut self, index: usize) -> Entity {
-        let entity = self.ready.remove(index);
-        self.publish_contention();
-        entity
+        let ready = self.line.ready();
+        (0..ready.len()).min_by_key(|&index| Reverse(self.credit(&ready[index])))
     }
 
     /// The credit of the one that has most here.
     fn most_credit(&self) -> i64 {
-        let here = self.ready.iter().chain(&self.running);
-        here.map(|entity| self.credit(entity)).max().unwrap_or(0)
+        let credits = self.line.present().map(|entity| self.credit(entity));
+        credits.max().unwrap_or(0)
     }
 
     /// If nobody here has credit left, all get as much anew as it takes for one to have some.
@@ -202,11 +174,12 @@ impl Queue {
             weight: entitlement.weight.get().into(),
             slice: self.slice(&entitlement),
             vruntime: 0,
+            own: (),
         };
-        let before = self.shared.absent[vcpu.index()].vruntime();
-        if self.ready.is_empty() && self.running.is_none() {
+        let before = self.absent[vcpu.index()].vruntime();
+        if self.line.present().next().is_none() {
             // Nobody to compare it with here: the pCPU goes on where the others are, or where the vCPU is.
-            let slowest = self.shared.fronts.slowest(now);
+            let slowest = self.line.slowest(now);
             entity.vruntime = match (slowest, before) {
                 (Some(slowest), Some(before)) => keep_up(before, slowest, entity.limit()),
                 (slowest, before) => slowest.or(before).unwrap_or(self.level),
@@ -228,39 +201,31 @@ impl Queue {
         entity
     }
 
-    fn publish(&self, now: u64) {
-        let running = self
-            .running
-            .map(|running| (running.weight, running.vruntime));
-        self.shared.fronts.show(self.pcpu, running, now);
-    }
-
-    fn publish_contention(&self) {
-        let is_contended = !self.ready.is_empty();
-        self.shared.fronts.show_contention(self.pcpu, is_contended);
-    }
-
     fn run(&mut self, index: usize, now: u64) -> Pick {
-        let entity = self.remove(index);
-        self.running = Some(entity);
-        self.publish(now);
+        let entity = self.line.run(index, now);
         Pick {
             vcpu: entity.vcpu,
             slice: Slice::of(entity.slice.max(1)),
         }
     }
 
+    /// The ready one at `index` goes away.
+    fn give_away(&mut self, index: usize) -> VcpuId {
+        let gone = self.line.remove(index);
+        self.note(&gone);
+        gone.vcpu
+    }
+
     /// Notes where `entity` is, which goes away.
     fn note(&self, entity: &Entity) {
-        self.shared.absent[entity.vcpu.index()].note(entity.vruntime);
+        self.absent[entity.vcpu.index()].note(entity.vruntime);
     }
 }
 
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
-        let entity = match self.running.take_if(|running| running.vcpu == vcpu) {
+        let entity = match self.line.stop(vcpu, now) {
             Some(mut ran) => {
-                self.publish(now);
                 let entitlement = self.entitlements.get(vcpu);
                 ran.weight = entitlement.weight.get().into();
                 ran.slice = self.slice(&entitlement);
@@ -268,8 +233,7 @@ impl LocalPolicy for Queue {
             }
             None => self.arrival(vcpu, why, now),
         };
-        self.ready.push(entity);
-        self.publish_contention();
+        self.line.add(entity);
     }
 
     fn pick(&mut self, now: u64) -> Choice {
@@ -281,67 +245,49 @@ impl LocalPolicy for Queue {
     }
 
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
-        let index = self.position(vcpu)?;
+        let index = self.line.position(vcpu)?;
         Some(self.run(index, now).slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
-        if let Some(index) = self.position(vcpu) {
-            self.note(&self.ready[index]);
-            self.remove(index);
+        if let Some(index) = self.line.position(vcpu) {
+            self.give_away(index);
         }
     }
 
     fn leave(&mut self, vcpu: VcpuId, now: u64) {
-        if let Some(running) = self.running.take_if(|running| running.vcpu == vcpu) {
-            self.note(&running);
-            self.publish(now);
+        if let Some(ran) = self.line.stop(vcpu, now) {
+            self.note(&ran);
         }
     }
 
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        let index = (0..self.ready.len()).find(|&index| allowed(self.ready[index].vcpu))?;
-        self.note(&self.ready[index]);
-        Some(self.remove(index).vcpu)
+        let index = self.line.first(allowed)?;
+        Some(self.give_away(index))
     }
 
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
-        let is_alone = self.ready.is_empty();
-        let Some(running) = self.running.as_mut().filter(|entity| entity.vcpu == vcpu) else {
-            return;
-        };
-        let burnt = virtual_ticks(ticks, running.weight);
-        running.vruntime = running.vruntime.wrapping_add(burnt);
-        if is_alone && let Some(slowest) = self.shared.fronts.slowest(now) {
-            running.vruntime = keep_up(running.vruntime, slowest, running.limit());
-        }
-        self.publish(now);
+        self.line.charge(vcpu, ticks, now);
     }
 
     /// A small lead waits, so that many wake-ups do not cut every slice short.
     fn preempts(&mut self, _running: VcpuId, _now: u64) -> bool {
-        let (Some(running), Some(best)) = (self.running, self.best()) else {
+        let (Some(running), Some(best)) = (self.line.running(), self.best()) else {
             return false;
         };
         let lead = self
-            .credit(&self.ready[best])
-            .saturating_sub(self.credit(&running));
+            .credit(&self.line.ready()[best])
+            .saturating_sub(self.credit(running));
         lead > (running.virtual_slice() / 2) as i64
     }
 
     fn push(&mut self, now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
         let index = self.best()?;
-        let behind = self.ready[index];
-        let (vcpu, enough) = (behind.vcpu, behind.virtual_slice());
-        let may_go = |pcpu| allowed(vcpu, pcpu);
-        let fronts = &self.shared.fronts;
-        let to = fronts.furthest_ahead(behind.vruntime, enough, now, may_go)?;
-        self.note(&behind);
-        self.remove(index);
-        Some((vcpu, to))
+        let to = self.line.better_place(index, now, allowed)?;
+        Some((self.give_away(index), to))
     }
 
     fn waiting(&self) -> usize {
-        self.ready.len()
+        self.line.ready().len()
     }
 }

@@ -12,21 +12,28 @@
 //! Virtual runtimes are comparable all over the pool. A pCPU gives a waiting vCPU to one whose running vCPU is more than a
 //! slice ahead of it, so three equal vCPUs on two pCPUs get two thirds of one each. A vCPU that is alone on its pCPU and still
 //! falls behind wants more than a whole pCPU; that does not count as lag, so the others share the rest by their weights.
-//!
-//! Everything here is linear in the number of vCPUs that are ready on one pCPU, which is small, and keeps no sum that could
-//! drift.
 
-use super::fronts::{Absent, Fronts, SCALE, ahead, keep_up, two_slices, virtual_ticks};
+use super::{
+    extremes::Extremes,
+    fronts::{Absent, Fronts, ahead, keep_up},
+    line::{self, Line},
+};
 use crate::{
-    Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+    Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
+    Ready, Refusal, Slice, VcpuId,
     sync::{AtomicU64, Ordering::Relaxed},
 };
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc};
+
+/// How far one may come behind the others, and how late its deadline then is, in slices.
+const LONGEST_LAG_SLICES: u64 = 3;
 
 /// Time in proportion to weights.
 pub struct Fair {
     slice_ticks: u64,
-    shared: Arc<Shared>,
+    extremes: Extremes,
+    fronts: Arc<Fronts>,
+    left: Arc<[Left]>,
 }
 
 impl Fair {
@@ -35,13 +42,11 @@ impl Fair {
 
     /// For up to `max_vcpus` vCPUs. Those without a slice of their own run for `slice_ticks` at a time.
     pub fn with_slice(slice_ticks: u64, max_vcpus: u16) -> Self {
-        let shared = Shared {
-            fronts: Fronts::new(),
-            left: (0..max_vcpus).map(|_| Left::default()).collect(),
-        };
         Self {
             slice_ticks,
-            shared: Arc::new(shared),
+            extremes: Extremes::new(slice_ticks),
+            fronts: Arc::new(Fronts::new()),
+            left: (0..max_vcpus).map(|_| Left::default()).collect(),
         }
     }
 }
@@ -52,18 +57,34 @@ impl Policy for Fair {
     }
 
     fn room(&self) -> usize {
-        self.shared.left.len()
+        self.left.len()
     }
 
-    fn bounds(&self, _ready: usize) -> Bounds {
+    /// Those who are ahead of it have their slices; and while it makes up for its lag, each other one gets as much more as it is
+    /// heavier.
+    fn bounds(&self, ready: usize) -> Bounds {
+        let extremes = &self.extremes;
+        let (lightest, heaviest) = (extremes.lightest(), extremes.heaviest());
+        let slices = 1 + LONGEST_LAG_SLICES * heaviest.div_ceil(lightest);
+        let round = extremes.longest_slice().saturating_mul(ready as u64);
         Bounds {
             work_conserving: true,
-            longest_wait: None,
+            longest_wait: Some(round.saturating_mul(slices)),
         }
     }
 
+    fn admit(
+        &self,
+        _vcpu: VcpuId,
+        entitlement: &Entitlement,
+        _affinity: PcpuSet,
+    ) -> Result<Option<PcpuId>, Refusal> {
+        self.extremes.include(entitlement);
+        Ok(None)
+    }
+
     fn release(&self, vcpu: VcpuId) {
-        if let Some(left) = self.shared.left.get(vcpu.index()) {
+        if let Some(left) = self.left.get(vcpu.index()) {
             left.absent.forget();
         }
     }
@@ -74,21 +95,12 @@ impl Policy for Fair {
 
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         Box::new(Queue {
-            pcpu,
             slice_ticks: self.slice_ticks,
-            ready: Vec::with_capacity(entitlements.len()),
-            running: None,
-            shared: Arc::clone(&self.shared),
+            line: Line::new(pcpu, entitlements.len(), &self.fronts),
+            left: Arc::clone(&self.left),
             entitlements: Arc::clone(entitlements),
         })
     }
-}
-
-/// What the pCPUs tell each other.
-struct Shared {
-    fronts: Fronts,
-    /// By vCPU number.
-    left: Box<[Left]>,
 }
 
 /// How a vCPU left a pCPU.
@@ -99,57 +111,34 @@ struct Left {
     lag: AtomicU64,
 }
 
-/// A vCPU that is ready or runs here.
-#[derive(Clone, Copy)]
-struct Entity {
-    vcpu: VcpuId,
-    weight: u64,
-    /// In ticks.
-    slice: u64,
-    vruntime: u64,
-    deadline: u64,
-}
+/// A vCPU that is ready or runs here, with its virtual deadline.
+type Entity = line::Entity<u64>;
 
 impl Entity {
-    fn virtual_slice(&self) -> u64 {
-        virtual_ticks(self.slice, self.weight)
-    }
-
-    /// How much more or less than its part it may have had.
-    fn limit(&self) -> i64 {
-        two_slices(self.virtual_slice())
-    }
-
     /// What is left of its slice, in ticks.
     fn left(&self) -> u64 {
-        let left = ahead(self.deadline, self.vruntime).max(0);
-        (left as u128 * u128::from(self.weight) / u128::from(SCALE)) as u64
+        self.ticks_until(self.own)
     }
 
     fn renew_deadline(&mut self) {
-        self.deadline = self.vruntime.wrapping_add(self.virtual_slice());
+        self.own = self.vruntime.wrapping_add(self.virtual_slice());
     }
 }
 
 struct Queue {
-    pcpu: PcpuId,
     slice_ticks: u64,
-    ready: Vec<Entity>,
-    running: Option<Entity>,
-    shared: Arc<Shared>,
+    line: Line<u64>,
+    /// By vCPU number.
+    left: Arc<[Left]>,
     entitlements: Arc<Entitlements>,
 }
 
 impl Queue {
-    fn present(&self) -> impl Iterator<Item = &Entity> {
-        self.ready.iter().chain(&self.running)
-    }
-
     /// The mean of the virtual runtimes here, by weight; `None` if nobody is here.
     fn virtual_time(&self) -> Option<u64> {
-        let base = self.present().next()?.vruntime;
+        let base = self.line.present().next()?.vruntime;
         let (mut sum, mut weight) = (0_i128, 0_i128);
-        for entity in self.present() {
+        for entity in self.line.present() {
             sum += i128::from(ahead(entity.vruntime, base)) * i128::from(entity.weight);
             weight += i128::from(entity.weight);
         }
@@ -165,22 +154,12 @@ impl Queue {
             let key = if is_early {
                 entity.vruntime
             } else {
-                entity.deadline
+                entity.own
             };
             (is_early, ahead(key, time))
         };
-        (0..self.ready.len()).min_by_key(|&index| rank(&self.ready[index]))
-    }
-
-    fn position(&self, vcpu: VcpuId) -> Option<usize> {
-        self.ready.iter().position(|entity| entity.vcpu == vcpu)
-    }
-
-    /// The one at `index` leaves the ready ones.
-    fn remove(&mut self, index: usize) -> Entity {
-        let entity = self.ready.swap_remove(index);
-        self.publish_contention();
-        entity
+        let ready = self.line.ready();
+        (0..ready.len()).min_by_key(|&index| rank(&ready[index]))
     }
 
     /// As it comes to this pCPU: not further behind or ahead of the others than its limit.
@@ -191,9 +170,9 @@ impl Queue {
             weight: entitlement.weight.get().into(),
             slice: entitlement.slice.unwrap_or(self.slice_ticks),
             vruntime: 0,
-            deadline: 0,
+            own: 0,
         };
-        let left = &self.shared.left[vcpu.index()];
+        let left = &self.left[vcpu.index()];
         let limit = entity.limit();
         entity.vruntime = match (self.virtual_time(), left.absent.vruntime()) {
             (Some(time), None) => time,
@@ -211,7 +190,7 @@ impl Queue {
                 };
                 time.wrapping_sub(behind.clamp(-limit, limit) as u64)
             }
-            (None, before) => match (self.shared.fronts.slowest(now), before) {
+            (None, before) => match (self.line.slowest(now), before) {
                 (Some(slowest), None) => slowest,
                 (Some(slowest), Some(before)) => keep_up(before, slowest, limit),
                 (None, before) => before.unwrap_or(0),
@@ -221,34 +200,25 @@ impl Queue {
         entity
     }
 
-    /// What others wait for is the time that this pCPU's vCPUs have had.
-    fn publish(&self, now: u64) {
-        let running = self
-            .running
-            .map(|running| (running.weight, running.vruntime));
-        self.shared.fronts.show(self.pcpu, running, now);
-    }
-
-    fn publish_contention(&self) {
-        let is_contended = !self.ready.is_empty();
-        self.shared.fronts.show_contention(self.pcpu, is_contended);
-    }
-
     fn run(&mut self, index: usize, now: u64) -> Pick {
-        let entity = self.remove(index);
-        self.running = Some(entity);
-        self.publish(now);
+        let entity = self.line.run(index, now);
         Pick {
             vcpu: entity.vcpu,
             slice: Slice::of(entity.left().max(1)),
         }
     }
 
+    /// The ready one at `index` goes away.
+    fn give_away(&mut self, index: usize) -> VcpuId {
+        self.note(&self.line.ready()[index]);
+        self.line.remove(index).vcpu
+    }
+
     /// Notes where `entity` is, which goes away.
     fn note(&self, entity: &Entity) {
         let time = self.virtual_time().unwrap_or(entity.vruntime);
         let lag = ahead(time, entity.vruntime).clamp(0, entity.limit());
-        let left = &self.shared.left[entity.vcpu.index()];
+        let left = &self.left[entity.vcpu.index()];
         left.lag.store(lag as u64, Relaxed);
         left.absent.note(entity.vruntime);
     }
@@ -256,9 +226,8 @@ impl Queue {
 
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
-        let entity = match self.running.take_if(|running| running.vcpu == vcpu) {
+        let entity = match self.line.stop(vcpu, now) {
             Some(mut ran) => {
-                self.publish(now);
                 if why == Ready::Yielded || ran.left() == 0 {
                     let entitlement = self.entitlements.get(vcpu);
                     ran.weight = entitlement.weight.get().into();
@@ -269,8 +238,7 @@ impl LocalPolicy for Queue {
             }
             None => self.arrival(vcpu, why != Ready::MigratedIn, now),
         };
-        self.ready.push(entity);
-        self.publish_contention();
+        self.line.add(entity);
     }
 
     fn pick(&mut self, now: u64) -> Choice {
@@ -281,71 +249,55 @@ impl LocalPolicy for Queue {
     }
 
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
-        let index = self.position(vcpu)?;
+        let index = self.line.position(vcpu)?;
         Some(self.run(index, now).slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
-        if let Some(index) = self.position(vcpu) {
-            self.note(&self.ready[index]);
-            self.remove(index);
+        if let Some(index) = self.line.position(vcpu) {
+            self.give_away(index);
         }
     }
 
     fn leave(&mut self, vcpu: VcpuId, now: u64) {
-        if let Some(running) = self.running.filter(|running| running.vcpu == vcpu) {
-            self.note(&running);
-            self.running = None;
-            self.publish(now);
+        let running = self.line.running();
+        if let Some(running) = running.filter(|running| running.vcpu == vcpu) {
+            self.note(running);
+            self.line.stop(vcpu, now);
         }
     }
 
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        let index = (0..self.ready.len()).find(|&index| allowed(self.ready[index].vcpu))?;
-        self.note(&self.ready[index]);
-        Some(self.remove(index).vcpu)
+        let index = self.line.first(allowed)?;
+        Some(self.give_away(index))
     }
 
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
-        let is_alone = self.ready.is_empty();
-        let Some(running) = self.running.as_mut().filter(|entity| entity.vcpu == vcpu) else {
-            return;
-        };
-        let virtual_ticks = virtual_ticks(ticks, running.weight);
-        running.vruntime = running.vruntime.wrapping_add(virtual_ticks);
-        if is_alone && let Some(slowest) = self.shared.fronts.slowest(now) {
-            running.vruntime = keep_up(running.vruntime, slowest, running.limit());
-        }
-        self.publish(now);
+        self.line.charge(vcpu, ticks, now);
     }
 
     fn preempts(&mut self, _running: VcpuId, _now: u64) -> bool {
         let (Some(time), Some(running), Some(best)) =
-            (self.virtual_time(), self.running, self.best())
+            (self.virtual_time(), self.line.running(), self.best())
         else {
             return false;
         };
-        let best = &self.ready[best];
-        ahead(best.vruntime, time) <= 0 && ahead(running.deadline, best.deadline) > 0
+        let best = &self.line.ready()[best];
+        ahead(best.vruntime, time) <= 0 && ahead(running.own, best.own) > 0
     }
 
     fn push(&mut self, now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
         if cfg!(mutant = "fair_never_pushes") {
             return None;
         }
-        let index = (0..self.ready.len())
-            .min_by_key(|&index| ahead(self.ready[index].vruntime, self.ready[0].vruntime))?;
-        let behind = self.ready[index];
-        let (vcpu, enough) = (behind.vcpu, behind.virtual_slice());
-        let may_go = |pcpu| allowed(vcpu, pcpu);
-        let fronts = &self.shared.fronts;
-        let to = fronts.furthest_ahead(behind.vruntime, enough, now, may_go)?;
-        self.note(&behind);
-        self.remove(index);
-        Some((behind.vcpu, to))
+        let ready = self.line.ready();
+        let index = (0..ready.len())
+            .min_by_key(|&index| ahead(ready[index].vruntime, ready[0].vruntime))?;
+        let to = self.line.better_place(index, now, allowed)?;
+        Some((self.give_away(index), to))
     }
 
     fn waiting(&self) -> usize {
-        self.ready.len()
+        self.line.ready().len()
     }
 }

@@ -6,10 +6,12 @@ mod credit;
 #[cfg(all(test, not(loom)))]
 mod credit_model;
 mod deadline;
+mod extremes;
 mod fair;
 mod fronts;
 mod gang;
 mod homes;
+mod line;
 mod members;
 mod pinned;
 mod priority;

@@ -187,6 +187,23 @@ fn priority_machines_by_chance_break_no_rule() {
     }
 }
 
+/// For long enough that the watchdog would see it.
+#[test]
+fn who_promises_how_long_one_waits_keeps_it() {
+    type Make = fn() -> Box<dyn Policy>;
+    let promising: [Make; 3] = [
+        || Box::new(RoundRobin::with_slice(10)),
+        || Box::new(Fair::with_slice(10, 8)),
+        || Box::new(Credit::new(10, 50, PcpuSet::all(4), 8)),
+    ];
+    for (seed, policy) in (0..60).zip(promising.iter().cycle()) {
+        // Caps, which some machines have, promise nothing.
+        let mut sim = random_machine(2 * seed + 1, policy());
+        sim.run_until(40_000);
+        assert_eq!(sim.policy_failures(), [], "seed {seed}");
+    }
+}
+
 #[test]
 fn a_hostile_policy_is_unfair_but_breaks_no_rule() {
     for seed in 0..200 {
