@@ -178,7 +178,8 @@ impl Entity {
         };
         let time = self.deadline.saturating_sub(now);
         let claim = i128::from(self.left) * i128::from(reservation.period());
-        if time == 0 || claim > i128::from(time) * i128::from(reservation.budget()) {
+        let is_too_much = claim > i128::from(time) * i128::from(reservation.budget());
+        if time == 0 || is_too_much || cfg!(mutant = "deadline_starts_anew_at_each_wake") {
             self.left = ticks(reservation.budget());
             self.deadline = now.saturating_add(reservation.period());
         }

@@ -150,7 +150,8 @@ impl Queue {
     fn best(&self) -> Option<usize> {
         let time = self.virtual_time()?;
         let rank = |entity: &Entity| {
-            let is_early = ahead(entity.vruntime, time) > 0;
+            let is_early =
+                ahead(entity.vruntime, time) > 0 && !cfg!(mutant = "fair_runs_who_is_early");
             let key = if is_early {
                 entity.vruntime
             } else {

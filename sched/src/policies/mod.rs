@@ -3,8 +3,6 @@
 mod budget;
 mod caps;
 mod credit;
-#[cfg(all(test, not(loom)))]
-mod credit_model;
 mod deadline;
 mod extremes;
 mod fair;
@@ -13,6 +11,8 @@ mod gang;
 mod homes;
 mod line;
 mod members;
+#[cfg(all(test, not(loom)))]
+mod models;
 mod pinned;
 mod priority;
 mod round_robin;

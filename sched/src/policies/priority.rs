@@ -173,7 +173,8 @@ impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, _now: u64) {
         let ran = self.running.take_if(|running| running.vcpu == vcpu);
         let left = ran.map_or(0, |ran| ran.turn);
-        let is_first = left > 0 && why == Ready::Preempted;
+        let is_first =
+            left > 0 && why == Ready::Preempted && !cfg!(mutant = "priority_forgets_turns");
         let entity = Entity {
             vcpu,
             priority: self.entitlements.priority(vcpu),

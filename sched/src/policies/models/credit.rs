@@ -1,0 +1,141 @@
+use super::{Model, SLICE, VCPUS, cases, compare, events};
+use crate::{Entitlement, PcpuSet, Ready, Weight, policies::Credit};
+use alloc::vec::Vec;
+use proptest::prelude::*;
+
+/// Credit of one tick at weight 1.
+const UNIT: i128 = 1 << 16;
+const GIFT: i128 = 4 * SLICE as i128 * UNIT / Weight::DEFAULT.get() as i128;
+
+/// Each vCPU has its credit in a variable.
+struct Account {
+    weights: Vec<u16>,
+    /// `None`: it was never here.
+    credits: Vec<Option<i128>>,
+    /// In the order in which they came.
+    ready: Vec<u16>,
+    running: Option<u16>,
+}
+
+impl Account {
+    fn credit(&mut self, vcpu: u16) -> &mut i128 {
+        let credit = self.credits[usize::from(vcpu)].as_mut();
+        credit.expect("it was here")
+    }
+
+    fn present(&self) -> Vec<u16> {
+        self.ready.iter().copied().chain(self.running).collect()
+    }
+
+    fn give_all(&mut self, credit: i128) {
+        let all = self.credits.iter_mut().flatten();
+        all.for_each(|each| *each += credit);
+    }
+
+    fn most(&mut self) -> i128 {
+        let present = self.present();
+        let credits = present.into_iter().map(|vcpu| *self.credit(vcpu));
+        credits.max().expect("somebody is here")
+    }
+
+    fn reset_if_due(&mut self) {
+        while self.most() <= 0 {
+            self.give_all(GIFT);
+        }
+    }
+
+    fn virtual_slice(&self, vcpu: u16) -> i128 {
+        SLICE as i128 * UNIT / i128::from(self.weights[usize::from(vcpu)])
+    }
+
+    fn arrive(&mut self, vcpu: u16) {
+        let index = usize::from(vcpu);
+        if self.present().is_empty() {
+            let before = self.credits[index].unwrap_or(0);
+            self.give_all(GIFT - before);
+            self.credits[index] = Some(GIFT);
+        } else {
+            self.reset_if_due();
+            let most = self.most();
+            let least = -GIFT - 2 * self.virtual_slice(vcpu);
+            let credit = self.credits[index].unwrap_or(most);
+            self.credits[index] = Some(credit.clamp(least, GIFT));
+        }
+    }
+
+    fn first_with_most(&mut self) -> Option<u16> {
+        let ready = self.ready.clone();
+        ready
+            .into_iter()
+            .reduce(|best, next| match *self.credit(next) > *self.credit(best) {
+                true => next,
+                false => best,
+            })
+    }
+}
+
+impl Model for Account {
+    fn enqueue(&mut self, vcpu: u16, _why: Ready, _now: u64) {
+        let has_run = self.running.take_if(|running| *running == vcpu).is_some();
+        if !has_run {
+            self.arrive(vcpu);
+        }
+        self.ready.push(vcpu);
+    }
+
+    fn leave(&mut self, vcpu: u16, _now: u64) {
+        self.running.take_if(|running| *running == vcpu);
+        self.ready.retain(|&ready| ready != vcpu);
+    }
+
+    fn charge(&mut self, vcpu: u16, ticks: u64, _now: u64) {
+        let weight = i128::from(self.weights[usize::from(vcpu)]);
+        *self.credit(vcpu) -= i128::from(ticks) * UNIT / weight;
+    }
+
+    fn pick(&mut self, _now: u64) -> Option<u16> {
+        let next = self.first_with_most()?;
+        self.reset_if_due();
+        self.ready.retain(|&vcpu| vcpu != next);
+        self.running = Some(next);
+        self.running
+    }
+
+    fn slice(&self, _now: u64) -> Option<u64> {
+        Some(SLICE)
+    }
+
+    /// Not for a lead of less than half a slice.
+    fn is_preempted(&mut self, running: u16, _now: u64) -> Option<bool> {
+        let best = self.first_with_most();
+        let lead = best.map(|best| *self.credit(best) - *self.credit(running));
+        Some(lead.is_some_and(|lead| lead > self.virtual_slice(running) / 2))
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn credit_is_what_its_model_says(
+        weights in prop::collection::vec(
+            prop_oneof![Just(1_u16), Just(1024), Just(10_000), 1..10_000_u16],
+            usize::from(VCPUS),
+        ),
+        events in events(),
+    ) {
+        let entitlement = |&weight: &u16| Entitlement {
+            weight: Weight::new(weight).unwrap(),
+            ..Entitlement::default()
+        };
+        let entitlements: Vec<_> = weights.iter().map(entitlement).collect();
+        let mut model = Account {
+            weights,
+            credits: (0..VCPUS).map(|_| None).collect(),
+            ready: Vec::new(),
+            running: None,
+        };
+        let policy = Credit::new(SLICE, 100, PcpuSet::all(1), VCPUS);
+        compare(&policy, &mut model, &entitlements, &events);
+    }
+}

@@ -1,0 +1,231 @@
+//! Each policy against a slow and obvious model of it, on one pCPU with guests by chance.
+//!
+//! [`compare`] plays the core: time passes, vCPUs come and go, slices end when they are over, and whoever should preempt does.
+//! The policy and the model are told the same, and must choose the same. Models keep what they know in plain variables and look
+//! at everything each time. What several pCPUs do together is the simulator's.
+
+mod credit;
+mod deadline;
+mod fair;
+mod gang;
+mod priority;
+mod round_robin;
+mod table;
+
+use crate::{
+    Choice, Entitlement, Entitlements, LocalPolicy, PcpuSet, Pick, Policy, Ready, Slice, VcpuId,
+};
+use alloc::{sync::Arc, vec::Vec};
+use proptest::prelude::*;
+
+/// How many vCPUs there are.
+const VCPUS: u16 = 5;
+/// The slice of those that have none of their own, in ticks.
+const SLICE: u64 = 10;
+
+/// What happens next.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// Nothing, for so many ticks.
+    Pass(u64),
+    /// This vCPU wakes up, if it is not here.
+    Wake(u16),
+    /// This one blocks or is taken away, if it is here.
+    Leave(u16),
+    /// The one that runs yields.
+    Yield,
+}
+
+/// What a policy does, said slowly and obviously.
+trait Model {
+    /// `vcpu` becomes ready.
+    fn enqueue(&mut self, vcpu: u16, why: Ready, now: u64);
+
+    /// `vcpu`, which is ready or runs, goes away.
+    fn leave(&mut self, vcpu: u16, now: u64);
+
+    /// `vcpu` runs, and has had `ticks` more until `now`.
+    fn charge(&mut self, vcpu: u16, ticks: u64, now: u64);
+
+    /// Who runs now.
+    fn pick(&mut self, now: u64) -> Option<u16>;
+
+    /// For how many ticks the one that was picked may run at most, if the model says so.
+    fn slice(&self, _now: u64) -> Option<u64> {
+        None
+    }
+
+    /// `running` has to make way at once; `None`: the model does not say.
+    fn is_preempted(&mut self, _running: u16, _now: u64) -> Option<bool> {
+        Some(false)
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        3 => (0..3 * SLICE).prop_map(Event::Pass),
+        3 => (0..VCPUS).prop_map(Event::Wake),
+        1 => (0..VCPUS).prop_map(Event::Leave),
+        1 => Just(Event::Yield),
+    ]
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    prop::collection::vec(event(), 1..200)
+}
+
+fn cases() -> ProptestConfig {
+    ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+fn id(vcpu: u16) -> VcpuId {
+    VcpuId::new(vcpu)
+}
+
+/// The core of one pCPU.
+struct Core<'a> {
+    local: &'a mut dyn LocalPolicy,
+    model: &'a mut dyn Model,
+    now: u64,
+    ready: Vec<u16>,
+    /// Who runs, and when its slice is over, if it has one; and whether it is even if nobody waits.
+    running: Option<(u16, Option<u64>, bool)>,
+    /// When the policy is asked again, while the pCPU idles.
+    resume_at: Option<u64>,
+}
+
+impl Core<'_> {
+    fn enqueue(&mut self, vcpu: u16, why: Ready) {
+        self.ready.push(vcpu);
+        self.model.enqueue(vcpu, why, self.now);
+        self.local.enqueue(id(vcpu), why, self.now);
+    }
+
+    fn end_turn(&mut self, why: Ready) {
+        if let Some((vcpu, ..)) = self.running.take() {
+            self.enqueue(vcpu, why);
+        }
+    }
+
+    fn choose(&mut self) {
+        if self.running.is_some() {
+            return;
+        }
+        self.resume_at = None;
+        let (expected, choice) = (self.model.pick(self.now), self.local.pick(self.now));
+        match choice {
+            Choice::Run(Pick { vcpu, slice }) => {
+                let vcpu = vcpu.index() as u16;
+                assert_eq!(Some(vcpu), expected, "at {}", self.now);
+                let Slice {
+                    duration,
+                    is_strict,
+                    ..
+                } = slice;
+                if let Some(ticks) = self.model.slice(self.now) {
+                    let given = duration.map(u64::from);
+                    assert_eq!(given, Some(ticks), "the slice of {vcpu} at {}", self.now);
+                }
+                self.ready.retain(|&ready| ready != vcpu);
+                let end = duration.map(|ticks| self.now.saturating_add(ticks.get()));
+                self.running = Some((vcpu, end, is_strict));
+            }
+            Choice::Idle(until) => {
+                assert_eq!(expected, None, "nobody runs at {}", self.now);
+                let is_later = until.is_none_or(|until| until > self.now);
+                assert!(is_later, "it would be asked at {} again", self.now);
+                self.resume_at = until;
+            }
+        }
+        assert_eq!(self.local.waiting(), self.ready.len());
+    }
+
+    /// Time passes up to `end`; turns end in between.
+    fn pass(&mut self, end: u64) {
+        while self.now < end {
+            let slice_end = self.running.and_then(|(_, slice_end, is_strict)| {
+                slice_end.filter(|_| is_strict || !self.ready.is_empty())
+            });
+            let next = [slice_end, self.resume_at].into_iter().flatten().min();
+            let next = next.unwrap_or(end).clamp(self.now, end);
+            let ticks = next - self.now;
+            self.now = next;
+            if let Some((vcpu, ..)) = self.running.filter(|_| ticks > 0) {
+                self.model.charge(vcpu, ticks, next);
+                self.local.charge(id(vcpu), ticks, next);
+            }
+            if slice_end.is_some_and(|slice_end| slice_end <= next) {
+                self.end_turn(Ready::Preempted);
+            }
+            self.choose();
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let is_running = |vcpu| self.running.is_some_and(|(running, ..)| running == vcpu);
+        match event {
+            Event::Pass(ticks) => self.pass(self.now + ticks),
+            Event::Wake(vcpu) if is_running(vcpu) || self.ready.contains(&vcpu) => {}
+            Event::Wake(vcpu) => {
+                self.enqueue(vcpu, Ready::Woken);
+                self.preempt();
+            }
+            Event::Leave(vcpu) if is_running(vcpu) => {
+                self.running = None;
+                self.model.leave(vcpu, self.now);
+                self.local.leave(id(vcpu), self.now);
+            }
+            Event::Leave(vcpu) if self.ready.contains(&vcpu) => {
+                self.ready.retain(|&ready| ready != vcpu);
+                self.model.leave(vcpu, self.now);
+                self.local.withdraw(id(vcpu), self.now);
+            }
+            Event::Leave(_) => {}
+            Event::Yield => self.end_turn(Ready::Yielded),
+        }
+        self.choose();
+    }
+
+    fn preempt(&mut self) {
+        let Some((running, ..)) = self.running else {
+            return;
+        };
+        let is_preempted = self.local.preempts(id(running), self.now);
+        if let Some(expected) = self.model.is_preempted(running, self.now) {
+            assert_eq!(is_preempted, expected, "at {}", self.now);
+        }
+        if is_preempted {
+            self.end_turn(Ready::Preempted);
+        }
+    }
+}
+
+/// Plays `events` to `policy` and `model`, with vCPUs that shall get `entitlements`.
+fn compare(
+    policy: &dyn Policy,
+    model: &mut dyn Model,
+    entitlements: &[Entitlement],
+    events: &[Event],
+) {
+    let table = Arc::new(Entitlements::new(VCPUS));
+    for (vcpu, entitlement) in (0..VCPUS).zip(entitlements) {
+        let home = policy.admit(id(vcpu), entitlement, PcpuSet::all(1));
+        table.set(id(vcpu), entitlement);
+        table.set_place(id(vcpu), PcpuSet::all(1), home.expect("it can be kept"));
+    }
+    let pcpu = PcpuSet::all(1).first().expect("there is one");
+    let mut local = policy.local(pcpu, &table);
+    let mut core = Core {
+        local: &mut *local,
+        model,
+        now: 0,
+        ready: Vec::new(),
+        running: None,
+        resume_at: None,
+    };
+    events.iter().for_each(|&event| core.happen(event));
+}
