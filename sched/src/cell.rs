@@ -5,7 +5,8 @@ use crate::{
     accounting::{Counter, pcpu},
     attention::Attention,
     change::AtWork,
-    sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering},
+    pcpu_set::AtomicPcpuSet,
+    sync::{ArrayQueue, AtomicU32, Ordering},
 };
 use alloc::boxed::Box;
 
@@ -25,7 +26,7 @@ pub(crate) struct Cell<V> {
     /// How many boxes are in the inbox and the ready set.
     pub(crate) waiting: AtomicU32,
     /// Where those that are ready here may run, all together. Only the pCPU writes it; it may say too much for a while.
-    reach: AtomicU64,
+    reach: AtomicPcpuSet,
     pub(crate) inbox: ArrayQueue<Mail<V>>,
     /// The policy that is to take over here.
     pub(crate) successor: ArrayQueue<AtWork>,
@@ -46,7 +47,7 @@ impl<V> Cell<V> {
         Self {
             attention: Attention::new(),
             waiting: AtomicU32::new(0),
-            reach: AtomicU64::new(0),
+            reach: AtomicPcpuSet::default(),
             inbox: ArrayQueue::new(usize::from(max_vcpus)),
             successor: ArrayQueue::new(1),
             retired: ArrayQueue::new(RETIRED),
@@ -64,19 +65,19 @@ impl<V> Cell<V> {
     /// A vCPU that may run on `affinity` is ready here. Only the pCPU itself calls it.
     pub(crate) fn add_reach(&self, affinity: PcpuSet) {
         let reach = self.reach.load(Ordering::Relaxed);
-        if reach | affinity.bits() != reach {
-            self.reach.store(reach | affinity.bits(), Ordering::Relaxed);
+        if !affinity.difference(reach).is_empty() {
+            self.reach.store(reach.union(affinity), Ordering::Relaxed);
         }
     }
 
     /// Exactly where those that are ready here may run. Only the pCPU itself calls it.
     pub(crate) fn set_reach(&self, reach: PcpuSet) {
-        if self.reach.load(Ordering::Relaxed) != reach.bits() {
-            self.reach.store(reach.bits(), Ordering::Relaxed);
+        if self.reach.load(Ordering::Relaxed) != reach {
+            self.reach.store(reach, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn reaches(&self, pcpu: PcpuId) -> bool {
-        PcpuSet::from_bits(self.reach.load(Ordering::Relaxed)).contains(pcpu)
+        self.reach.contains(pcpu, Ordering::Relaxed)
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::{
     GroupId, PcpuId, PcpuSet, VcpuId,
+    pcpu_set::AtomicPcpuSet,
     sync::{AtomicU32, AtomicU64, Ordering},
 };
 use alloc::boxed::Box;
@@ -120,7 +121,7 @@ struct Place {
     budget: AtomicU64,
     period: AtomicU64,
     /// Where it may run, as far as its policy was told; empty: there is no such vCPU.
-    affinity: AtomicU64,
+    affinity: AtomicPcpuSet,
     /// Where it belongs, plus one; 0: to no pCPU in particular.
     home: AtomicU32,
 }
@@ -200,8 +201,9 @@ impl Entitlements {
     /// Where `vcpu` may run, by what its policy has admitted.
     pub fn affinity(&self, vcpu: VcpuId) -> PcpuSet {
         let place = self.0.get(vcpu.index());
-        let bits = place.map_or(0, |place| place.affinity.load(Ordering::Relaxed));
-        PcpuSet::from_bits(bits)
+        place.map_or(PcpuSet::EMPTY, |place| {
+            place.affinity.load(Ordering::Relaxed)
+        })
     }
 
     /// Those who are there, and where each may run.
@@ -214,7 +216,7 @@ impl Entitlements {
     /// The policy has admitted `vcpu` on `affinity`, and wants it at `home`.
     pub(crate) fn set_place(&self, vcpu: VcpuId, affinity: PcpuSet, home: Option<PcpuId>) {
         if let Some(place) = self.0.get(vcpu.index()) {
-            place.affinity.store(affinity.bits(), Ordering::Relaxed);
+            place.affinity.store(affinity, Ordering::Relaxed);
             let home = home.map_or(0, |home| home.index() as u32 + 1);
             place.home.store(home, Ordering::Relaxed);
         }

@@ -10,8 +10,9 @@ use crate::{
     accounting::{Counter, vcpu},
     attention::About,
     cell::Mail,
+    pcpu_set::AtomicPcpuSet,
     state::{Ask, Claim, Leave, State, StateWord, Wake},
-    sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering},
+    sync::{ArrayQueue, AtomicU32, Ordering},
 };
 use alloc::{boxed::Box, sync::Arc};
 use core::fmt;
@@ -32,7 +33,7 @@ pub struct VcpuHandle<V: Vcpu> {
     pub(crate) state: StateWord,
     id: VcpuId,
     pub(crate) slot: ArrayQueue<Box<V>>,
-    affinity: AtomicU64,
+    affinity: AtomicPcpuSet,
     /// Where [`Self::migrate`] sends it, or `NO_DESTINATION`.
     destination: AtomicU32,
     pub(crate) account: vcpu::Account,
@@ -139,7 +140,7 @@ impl<V: Vcpu> VcpuHandle<V> {
             state: StateWord::new(State::created(first)),
             id,
             slot: ArrayQueue::new(1),
-            affinity: AtomicU64::new(affinity.bits()),
+            affinity: AtomicPcpuSet::new(affinity),
             destination: AtomicU32::new(NO_DESTINATION),
             account: vcpu::Account::new(vcpu::BLOCKED, now),
             switches: Counter::default(),
@@ -263,7 +264,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         self.pool.check_affinity(set)?;
         let admitted = self.admit(&self.entitlement(), set);
         admitted.map_err(AffinityError::Entitlement)?;
-        self.affinity.store(set.bits(), Ordering::Release);
+        self.affinity.store(set, Ordering::Release);
         self.request_migrate();
         Ok(())
     }
@@ -294,7 +295,7 @@ impl<V: Vcpu> VcpuHandle<V> {
 
     /// Where it may run.
     pub fn affinity(&self) -> PcpuSet {
-        PcpuSet::from_bits(self.affinity.load(Ordering::Acquire))
+        self.affinity.load_nonempty(Ordering::Acquire)
     }
 
     fn request_migrate(&self) {

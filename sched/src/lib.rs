@@ -27,6 +27,7 @@ mod ids;
 mod local;
 #[cfg(all(loom, test))]
 mod models;
+mod pcpu_set;
 pub mod policies;
 mod policy;
 mod pool;
@@ -42,8 +43,9 @@ pub use handle::{
     AffinityError, MigrateError, PowerOnClaim, PowerOnError, RetireError, Snapshot, Vcpu,
     VcpuHandle,
 };
-pub use ids::{GroupId, ParsePcpuSetError, PcpuId, PcpuSet, VcpuId};
+pub use ids::{GroupId, PcpuId, VcpuId};
 pub use local::{Decision, LocalScheduler, Machine, PolicyFailure, Woken};
+pub use pcpu_set::{ParsePcpuSetError, PcpuSet};
 pub use policies::{PolicyError, PolicyOptions, policy_by_name};
 pub use policy::{Allowed, Bounds, Choice, LocalPolicy, Pick, Policy, Ready, Refusal, Slice};
 pub use pool::{CreateError, Host, LocalError, Pool, PoolConfig, PoolError};

@@ -10,6 +10,7 @@ use crate::{
     PcpuTimes, Policy, PolicyFailure, Refusal, TraceEvent, TraceRing, Vcpu, VcpuHandle, VcpuId,
     attention::{About, Kick},
     cell::{Cell, Mail},
+    pcpu_set::AtomicPcpuSet,
     policies::RoundRobin,
     sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering, fence},
 };
@@ -126,10 +127,10 @@ pub struct Pool<V: Vcpu> {
     pcpus: PcpuSet,
     /// By pCPU number; one for each number up to the highest.
     cells: Vec<Arc<Cell<V>>>,
-    idle: AtomicU64,
-    draining: AtomicU64,
+    idle: AtomicPcpuSet,
+    draining: AtomicPcpuSet,
     /// Those that have their scheduler.
-    online: AtomicU64,
+    online: AtomicPcpuSet,
     free_ids: ArrayQueue<u16>,
     max_vcpus: u16,
     /// Who runs next. Whoever changes what vCPUs shall get takes it out and puts it back, so they come one after the other.
@@ -170,7 +171,8 @@ impl<V: Vcpu> Pool<V> {
         let cells = (0..=last.index())
             .map(|_| Arc::new(Cell::new(max_vcpus, now)))
             .collect();
-        let (idle, draining, online) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let none = || AtomicPcpuSet::default();
+        let (idle, draining, online) = (none(), none(), none());
         let is_preemptive = AtomicU32::new(policy.is_preemptive().into());
         let holder = ArrayQueue::new(1);
         assert!(
@@ -234,10 +236,9 @@ impl<V: Vcpu> Pool<V> {
         if !self.pcpus.contains(pcpu) {
             return Err(LocalError::AbsentPcpu);
         }
-        let bit = PcpuSet::only(pcpu).bits();
         let policy = self.with_policy(|policy| {
-            let is_taken = self.online.fetch_or(bit, Ordering::AcqRel) & bit != 0;
-            (!is_taken).then(|| self.at_work(policy, pcpu))
+            let is_free = self.online.insert(pcpu, Ordering::AcqRel);
+            is_free.then(|| self.at_work(policy, pcpu))
         });
         Ok(LocalScheduler::new(
             Arc::clone(self),
@@ -295,8 +296,7 @@ impl<V: Vcpu> Pool<V> {
     /// not have `pcpu`.
     pub fn drain(&self, pcpu: PcpuId) -> bool {
         self.pcpus.contains(pcpu) && {
-            self.draining
-                .fetch_or(PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
+            self.draining.insert(pcpu, Ordering::SeqCst);
             self.nudge(pcpu, About::Requests);
             true
         }
@@ -305,12 +305,11 @@ impl<V: Vcpu> Pool<V> {
     /// Puts `pcpu` back into service. False if the pool does not have it.
     pub fn undrain(&self, pcpu: PcpuId) -> bool {
         self.pcpus.contains(pcpu) && {
-            let before = self
-                .draining
-                .fetch_and(!PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
+            self.draining.remove(pcpu, Ordering::SeqCst);
             // Those that are still drained may keep vCPUs that had nowhere to go until now.
-            let drained = PcpuSet::from_bits(before);
+            let drained = self.draining.load(Ordering::SeqCst);
             drained
+                .union(PcpuSet::only(pcpu))
                 .iter()
                 .for_each(|pcpu| self.nudge(pcpu, About::Requests));
             true
@@ -318,7 +317,7 @@ impl<V: Vcpu> Pool<V> {
     }
 
     pub(crate) fn is_draining(&self, pcpu: PcpuId) -> bool {
-        PcpuSet::from_bits(self.draining.load(Ordering::Relaxed)).contains(pcpu)
+        self.draining.contains(pcpu, Ordering::Relaxed)
     }
 
     /// The first pCPU of a valid affinity.
@@ -368,7 +367,7 @@ impl<V: Vcpu> Pool<V> {
     }
 
     pub(crate) fn online(&self) -> PcpuSet {
-        PcpuSet::from_bits(self.online.load(Ordering::Acquire))
+        self.online.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_preemptive(&self, is_preemptive: bool) {
@@ -403,7 +402,7 @@ impl<V: Vcpu> Pool<V> {
 
     /// A vCPU with `affinity` may be run by a pCPU other than `here`.
     pub(crate) fn may_run_elsewhere(&self, affinity: PcpuSet, here: PcpuId) -> bool {
-        let draining = PcpuSet::from_bits(self.draining.load(Ordering::Relaxed));
+        let draining = self.draining.load(Ordering::Relaxed);
         !affinity
             .difference(draining)
             .difference(PcpuSet::only(here))
@@ -413,8 +412,7 @@ impl<V: Vcpu> Pool<V> {
     /// Where a vCPU with `affinity` goes that was on `last`: to an idle pCPU, which is claimed for it; else back to `last`
     /// unless that is clearly busier than another; else where the fewest wait.
     pub(crate) fn choose(&self, affinity: PcpuSet, last: Option<PcpuId>) -> PcpuId {
-        let in_service =
-            affinity.difference(PcpuSet::from_bits(self.draining.load(Ordering::Relaxed)));
+        let in_service = affinity.difference(self.draining.load(Ordering::Relaxed));
         // If it may run only on drained pCPUs, it waits on one of them.
         let eligible = if in_service.is_empty() {
             affinity
@@ -424,7 +422,7 @@ impl<V: Vcpu> Pool<V> {
         if let Some(idle) = self.claim_idle_in(eligible, last) {
             return idle;
         }
-        let online = eligible.intersection(PcpuSet::from_bits(self.online.load(Ordering::Relaxed)));
+        let online = eligible.intersection(self.online.load(Ordering::Relaxed));
         let candidates = if online.is_empty() { eligible } else { online };
         let last = last.filter(|&last| candidates.contains(last));
         if let Some(last) = last.filter(|&last| self.waiting(last) <= 1) {
@@ -453,26 +451,23 @@ impl<V: Vcpu> Pool<V> {
 
     /// True for exactly one of those that want to post to an idle `pcpu`.
     pub(crate) fn claim_idle(&self, pcpu: PcpuId) -> bool {
-        let bit = PcpuSet::only(pcpu).bits();
-        self.idle.fetch_and(!bit, Ordering::SeqCst) & bit != 0 || cfg!(mutant = "claim_idle_twice")
+        self.idle.remove(pcpu, Ordering::SeqCst) || cfg!(mutant = "claim_idle_twice")
     }
 
     /// Those that have published that they idle; perhaps no longer when this returns. After `fence(SeqCst)`, if it must see
     /// who went idle before.
     pub fn idle_pcpus(&self) -> PcpuSet {
-        PcpuSet::from_bits(self.idle.load(Ordering::Relaxed))
+        self.idle.load(Ordering::Relaxed)
     }
 
     pub(crate) fn publish_idle(&self, pcpu: PcpuId) {
-        self.idle
-            .fetch_or(PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
+        self.idle.insert(pcpu, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// The pCPU no longer idles; somebody may have claimed it already, and posts.
     pub(crate) fn retract_idle(&self, pcpu: PcpuId) {
-        self.idle
-            .fetch_and(!PcpuSet::only(pcpu).bits(), Ordering::SeqCst);
+        self.idle.remove(pcpu, Ordering::SeqCst);
     }
 
     /// `idler` has nothing to do: tells those that have mail to read, and the one with the most ready vCPUs of which one may

@@ -353,11 +353,11 @@ impl<V: Vcpu> LocalScheduler<V> {
     /// Nobody here may run on a pCPU that idles: says so exactly, and lets the next one look.
     #[inline(never)]
     fn pass_on(&self) {
-        let mut reach = 0;
+        let mut reach = PcpuSet::EMPTY;
         self.ready
-            .for_each(|vcpu| reach |= vcpu.handle().affinity().bits());
-        self.cell.set_reach(PcpuSet::from_bits(reach));
-        let unreached = self.pool.idle_pcpus().difference(PcpuSet::from_bits(reach));
+            .for_each(|vcpu| reach = reach.union(vcpu.handle().affinity()));
+        self.cell.set_reach(reach);
+        let unreached = self.pool.idle_pcpus().difference(reach);
         unreached
             .iter()
             .for_each(|idler| self.pool.ask_for_work(idler));

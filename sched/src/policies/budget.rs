@@ -16,7 +16,7 @@ struct Left {
 impl Left {
     const SHIFT: u32 = 40;
     const PERIODS: u64 = 1 << (64 - Self::SHIFT);
-    const LIMIT: i64 = 1 << (Self::SHIFT - 2);
+    const LIMIT: i64 = Budget::LIMIT as i64;
 
     fn decode(word: u64) -> Self {
         Self {
@@ -47,6 +47,9 @@ impl Left {
 }
 
 impl Budget {
+    /// The most that one can be, in ticks.
+    pub(super) const LIMIT: u64 = 1 << (Left::SHIFT - 2);
+
     /// Full.
     pub(super) fn new() -> Self {
         let ticks = Left::LIMIT;

@@ -57,8 +57,8 @@ struct Quantum {
 }
 
 impl Caps {
-    /// The longest period: budgets of 64 pCPUs still fit into their word.
-    pub(super) const LONGEST_PERIOD: u64 = 1 << 32;
+    /// The longest period: the budgets of as many pCPUs as there can be still fit into their word.
+    pub(super) const LONGEST_PERIOD: u64 = Budget::LIMIT / PcpuId::LIMIT as u64;
 
     pub(super) fn new(period_ticks: u64, pcpus: u32, max_vcpus: u16) -> Self {
         let group = || Group {

@@ -45,7 +45,7 @@ impl Credit {
     pub const NAME: &str = "credit";
 
     /// For up to `max_vcpus` vCPUs on `pcpus`. Those without a slice of their own run for `slice_ticks` at a time, others for up
-    /// to four times as long. Caps hold in each period of `period_ticks`, at most 2^32.
+    /// to four times as long. Caps hold in each period of `period_ticks`, at most 2^32; with the feature `many-pcpus` at most 2^28.
     pub fn new(slice_ticks: u64, period_ticks: u64, pcpus: PcpuSet, max_vcpus: u16) -> Self {
         let period_ticks = period_ticks.clamp(1, Caps::LONGEST_PERIOD);
         Self {

@@ -18,7 +18,8 @@ use super::turn::Turn;
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, GroupId, LocalPolicy, PcpuId, PcpuSet,
     Pick, Policy, Ready, Refusal, Slice, VcpuId,
-    sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    pcpu_set::AtomicPcpuSet,
+    sync::{AtomicU32, Ordering::Relaxed},
 };
 use alloc::{boxed::Box, collections::VecDeque, format, sync::Arc};
 
@@ -49,14 +50,14 @@ struct Team {
     /// Whose vCPUs it has, if it has any.
     group: AtomicU32,
     /// The homes of its vCPUs; empty: it is free.
-    homes: AtomicU64,
+    homes: AtomicPcpuSet,
     /// How many of them are ready or run.
     runnable: AtomicU32,
 }
 
 impl Team {
     fn homes(&self) -> PcpuSet {
-        PcpuSet::from_bits(self.homes.load(Relaxed))
+        self.homes.load(Relaxed)
     }
 }
 
@@ -83,8 +84,7 @@ impl Shared {
     /// `vcpu` belongs to no gang, and to no pCPU.
     fn leave(&self, vcpu: VcpuId) {
         if let Some((gang, home)) = self.place(vcpu) {
-            let bit = PcpuSet::only(home).bits();
-            self.gangs[gang].homes.fetch_and(!bit, Relaxed);
+            self.gangs[gang].homes.remove(home, Relaxed);
             self.places[vcpu.index()].store(NOWHERE, Relaxed);
         }
     }
@@ -111,8 +111,7 @@ impl Shared {
         };
         let (gang, home) = own().find_map(place).or_else(|| free().find_map(place))?;
         self.gangs[gang].group.store(group, Relaxed);
-        let bit = PcpuSet::only(home).bits();
-        self.gangs[gang].homes.fetch_or(bit, Relaxed);
+        self.gangs[gang].homes.insert(home, Relaxed);
         let word = (gang as u32) << 16 | home.index() as u32;
         self.places[vcpu.index()].store(word, Relaxed);
         Some(home)

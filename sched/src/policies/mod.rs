@@ -147,7 +147,7 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
 mod tests {
     use super::*;
     use crate::{Choice, Entitlement, Entitlements, GroupId, PcpuId, Ready, VcpuId, Weight};
-    use alloc::{string::ToString, sync::Arc, vec};
+    use alloc::{format, string::ToString, sync::Arc, vec};
 
     fn options(slice_ticks: u64, period_ticks: u64) -> PolicyOptions {
         let window = Window {
@@ -189,7 +189,10 @@ mod tests {
         );
         assert_eq!(
             message("credit", options(1, 1 << 33)),
-            "a period of 8589934592 ticks: it must be at least 1 and at most 4294967296"
+            format!(
+                "a period of 8589934592 ticks: it must be at least 1 and at most {}",
+                Caps::LONGEST_PERIOD
+            )
         );
     }
 

@@ -135,8 +135,8 @@ impl Table {
 
     fn pcpus_where(&self, is_wanted: impl Fn(&Frame) -> bool) -> PcpuSet {
         let wanted = self.0.iter().filter(|(_, frame)| is_wanted(frame));
-        let bits = wanted.map(|&(pcpu, _)| PcpuSet::only(pcpu).bits());
-        PcpuSet::from_bits(bits.fold(0, |all, bit| all | bit))
+        let each = wanted.map(|&(pcpu, _)| PcpuSet::only(pcpu));
+        each.fold(PcpuSet::EMPTY, PcpuSet::union)
     }
 }
 

@@ -4,8 +4,9 @@
 //! `fence(SeqCst)` between: of two that change at the same time one sees the other.
 
 use crate::{
-    Entitlements, PcpuId, PcpuSet, VcpuId,
-    sync::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence},
+    Entitlements, PcpuId, VcpuId,
+    pcpu_set::AtomicPcpuSet,
+    sync::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst, fence},
 };
 use alloc::boxed::Box;
 
@@ -25,7 +26,7 @@ impl Urgency {
 /// What the pCPUs tell each other.
 pub(super) struct Urgencies {
     /// Those that take part.
-    pcpus: AtomicU64,
+    pcpus: AtomicPcpuSet,
     /// By pCPU number. Only the pCPU writes its own.
     fronts: [Front; PcpuId::LIMIT as usize],
     /// By vCPU number: if it is ready and does not run, its urgency in bits 31:16 and where it is in bits 15:0; else 0. Whoever
@@ -44,7 +45,7 @@ impl Urgencies {
     /// Those of up to `max_vcpus` vCPUs, before any pCPU takes part.
     pub(super) fn new(max_vcpus: u16) -> Self {
         Self {
-            pcpus: AtomicU64::new(0),
+            pcpus: AtomicPcpuSet::default(),
             fronts: core::array::from_fn(|_| Front::default()),
             vcpus: (0..max_vcpus).map(|_| AtomicU32::new(0)).collect(),
         }
@@ -57,8 +58,7 @@ impl Urgencies {
 
     /// `pcpu` takes part.
     pub(super) fn join(&self, pcpu: PcpuId) {
-        let bit = PcpuSet::only(pcpu).bits();
-        self.pcpus.fetch_or(bit, Relaxed);
+        self.pcpus.insert(pcpu, Relaxed);
     }
 
     /// `vcpu` is ready on `pcpu` and does not run. [`Self::publish`] follows.
@@ -83,7 +83,7 @@ impl Urgencies {
     }
 
     fn fronts(&self) -> impl Iterator<Item = (PcpuId, &Front)> {
-        let pcpus = PcpuSet::from_bits(self.pcpus.load(Relaxed));
+        let pcpus = self.pcpus.load(Relaxed);
         pcpus.iter().map(|pcpu| (pcpu, &self.fronts[pcpu.index()]))
     }
 
@@ -138,6 +138,7 @@ impl Urgencies {
 #[cfg(all(test, loom))]
 mod models {
     use super::*;
+    use crate::PcpuSet;
     use loom::{model, sync::Arc, thread};
 
     /// One becomes ready on a pCPU that runs something more urgent while another pCPU turns to something less urgent: one of

@@ -4,12 +4,13 @@ use super::{Instruction::*, Outside, Script, Setup, Simulation};
 use crate::{PcpuId, PcpuSet, VcpuId, policies::RoundRobin};
 use alloc::{boxed::Box, vec::Vec};
 
+const PCPUS: u16 = 64;
 const VCPUS: u16 = 512;
 const SLICE: u64 = 10;
 
 fn machine(scripts: Vec<Script>, affinities: Vec<PcpuSet>, seed: Option<u64>) -> Simulation {
     Simulation::with_setup(Setup {
-        pcpus: PcpuId::LIMIT,
+        pcpus: PCPUS,
         policy: Box::new(RoundRobin::with_slice(SLICE)),
         scripts,
         affinities,
@@ -23,7 +24,7 @@ fn vcpus() -> impl Iterator<Item = VcpuId> {
 }
 
 fn last_pcpu() -> PcpuId {
-    PcpuId::new(PcpuId::LIMIT - 1).expect("it is below the limit")
+    PcpuId::new(PCPUS - 1).expect("it is below the limit")
 }
 
 #[test]
@@ -36,7 +37,7 @@ fn busy_vcpus_share_all_pcpus_alike() {
         let run = sim.times(vcpu).run;
         assert!((190..=210).contains(&run), "{vcpu} ran for {run} ticks");
     }
-    for pcpu in PcpuSet::all(PcpuId::LIMIT).iter() {
+    for pcpu in PcpuSet::all(PCPUS).iter() {
         let idle = sim.counters(pcpu).expect("it is in the pool").times.idle;
         assert_eq!(idle, 0, "{pcpu}");
     }
@@ -86,7 +87,7 @@ fn a_large_machine_by_chance_breaks_no_rule() {
         ])
     };
     let affinity = |vcpu: VcpuId| match vcpu.index() % 3 {
-        0 => PcpuSet::all(PcpuId::LIMIT),
+        0 => PcpuSet::all(PCPUS),
         1 => PcpuSet::only(last_pcpu()),
         _ => PcpuSet::from_bits(u64::MAX << 32),
     };
@@ -95,7 +96,7 @@ fn a_large_machine_by_chance_breaks_no_rule() {
     sim.set_unrest(true);
     sim.run_until(20);
     sim.set_unrest(false);
-    let all = PcpuSet::all(PcpuId::LIMIT);
+    let all = PcpuSet::all(PCPUS);
     all.iter().for_each(|pcpu| sim.act(Outside::Undrain(pcpu)));
     for vcpu in vcpus() {
         sim.act(Outside::SetAffinity(vcpu, all));

@@ -84,8 +84,6 @@ const QUEUED: u32 = 0;
 const LOADED: u32 = 1;
 const PARKED: u32 = 2;
 const GONE: u32 = 3;
-const PCPU_SHIFT: u32 = 2;
-const PCPU: u32 = 0x3f << PCPU_SHIFT;
 const REASONS: u32 = 0x1f << 8;
 /// Reasons with which a vCPU may stay loaded: whoever clears them kicks its pCPU.
 const LOADED_WAITS: u32 = BlockReason::Waiting.bit() | BlockReason::Remote.bit();
@@ -93,6 +91,8 @@ const WAKE: u32 = 1 << 16;
 const RESET: u32 = 1 << 17;
 const MIGRATE: u32 = 1 << 18;
 const SYNC: u32 = 1 << 19;
+const PCPU_SHIFT: u32 = 20;
+const PCPU: u32 = (PcpuId::LIMIT as u32 - 1) << PCPU_SHIFT;
 
 /// One value of the word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -183,10 +183,15 @@ fn machine_of(text: &FileText, vms: &[Vm], place: Place) -> Result<MachineKeys> 
 
 fn windows_of(windows: &[WindowText], vms: &[Vm], place: &Place) -> Result<Vec<WindowConfig>> {
     let window = |window: &WindowText| {
-        let pcpus = window.pcpus.parse::<PcpuSet>().map_err(|error| {
+        let refuse = |error: String| {
             let what = format!("window: `{}`: {error}", window.pcpus.escape_debug());
             Failure::input(what, place.of("window"), "give pCPUs like \"0-1,3\"")
-        })?;
+        };
+        let pcpus = window.pcpus.parse::<PcpuSet>();
+        let pcpus = pcpus.map_err(|error| refuse(error.to_string()))?;
+        if !pcpus.difference(PcpuSet::all(MAX_PCPUS as u16)).is_empty() {
+            return Err(refuse(format!("there are at most {MAX_PCPUS} pCPUs")));
+        }
         let names: Vec<&str> = vms.iter().map(|vm| vm.guest.name.as_str()).collect();
         let number = |name: &String| {
             let found = names.iter().position(|known| known == name);

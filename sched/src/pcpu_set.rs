@@ -1,0 +1,379 @@
+//! A set of pCPUs: one bit for each that there can be, and how it is written.
+//!
+//! Normally that is one word. With the feature `many-pcpus` it is sixteen, and an [`AtomicPcpuSet`] no longer changes as a
+//! whole. Nothing needs that: the bit of a pCPU is in one word, and each bit stands for itself. Who claims an idle pCPU, drains
+//! one or asks whether one idles looks at one bit; who looks for any of them takes a bit that was there at some moment, and
+//! the protocols that must not miss one have `fence(SeqCst)` between all that came before and all loads that follow.
+
+use crate::{
+    PcpuId,
+    sync::{AtomicU64, Ordering},
+};
+use core::{array, fmt, iter, str::FromStr};
+
+/// A power of two.
+const WORDS: usize = PcpuId::LIMIT as usize / 64;
+
+/// The word of `pcpu`. The mask tells the compiler what every `PcpuId` promises.
+const fn word(pcpu: PcpuId) -> usize {
+    (pcpu.index() / 64) & (WORDS - 1)
+}
+
+const fn bit(pcpu: PcpuId) -> u64 {
+    1 << (pcpu.index() % 64)
+}
+
+/// A set of pCPUs, written `0-3,5`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct PcpuSet([u64; WORDS]);
+
+impl PcpuSet {
+    /// No pCPU.
+    pub const EMPTY: Self = Self([0; WORDS]);
+
+    /// pCPUs 0 to `count - 1`; all that there can be if `count` is more.
+    pub const fn all(count: u16) -> Self {
+        let mut set = Self::EMPTY;
+        let mut index = 0;
+        while index < WORDS {
+            let here = (count as usize).saturating_sub(64 * index);
+            set.0[index] = if here >= 64 {
+                u64::MAX
+            } else {
+                (1 << here) - 1
+            };
+            index += 1;
+        }
+        set
+    }
+
+    /// Only `pcpu`.
+    pub const fn only(pcpu: PcpuId) -> Self {
+        let mut set = Self::EMPTY;
+        set.insert(pcpu);
+        set
+    }
+
+    /// Bit n stands for pCPU n, for the first 64.
+    pub const fn bits(self) -> u64 {
+        self.0[0]
+    }
+
+    /// The pCPUs whose bits are set.
+    pub const fn from_bits(bits: u64) -> Self {
+        let mut set = Self::EMPTY;
+        set.0[0] = bits;
+        set
+    }
+
+    /// `pcpu` is in the set.
+    pub const fn contains(self, pcpu: PcpuId) -> bool {
+        self.0[word(pcpu)] & bit(pcpu) != 0
+    }
+
+    /// Adds `pcpu`.
+    pub const fn insert(&mut self, pcpu: PcpuId) {
+        self.0[word(pcpu)] |= bit(pcpu);
+    }
+
+    /// Takes `pcpu` out.
+    pub const fn remove(&mut self, pcpu: PcpuId) {
+        self.0[word(pcpu)] &= !bit(pcpu);
+    }
+
+    /// Those that are in either set.
+    pub const fn union(mut self, other: Self) -> Self {
+        let mut index = 0;
+        while index < WORDS {
+            self.0[index] |= other.0[index];
+            index += 1;
+        }
+        self
+    }
+
+    /// Those that are in both sets.
+    pub const fn intersection(mut self, other: Self) -> Self {
+        let mut index = 0;
+        while index < WORDS {
+            self.0[index] &= other.0[index];
+            index += 1;
+        }
+        self
+    }
+
+    /// Those that are not in `other`.
+    pub const fn difference(mut self, other: Self) -> Self {
+        let mut index = 0;
+        while index < WORDS {
+            self.0[index] &= !other.0[index];
+            index += 1;
+        }
+        self
+    }
+
+    /// How many there are.
+    pub const fn len(self) -> u32 {
+        let (mut count, mut index) = (0, 0);
+        while index < WORDS {
+            count += self.0[index].count_ones();
+            index += 1;
+        }
+        count
+    }
+
+    /// There is none.
+    pub const fn is_empty(self) -> bool {
+        self.first().is_none()
+    }
+
+    /// The lowest.
+    pub const fn first(self) -> Option<PcpuId> {
+        self.first_from(0)
+    }
+
+    /// The lowest in the words from `index` on.
+    const fn first_from(self, mut index: usize) -> Option<PcpuId> {
+        while index < WORDS {
+            if self.0[index] != 0 {
+                return PcpuId::new((64 * index) as u16 + self.0[index].trailing_zeros() as u16);
+            }
+            index += 1;
+        }
+        None
+    }
+
+    /// Each of them, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = PcpuId> {
+        let (mut rest, mut index) = (self, 0);
+        iter::from_fn(move || {
+            let next = rest.first_from(index)?;
+            index = word(next);
+            rest.remove(next);
+            Some(next)
+        })
+    }
+}
+
+impl fmt::Display for PcpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut pcpus = self.iter().map(PcpuId::index).peekable();
+        let mut separator = "";
+        while let Some(first) = pcpus.next() {
+            let mut last = first;
+            while pcpus.next_if(|&next| next == last + 1).is_some() {
+                last += 1;
+            }
+            write!(f, "{separator}{first}")?;
+            if last > first {
+                write!(f, "-{last}")?;
+            }
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+/// A text that is not a set of pCPUs such as `0-3,5`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ParsePcpuSetError {
+    /// A part is neither a number nor a range `first-last`.
+    NotANumber,
+    /// A number is not below [`PcpuId::LIMIT`].
+    TooLarge,
+    /// A range ends before it starts.
+    Reversed,
+}
+
+impl fmt::Display for ParsePcpuSetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotANumber => f.write_str("a pCPU list looks like 0-3,5"),
+            Self::TooLarge => write!(f, "pCPU numbers end at {}", PcpuId::LIMIT - 1),
+            Self::Reversed => f.write_str("a pCPU range must not end before it starts"),
+        }
+    }
+}
+
+impl core::error::Error for ParsePcpuSetError {}
+
+impl FromStr for PcpuSet {
+    type Err = ParsePcpuSetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = |text: &str| {
+            let index = text
+                .trim()
+                .parse()
+                .map_err(|_| ParsePcpuSetError::NotANumber)?;
+            let is_known = PcpuId::new(index).is_some();
+            is_known.then_some(index).ok_or(ParsePcpuSetError::TooLarge)
+        };
+        let mut set = Self::EMPTY;
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (number(first)?, number(last)?);
+            if last < first {
+                return Err(ParsePcpuSetError::Reversed);
+            }
+            set = set.union(Self::all(last + 1).difference(Self::all(first)));
+        }
+        Ok(set)
+    }
+}
+
+/// A set that several pCPUs change. See the head of this file for what a load of several words means.
+#[derive(Default)]
+pub(crate) struct AtomicPcpuSet([AtomicU64; WORDS]);
+
+impl AtomicPcpuSet {
+    pub(crate) fn new(set: PcpuSet) -> Self {
+        Self(array::from_fn(|index| AtomicU64::new(set.0[index])))
+    }
+
+    #[inline]
+    pub(crate) fn load(&self, order: Ordering) -> PcpuSet {
+        PcpuSet(array::from_fn(|index| self.0[index].load(order)))
+    }
+
+    /// As it is between two stores, none of which is of an empty set: while the words change one after the other it may look
+    /// empty, but only until the store is over.
+    #[inline]
+    pub(crate) fn load_nonempty(&self, order: Ordering) -> PcpuSet {
+        loop {
+            let set = self.load(order);
+            if WORDS == 1 || !set.is_empty() {
+                return set;
+            }
+        }
+    }
+
+    /// One caller at a time, and nobody inserts or removes.
+    #[inline]
+    pub(crate) fn store(&self, set: PcpuSet, order: Ordering) {
+        for (word, bits) in self.0.iter().zip(set.0) {
+            word.store(bits, order);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn contains(&self, pcpu: PcpuId, order: Ordering) -> bool {
+        self.0[word(pcpu)].load(order) & bit(pcpu) != 0
+    }
+
+    /// Adds `pcpu`; true if it was not in the set.
+    #[inline]
+    pub(crate) fn insert(&self, pcpu: PcpuId, order: Ordering) -> bool {
+        self.0[word(pcpu)].fetch_or(bit(pcpu), order) & bit(pcpu) == 0
+    }
+
+    /// Takes `pcpu` out; true if it was in the set.
+    #[inline]
+    pub(crate) fn remove(&self, pcpu: PcpuId, order: Ordering) -> bool {
+        self.0[word(pcpu)].fetch_and(!bit(pcpu), order) & bit(pcpu) != 0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use alloc::{format, string::ToString, vec::Vec};
+    use core::sync::atomic::Ordering::Relaxed;
+
+    const LAST: u16 = PcpuId::LIMIT - 1;
+
+    fn parse(text: &str) -> Result<PcpuSet, ParsePcpuSetError> {
+        text.parse()
+    }
+
+    fn indices(set: PcpuSet) -> Vec<usize> {
+        set.iter().map(PcpuId::index).collect()
+    }
+
+    #[test]
+    fn a_set_reads_and_prints_as_ranges() {
+        let (last, before) = (LAST, LAST - 1);
+        let texts = [
+            "0", "0-3", "0-3,5", "1,3,5", "0-63", "62-63", "63", "0-1,3-4",
+        ];
+        let far = [
+            format!("0-{last}"),
+            format!("{before}-{last}"),
+            format!("0-3,5,{before}-{last}"),
+            format!("{last}"),
+        ];
+        for text in texts.into_iter().chain(far.iter().map(|far| &**far)) {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(parse("5,0-3, 2").unwrap().to_string(), "0-3,5");
+        assert_eq!(indices(PcpuSet::all(4)), [0, 1, 2, 3]);
+        assert_eq!(PcpuSet::all(64).len(), 64);
+        assert_eq!(PcpuSet::all(u16::MAX).len(), u32::from(PcpuId::LIMIT));
+    }
+
+    #[test]
+    fn a_bad_set_says_why() {
+        assert_eq!(parse(""), Err(ParsePcpuSetError::NotANumber));
+        assert_eq!(parse("a"), Err(ParsePcpuSetError::NotANumber));
+        assert_eq!(parse("1-"), Err(ParsePcpuSetError::NotANumber));
+        assert_eq!(parse("3-1"), Err(ParsePcpuSetError::Reversed));
+        let beyond = parse(&PcpuId::LIMIT.to_string()).unwrap_err();
+        assert_eq!(beyond, ParsePcpuSetError::TooLarge);
+        assert_eq!(beyond.to_string(), format!("pCPU numbers end at {LAST}"));
+    }
+
+    /// Every other, every third and so on, against what lists of numbers say.
+    #[test]
+    fn sets_are_what_a_slow_and_obvious_model_says() {
+        let every = |step: usize| {
+            (0..PcpuId::LIMIT).filter(move |&index| usize::from(index).is_multiple_of(step))
+        };
+        let set_of = |numbers: &mut dyn Iterator<Item = u16>| {
+            let mut set = PcpuSet::EMPTY;
+            numbers.for_each(|index| set.insert(PcpuId::new(index).unwrap()));
+            set
+        };
+        let steps = [1, 2, 3, 7, 63, 64, 65, 1000];
+        for (a, b) in steps.into_iter().flat_map(|a| steps.map(|b| (a, b))) {
+            let (one, other) = (set_of(&mut every(a)), set_of(&mut every(b)));
+            let is_both = |&index: &u16| usize::from(index).is_multiple_of(b);
+            let both: Vec<_> = every(a).filter(is_both).map(usize::from).collect();
+            let only: Vec<_> = every(a)
+                .filter(|index| !is_both(index))
+                .map(usize::from)
+                .collect();
+            assert_eq!(indices(one.intersection(other)), both);
+            assert_eq!(indices(one.difference(other)), only);
+            assert_eq!(
+                one.union(other).len(),
+                only.len() as u32 + other.len(),
+                "{a} {b}"
+            );
+            assert_eq!(one.difference(other).first().is_none(), only.is_empty());
+            assert_eq!(one.difference(other).is_empty(), only.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_first_64_are_a_word() {
+        let set = parse("0,2,63").unwrap();
+        assert_eq!(set.bits(), 1 << 63 | 0b101);
+        assert_eq!(PcpuSet::from_bits(set.bits()), set);
+        assert_eq!(PcpuSet::all(PcpuId::LIMIT).bits(), u64::MAX);
+    }
+
+    #[test]
+    fn one_that_is_put_in_or_taken_out_twice_changes_once() {
+        let set = AtomicPcpuSet::default();
+        for pcpu in [0, 62, LAST].map(|index| PcpuId::new(index).unwrap()) {
+            assert!(set.insert(pcpu, Relaxed) && !set.insert(pcpu, Relaxed));
+            assert!(set.contains(pcpu, Relaxed));
+        }
+        let expected = parse(&format!("0,62,{LAST}"));
+        assert_eq!(Ok(set.load(Relaxed)), expected);
+        let last = PcpuId::new(LAST).unwrap();
+        assert!(set.remove(last, Relaxed) && !set.remove(last, Relaxed));
+        assert!(!set.contains(last, Relaxed));
+        set.store(PcpuSet::only(last), Relaxed);
+        assert_eq!(set.load_nonempty(Relaxed), PcpuSet::only(last));
+    }
+}
