@@ -23,6 +23,7 @@ mod change;
 mod deadlines;
 mod entitlement;
 mod handle;
+mod host;
 mod ids;
 mod local;
 #[cfg(all(loom, test))]
@@ -43,11 +44,12 @@ pub use handle::{
     AffinityError, MigrateError, PowerOnClaim, PowerOnError, RetireError, Snapshot, Vcpu,
     VcpuHandle,
 };
+pub use host::Host;
 pub use ids::{GroupId, PcpuId, VcpuId};
 pub use local::{Decision, LocalScheduler, Machine, PolicyFailure, Woken};
 pub use pcpu_set::{ParsePcpuSetError, PcpuSet};
 pub use policies::{PolicyError, PolicyOptions, policy_by_name};
 pub use policy::{Allowed, Bounds, Choice, LocalPolicy, Pick, Policy, Ready, Refusal, Slice};
-pub use pool::{CreateError, Host, LocalError, Pool, PoolConfig, PoolError};
+pub use pool::{CreateError, LocalError, Pool, PoolConfig, PoolError};
 pub use state::{BlockReason, Place, PowerState};
 pub use trace::{TraceEvent, TraceRecord, TraceRing};

@@ -12,15 +12,20 @@
 //! the attention word. Runs with physical interrupts masked.
 
 mod choose;
+mod conclude;
+mod machine;
 mod moves;
+mod park;
 mod ready;
+mod share;
+mod turn;
 mod watch;
 
+pub use machine::{Decision, Machine, Woken};
 pub use watch::PolicyFailure;
 
 use crate::{
-    BlockReason, LocalPolicy, PcpuId, Policy, Pool, Ready, Slice, TraceEvent, Vcpu, VcpuId,
-    accounting::{pcpu, vcpu},
+    BlockReason, LocalPolicy, PcpuId, Policy, Pool, Slice, TraceEvent, Vcpu, VcpuId,
     attention::{About, Raised},
     cell::Cell,
     change::AtWork,
@@ -30,46 +35,6 @@ use crate::{
 use alloc::{boxed::Box, sync::Arc};
 use ready::ReadySet;
 use watch::Watched;
-
-/// Later than any time.
-const NEVER: u64 = u64::MAX;
-
-/// What the scheduler tells the pCPU to do. Called on that pCPU only, from [`LocalScheduler::schedule`].
-pub trait Machine<V> {
-    /// Puts the vCPU's registers into the hardware, and looks at everything that could have become pending since it was
-    /// unbound. `exclusive`: no other vCPU is ready here, and the policy lets it have the pCPU, its WFI included.
-    fn bind(&mut self, vcpu: &mut V, exclusive: bool);
-
-    /// Takes them out again. The result is when its next timer expires, in ticks of [`crate::Host::now`], if that would
-    /// wake it; it is used only if the vCPU waits.
-    fn unbind(&mut self, vcpu: &mut V) -> Option<u64>;
-
-    /// Folds the bound vCPU's interrupt state and tells who waits for it; the vCPU stays bound.
-    fn sync(&mut self, vcpu: &mut V);
-
-    /// PSCI turned the vCPU on: its registers go to their reset values and its PC to the entry point. It is not bound.
-    fn reset(&mut self, vcpu: &mut V);
-
-    /// The pCPU must call [`LocalScheduler::timer_fired`] at this time, and not before another time is set; `None`: never.
-    /// Called only when the time changes.
-    fn set_timer(&mut self, deadline: Option<u64>);
-}
-
-/// What the pCPU does next.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[must_use]
-pub enum Decision {
-    /// Enter the guest of the loaded vCPU.
-    Run,
-    /// Wait for a physical interrupt, answer it, and call `schedule` again.
-    Idle,
-    /// The pCPU is drained: nothing is loaded. Wait as for `Idle`; a kick says that something changed.
-    Drained,
-}
-
-/// The vCPU is not blocked: a wake came first, and it is consumed. Bring its interrupts up to date and go on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Woken;
 
 /// How the loaded vCPU is being run.
 struct Current {
@@ -339,122 +304,11 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.trace(now, TraceEvent::Policy);
     }
 
-    /// The slice timer runs only while others wait, or the slice is strict.
-    fn arm(&mut self, machine: &mut impl Machine<V>) {
-        let end = self
-            .current
-            .end
-            .filter(|_| self.is_running())
-            .filter(|_| self.current.slice.is_strict || !self.ready.is_empty());
-        if end.is_some() != self.is_armed {
-            self.is_armed = end.is_some();
-            if self.is_armed {
-                self.cell.attention.arm();
-            } else {
-                self.cell.attention.disarm();
-            }
-        }
-        let times = [
-            end,
-            self.deadlines.first(),
-            self.resume_at,
-            self.next_watch(),
-        ];
-        let first = times.map(|time| time.unwrap_or(NEVER)).into_iter().min();
-        let timer = first.filter(|&first| first != NEVER);
-        if timer != self.timer {
-            machine.set_timer(timer);
-            self.timer = timer;
-        }
-    }
-
-    fn conclude(&mut self, now: u64) -> Decision {
-        let is_running = self.is_running();
-        if is_running != self.is_busy {
-            self.is_busy = is_running;
-            let phase = if is_running { pcpu::BUSY } else { pcpu::IDLE };
-            self.cell.account.enter(phase, now);
-        }
-        if is_running {
-            return Decision::Run;
-        }
-        if self.pool.is_draining(self.id) {
-            self.trace(now, TraceEvent::Drained);
-            return Decision::Drained;
-        }
-        self.trace(now, TraceEvent::Idle);
-        self.is_idle = true;
-        // Whoever has something for this pCPU since it last looked kicks it. Whoever made a vCPU wait elsewhere before it
-        // could see this pCPU idle does not: those are asked.
-        self.pool.publish_idle(self.id);
-        if !cfg!(mutant = "idle_without_recheck") {
-            self.pool.ask_for_work(self.id);
-        }
-        Decision::Idle
-    }
-
     fn loaded_state(&self) -> Option<State> {
         self.loaded.as_ref().map(|vcpu| vcpu.handle().state.load())
     }
 
     fn is_running(&self) -> bool {
         self.loaded.is_some() && !self.current.is_waiting
-    }
-
-    fn charge(&mut self, now: u64) {
-        if self.current.charged_at == now {
-            return;
-        }
-        if let Some(vcpu) = self.loaded.as_ref().filter(|_| !self.current.is_waiting) {
-            let ticks = now.saturating_sub(self.current.charged_at);
-            self.policy.charge(vcpu.handle().id(), ticks, now);
-        }
-        self.current.charged_at = now;
-    }
-
-    /// The loaded vCPU starts a slice.
-    fn start_slice(&mut self, slice: Slice, now: u64) {
-        let end = slice.duration.map(|ticks| now.saturating_add(ticks.get()));
-        self.current.slice = slice;
-        self.current.end = end;
-        self.current.charged_at = now;
-    }
-
-    /// The loaded vCPU runs again, or waits, with its registers loaded. Before it runs, its policy is asked.
-    fn set_waiting(&mut self, is_waiting: bool, now: u64) {
-        if self.current.is_waiting == is_waiting {
-            return;
-        }
-        let Some(loaded) = &self.loaded else { return };
-        let id = loaded.handle().id();
-        let phase = if is_waiting { vcpu::BLOCKED } else { vcpu::RUN };
-        loaded.handle().account.enter(phase, now);
-        if is_waiting {
-            self.stop_turn(now);
-            self.current.is_waiting = true;
-            return self.trace(now, TraceEvent::WaitLoaded(id));
-        }
-        self.current.is_waiting = false;
-        let slice = if self.ready.is_empty() {
-            self.policy.resume(id, now)
-        } else {
-            self.policy.enqueue(id, Ready::Woken, now);
-            None
-        };
-        self.is_ranked = slice.is_none();
-        self.start_slice(slice.unwrap_or(Slice::UNLIMITED), now);
-    }
-
-    /// The loaded vCPU blocks or goes elsewhere: its policy forgets it, unless it has already because it waits.
-    fn stop_turn(&mut self, now: u64) {
-        self.charge(now);
-        if let Some(vcpu) = self.loaded.as_ref().filter(|_| !self.current.is_waiting) {
-            let id = vcpu.handle().id();
-            if core::mem::take(&mut self.is_ranked) {
-                self.policy.withdraw(id, now);
-            } else {
-                self.policy.leave(id, now);
-            }
-        }
     }
 }

@@ -1,0 +1,178 @@
+//! What everybody but its owner can do with a vCPU: wake it, pause it, turn it on, move it, and ask how it is.
+//!
+//! A [`VcpuHandle`] is shared; the vCPU itself is a box that is in one place at a time. Every method is one
+//! transition of the state word and then a kick or a post, callable on any pCPU and in any context: no lock, no
+//! allocation. Write what the vCPU shall see (a pending interrupt, an entry point) before you call.
+
+mod errors;
+mod moves;
+mod power;
+mod snapshot;
+
+pub use errors::{AffinityError, MigrateError, PowerOnError, RetireError};
+pub use power::PowerOnClaim;
+pub use snapshot::Snapshot;
+
+use crate::{
+    BlockReason, PcpuId, PcpuSet, Place, Pool, TraceEvent, VcpuId,
+    accounting::{Counter, vcpu},
+    attention::About,
+    pcpu_set::AtomicPcpuSet,
+    state::{Ask, State, StateWord, Wake},
+    sync::{ArrayQueue, AtomicU32},
+};
+use alloc::{boxed::Box, sync::Arc};
+
+/// A vCPU, as the scheduler moves it: a box that knows its handle.
+pub trait Vcpu: Send + Sized + 'static {
+    /// What the embedder shares with other pCPUs about it: pending interrupts, an entry point.
+    type Shared: Send + Sync + 'static;
+
+    /// The handle that [`Pool::create_vcpu`] gave it.
+    fn handle(&self) -> &Arc<VcpuHandle<Self>>;
+}
+
+const NO_DESTINATION: u32 = PcpuId::LIMIT as u32;
+
+/// The shared side of a vCPU.
+pub struct VcpuHandle<V: Vcpu> {
+    pub(crate) state: StateWord,
+    id: VcpuId,
+    pub(crate) slot: ArrayQueue<Box<V>>,
+    affinity: AtomicPcpuSet,
+    /// Where [`Self::migrate`] sends it, or `NO_DESTINATION`.
+    destination: AtomicU32,
+    pub(crate) account: vcpu::Account,
+    pub(crate) switches: Counter,
+    pub(crate) migrations: MigrationCounters,
+    pool: Arc<Pool<V>>,
+    shared: V::Shared,
+}
+
+#[derive(Default)]
+pub(crate) struct MigrationCounters {
+    pub(crate) loaded: Counter,
+    pub(crate) queued: Counter,
+    pub(crate) parked: Counter,
+}
+
+impl<V: Vcpu> VcpuHandle<V> {
+    pub(crate) fn new(
+        id: VcpuId,
+        affinity: PcpuSet,
+        first: PcpuId,
+        pool: Arc<Pool<V>>,
+        shared: V::Shared,
+    ) -> Self {
+        let now = pool.host().now();
+        Self {
+            state: StateWord::new(State::created(first)),
+            id,
+            slot: ArrayQueue::new(1),
+            affinity: AtomicPcpuSet::new(affinity),
+            destination: AtomicU32::new(NO_DESTINATION),
+            account: vcpu::Account::new(vcpu::BLOCKED, now),
+            switches: Counter::default(),
+            migrations: MigrationCounters::default(),
+            pool,
+            shared,
+        }
+    }
+
+    /// Its number in the pool.
+    pub fn id(&self) -> VcpuId {
+        self.id
+    }
+
+    /// What the embedder shares about it.
+    pub fn shared(&self) -> &V::Shared {
+        &self.shared
+    }
+
+    /// An interrupt has become due for it: write that first. It stops waiting; if it was not waiting, its next attempt
+    /// to wait fails; if it is loaded, its pCPU looks at its interrupts before it enters the guest again.
+    pub fn wake(&self) {
+        self.wake_from(BlockReason::Waiting);
+    }
+
+    /// What an instruction of it waited for has been done on another pCPU: the instruction is run again.
+    pub fn complete(&self) {
+        self.wake_from(BlockReason::Remote);
+    }
+
+    #[inline]
+    fn wake_from(&self, reason: BlockReason) {
+        match self.state.update(|state| state.wake(reason)) {
+            Wake::Noted => {}
+            Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
+            Wake::Claimed(last) => self.unpark_woken(last),
+        }
+    }
+
+    #[inline(never)]
+    fn unpark_woken(&self, last: PcpuId) {
+        self.pool.trace_here(TraceEvent::Wake(self.id));
+        self.unpark(last);
+    }
+
+    /// Adds a reason not to run; it takes effect at once, wherever the vCPU is. See [`Self::is_parked`].
+    pub fn suspend(&self, reason: BlockReason) {
+        match self.state.update(|state| state.suspend(reason)) {
+            Ask::Parked | Ask::Gone => {}
+            Ask::Tell(pcpu) => self.pool.nudge(pcpu, About::Requests),
+        }
+    }
+
+    /// Takes a reason away; the vCPU runs once none is left.
+    pub fn resume(&self, reason: BlockReason) {
+        match self.state.update(|state| state.unblock(reason)) {
+            Wake::Noted => {}
+            Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
+            Wake::Claimed(last) => self.unpark(last),
+        }
+    }
+
+    /// Its VM ends: it never runs again, whatever PSCI says, until [`Self::rearm`]. [`crate::Host::stopped`] is called once
+    /// it is parked, perhaps before this returns.
+    pub fn stop(&self) {
+        let was_parked = self.state.update(|state| {
+            let is_news = matches!(state.place(), Place::Parked(_))
+                && !state.is_blocked_by(BlockReason::Stopped);
+            let (next, ask) = state.suspend(BlockReason::Stopped);
+            (next, (is_news, ask))
+        });
+        match was_parked {
+            (true, _) => self.pool.host().stopped(self.id),
+            (false, Ask::Tell(pcpu)) => self.pool.nudge(pcpu, About::Requests),
+            (false, Ask::Parked | Ask::Gone) => {}
+        }
+    }
+
+    /// A stopped and parked vCPU is off again, as it was when it was created, for a VM that starts anew. False if it is
+    /// not stopped and parked.
+    pub fn rearm(&self) -> bool {
+        self.state.update(|state| state.rearm())
+    }
+
+    /// will call [`crate::Machine::sync`]. False: it is not loaded, so its state is in memory.
+    #[must_use]
+    pub fn request_sync(&self) -> bool {
+        match self.state.update(|state| state.request_sync()) {
+            Some(pcpu) => {
+                self.pool.nudge(pcpu, About::Loaded);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a vCPU that is off or stopped, and parked, out of the pool, and gives its box back; its number is used again.
+    pub fn retire(&self) -> Result<Box<V>, RetireError> {
+        if !self.state.update(|state| state.retire()) {
+            return Err(RetireError::StillInUse);
+        }
+        let vcpu = self.take_parked();
+        self.pool.release(self.id);
+        Ok(vcpu)
+    }
+}

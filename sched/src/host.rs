@@ -1,0 +1,33 @@
+//! What the scheduler needs of the machine, on any pCPU.
+
+use crate::{PcpuId, PolicyFailure, VcpuId};
+
+/// What the scheduler needs of the machine, on any pCPU.
+pub trait Host: Send + Sync {
+    /// The host's counter, in ticks. [CNTPCT_EL0]
+    fn now(&self) -> u64;
+
+    /// Makes `pcpu` leave its guest or its idle wait soon; never the pCPU that calls.
+    fn kick(&self, pcpu: PcpuId);
+
+    /// The pCPU that calls, if it is one of the pool.
+    fn this_pcpu(&self) -> Option<PcpuId>;
+
+    /// A vCPU that [`VcpuHandle::stop`] was called for is parked now. Called once per stop, on the pCPU that parked it, or
+    /// by the caller of `stop` if it was parked already.
+    fn stopped(&self, _vcpu: VcpuId) {}
+
+    /// The pool's policy has broken its promise, and round-robin takes over on every pCPU. Called once for a policy, on the
+    /// pCPU that noticed, in the middle of a decision: it may neither wait nor allocate.
+    fn policy_failed(&self, _failure: PolicyFailure) {}
+
+    /// Called while somebody else, on another pCPU, is about to be done. [DDI0487: YIELD]
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+
+    /// A vCPU that was suspended for [`BlockReason::Paused`](crate::BlockReason::Paused) is parked now, on the pCPU that
+    /// calls. One that was parked already when it was suspended is not announced; one that goes on to be stopped is only
+    /// announced as stopped.
+    fn paused(&self, _vcpu: VcpuId) {}
+}

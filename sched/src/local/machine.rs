@@ -1,0 +1,38 @@
+//! What the scheduler tells the hardware of its pCPU, and what it answers to the loop there.
+
+/// What the scheduler tells the pCPU to do. Called on that pCPU only, from [`crate::LocalScheduler::schedule`].
+pub trait Machine<V> {
+    /// Puts the vCPU's registers into the hardware, and looks at everything that could have become pending since it was
+    /// unbound. `exclusive`: no other vCPU is ready here, and the policy lets it have the pCPU, its WFI included.
+    fn bind(&mut self, vcpu: &mut V, exclusive: bool);
+
+    /// Takes them out again. The result is when its next timer expires, in ticks of [`crate::Host::now`], if that would
+    /// wake it; it is used only if the vCPU waits.
+    fn unbind(&mut self, vcpu: &mut V) -> Option<u64>;
+
+    /// Folds the bound vCPU's interrupt state and tells who waits for it; the vCPU stays bound.
+    fn sync(&mut self, vcpu: &mut V);
+
+    /// PSCI turned the vCPU on: its registers go to their reset values and its PC to the entry point. It is not bound.
+    fn reset(&mut self, vcpu: &mut V);
+
+    /// The pCPU must call [`crate::LocalScheduler::timer_fired`] at this time, and not before another time is set; `None`: never.
+    /// Called only when the time changes.
+    fn set_timer(&mut self, deadline: Option<u64>);
+}
+
+/// What the pCPU does next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Decision {
+    /// Enter the guest of the loaded vCPU.
+    Run,
+    /// Wait for a physical interrupt, answer it, and call `schedule` again.
+    Idle,
+    /// The pCPU is drained: nothing is loaded. Wait as for `Idle`; a kick says that something changed.
+    Drained,
+}
+
+/// The vCPU is not blocked: a wake came first, and it is consumed. Bring its interrupts up to date and go on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Woken;

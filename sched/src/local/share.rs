@@ -1,0 +1,133 @@
+//! How a pCPU gives ready vCPUs to others: to one that idles, and to a busy one if the policy wants that.
+
+use super::LocalScheduler;
+use crate::{
+    PcpuId, PcpuSet, Ready, TraceEvent, Vcpu, VcpuId,
+    attention::About,
+    cell::Mail,
+    state::Leave,
+    sync::{Ordering, fence},
+};
+
+impl<V: Vcpu> LocalScheduler<V> {
+    /// Others wait here and a pCPU idles: gives it one that may run there. If this pCPU was asked for work, it gives some or
+    /// passes the question on.
+    pub(super) fn share(&mut self, was_asked: bool, now: u64) {
+        if self.ready.is_empty() && !was_asked {
+            return self.cell.set_reach(PcpuSet::EMPTY);
+        }
+        fence(Ordering::SeqCst);
+        while !self.ready.is_empty() && !self.pool.idle_pcpus().is_empty() {
+            match self.surrender(now) {
+                Some((id, to)) => self.hand_over(id, to, now),
+                None => break,
+            }
+        }
+        if !self.pool.idle_pcpus().is_empty() {
+            self.pass_on();
+        }
+    }
+
+    /// Lets the policy name a ready vCPU for which an idle pCPU can be claimed; the claim must be used.
+    fn surrender(&mut self, now: u64) -> Option<(VcpuId, PcpuId)> {
+        let (ready, pool) = (&self.ready, &self.pool);
+        let mut accepted = None;
+        let surrendered = self.policy.surrender(&mut |id| {
+            if accepted.is_none() {
+                let affinity = ready
+                    .get(id)
+                    .map_or(PcpuSet::EMPTY, |vcpu| vcpu.handle().affinity());
+                accepted = pool.claim_idle_in(affinity, None).map(|pcpu| (id, pcpu));
+            }
+            accepted.is_some_and(|(first, _)| first == id)
+        });
+        let accepted_id = accepted.map(|(id, _)| id);
+        if surrendered != accepted_id {
+            // The policy is corrected: what was claimed for is given, what was not stays.
+            self.cell.bad_picks.increment();
+            if let Some(accepted) = accepted_id {
+                self.policy.withdraw(accepted, now);
+            }
+            self.keep(surrendered, now);
+        }
+        accepted
+    }
+
+    /// The policy has taken out a vCPU that may not leave.
+    fn keep(&mut self, vcpu: Option<VcpuId>, now: u64) {
+        if let Some(kept) = vcpu.filter(|&kept| self.ready.get(kept).is_some()) {
+            self.policy.enqueue(kept, Ready::Woken, now);
+        }
+    }
+
+    /// Gives other pCPUs what the policy would rather have there, each at most one, so that two that disagree do not keep each
+    /// other busy; then lets it ask another one to do the same.
+    pub(super) fn balance(&mut self, was_asked: bool, now: u64) {
+        if !(core::mem::take(&mut self.must_balance) || was_asked) {
+            return;
+        }
+        let mut done = PcpuSet::only(self.id);
+        while !self.ready.is_empty()
+            && let Some(to) = self.push(done, now)
+        {
+            done.insert(to);
+        }
+        let giver = self.policy.pull(now).filter(|&giver| giver != self.id);
+        if let Some(giver) = giver.filter(|&giver| self.pool.pcpus().contains(giver)) {
+            self.pool.nudge(giver, About::Work);
+        }
+    }
+
+    /// Lets the policy name a ready vCPU and a pCPU that is not in `done`, and hands it over.
+    #[inline(never)]
+    fn push(&mut self, done: PcpuSet, now: u64) -> Option<PcpuId> {
+        let (ready, pool) = (&self.ready, &self.pool);
+        let may_go = |id, to| {
+            let vcpu = ready.get(id).filter(|_| !done.contains(to));
+            vcpu.is_some_and(|vcpu: &V| pool.may_run(vcpu.handle().affinity(), to))
+        };
+        let (id, to) = self.policy.push(now, &mut |id, to| may_go(id, to))?;
+        if !may_go(id, to) {
+            self.cell.bad_picks.increment();
+            self.keep(Some(id), now);
+            return None;
+        }
+        self.hand_over(id, to, now);
+        Some(to)
+    }
+
+    /// Nobody here may run on a pCPU that idles: says so exactly, and lets the next one look.
+    #[inline(never)]
+    fn pass_on(&self) {
+        let mut reach = PcpuSet::EMPTY;
+        self.ready
+            .for_each(|vcpu| reach = reach.union(vcpu.handle().affinity()));
+        self.cell.set_reach(reach);
+        let unreached = self.pool.idle_pcpus().difference(reach);
+        unreached
+            .iter()
+            .for_each(|idler| self.pool.ask_for_work(idler));
+    }
+
+    fn hand_over(&mut self, id: VcpuId, to: PcpuId, now: u64) {
+        let Some(vcpu) = self.ready.remove(id) else {
+            return;
+        };
+        self.uncount();
+        vcpu.handle().migrations.queued.increment();
+        self.cell.handed_over.increment();
+        self.trace(now, TraceEvent::HandOver(id, to));
+        match vcpu.handle().state.update(|state| state.route(to)) {
+            Leave::Queued => self.pool.post(
+                to,
+                Mail {
+                    vcpu,
+                    why: Ready::MigratedIn,
+                },
+            ),
+            Leave::SyncFirst => {
+                unreachable!("rule: only a loaded vCPU has interrupt state to fold")
+            }
+        }
+    }
+}

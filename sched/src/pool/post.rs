@@ -1,0 +1,72 @@
+//! How a pCPU is told that something waits for it: a box in its inbox, a bit in its attention word, a kick.
+
+use super::Pool;
+use crate::{
+    PcpuId, TraceEvent, Vcpu,
+    attention::{About, Kick},
+    cell::Mail,
+    sync::{Ordering, fence},
+};
+
+impl<V: Vcpu> Pool<V> {
+    /// Puts a box into the inbox of `to`. The state word already says that it is queued there.
+    pub(crate) fn post(&self, to: PcpuId, mail: Mail<V>) {
+        let (affinity, id) = (mail.vcpu.handle().affinity(), mail.vcpu.handle().id());
+        let cell = self.cell(to);
+        cell.waiting.fetch_add(1, Ordering::Relaxed);
+        assert!(
+            cell.inbox.push(mail).is_ok(),
+            "rule: an inbox has room for every vCPU of the pool"
+        );
+        let here = self.host.this_pcpu();
+        self.trace_from(here, TraceEvent::Post(id, to));
+        if here == Some(to) {
+            return cell.attention.post_to_self();
+        }
+        if cell.attention.post(self.is_preemptive()) == Kick::Send {
+            return self.kick(here, to);
+        }
+        fence(Ordering::SeqCst);
+        // Somebody who may run it went idle meanwhile: `to` must hand it over now, not when its slice is over.
+        if !affinity.intersection(self.idle_pcpus()).is_empty() {
+            self.nudge(to, About::Work);
+        }
+    }
+
+    /// Makes `to` look at what this is about.
+    pub(crate) fn nudge(&self, to: PcpuId, about: About) {
+        let here = self.host.this_pcpu();
+        if here != Some(to) {
+            self.nudge_other(here, to, about);
+        } else if about != About::Loaded {
+            // It looks at the loaded one before it enters it anyway.
+            self.cell(to).attention.remind(about);
+        }
+    }
+
+    #[inline(never)]
+    fn nudge_other(&self, here: Option<PcpuId>, to: PcpuId, about: About) {
+        if self.cell(to).attention.nudge(about) == Kick::Send {
+            self.kick(here, to);
+        }
+    }
+
+    fn kick(&self, from: Option<PcpuId>, to: PcpuId) {
+        if let Some(cell) = from.and_then(|from| self.cells.get(from.index())) {
+            cell.kicks_sent.increment();
+        }
+        self.trace_from(from, TraceEvent::Kick(to));
+        self.host.kick(to);
+    }
+
+    /// Records an event of the pCPU that calls.
+    pub(crate) fn trace_here(&self, event: TraceEvent) {
+        self.trace_from(self.host.this_pcpu(), event);
+    }
+
+    fn trace_from(&self, pcpu: Option<PcpuId>, event: TraceEvent) {
+        if let Some(cell) = pcpu.and_then(|pcpu| self.cells.get(pcpu.index())) {
+            cell.trace.record(self.host.now(), event);
+        }
+    }
+}
