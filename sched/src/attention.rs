@@ -98,6 +98,11 @@ impl Attention {
         self.0.load(Ordering::Acquire) & MAIL != 0
     }
 
+    /// Something was asked that concerns any vCPU there, and the owner has not looked yet.
+    pub(crate) fn has_requests(&self) -> bool {
+        self.0.load(Ordering::Acquire) & REQUESTS != 0
+    }
+
     /// Something there has changed, and the owner must look now.
     pub(crate) fn nudge(&self, about: About) -> Kick {
         self.announce(about.bit(), true)

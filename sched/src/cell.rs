@@ -4,8 +4,8 @@ use crate::{
     PcpuId, PcpuSet, Ready, TraceRing,
     accounting::{Counter, pcpu},
     attention::Attention,
-    change::AtWork,
     pcpu_set::AtomicPcpuSet,
+    pool::AtWork,
     sync::{ArrayQueue, AtomicU32, Ordering},
 };
 use alloc::boxed::Box;
@@ -27,6 +27,8 @@ pub(crate) struct Cell<V> {
     pub(crate) waiting: AtomicU32,
     /// Where those that are ready here may run, all together. Only the pCPU writes it; it may say too much for a while.
     reach: AtomicPcpuSet,
+    /// What the policy of the pCPU says of itself: a box that is posted must be looked at now.
+    pub(crate) is_preemptive: AtomicU32,
     pub(crate) inbox: ArrayQueue<Mail<V>>,
     /// The policy that is to take over here.
     pub(crate) successor: ArrayQueue<AtWork>,
@@ -48,6 +50,7 @@ impl<V> Cell<V> {
             attention: Attention::new(),
             waiting: AtomicU32::new(0),
             reach: AtomicPcpuSet::default(),
+            is_preemptive: AtomicU32::new(0),
             inbox: ArrayQueue::new(usize::from(max_vcpus)),
             successor: ArrayQueue::new(1),
             retired: ArrayQueue::new(RETIRED),
@@ -60,6 +63,10 @@ impl<V> Cell<V> {
             bad_picks: Counter::default(),
             trace: TraceRing::new(),
         }
+    }
+
+    pub(crate) fn is_preemptive(&self) -> bool {
+        self.is_preemptive.load(Ordering::Relaxed) != 0
     }
 
     /// A vCPU that may run on `affinity` is ready here. Only the pCPU itself calls it.

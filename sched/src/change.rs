@@ -1,115 +1,105 @@
-//! How what vCPUs shall get is changed, and how a pool's policy is replaced, while vCPUs run.
-//!
-//! ```text
-//!   set_policy:  new policy admits every vCPU --> its part for each pCPU into that one's `successor`, and a request to look
-//!   each pCPU:   takes it, tells it who is ready and who runs here, and leaves the old one in `retired`
-//!   next change: drops what is in `retired`
-//! ```
-//! For a moment some pCPUs follow the old policy and some the new one: each ranks only what is on its own pCPU, so no vCPU is
-//! lost, and none waits for more than the kick. No exit path allocates or frees.
+//! What vCPUs shall get and where they may run: how that is admitted, changed, and given up.
 
 use crate::{
-    Entitlement, LocalPolicy, PcpuId, PcpuSet, Policy, Pool, Refusal, Vcpu, VcpuId,
-    attention::About, cell::Cell,
+    AffinityError, CreateError, Entitlement, PcpuId, PcpuSet, Policy, Pool, PoolId, Refusal, Vcpu,
+    VcpuHandle, VcpuId,
 };
-use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
-
-/// A policy, and its part on one pCPU.
-pub(crate) struct AtWork {
-    pub(crate) policy: Arc<dyn Policy>,
-    /// The pool's policies are numbered in the order in which they come.
-    pub(crate) generation: u64,
-    pub(crate) local: Box<dyn LocalPolicy>,
-    /// What takes over if the policy breaks its promise.
-    pub(crate) fallback: Box<dyn LocalPolicy>,
-}
+use alloc::format;
 
 impl<V: Vcpu> Pool<V> {
-    /// Lets `policy` say who runs next from now on: each pCPU asks it as soon as it has looked up, which it is told to.
-    /// Anybody calls it, on no exit path.
-    ///
-    /// # Errors
-    /// It cannot keep what some vCPU shall get; nothing has changed then.
-    pub fn set_policy(&self, policy: Box<dyn Policy>) -> Result<(), Refusal> {
-        let successor: Arc<dyn Policy> = policy.into();
-        self.with_policy(|current| {
-            let admit = |(vcpu, affinity)| {
-                let entitlement = self.entitlements().get(vcpu);
-                let home = ask(&*successor, vcpu, &entitlement, affinity)?;
-                Ok((vcpu, affinity, home))
-            };
-            let places = self.entitlements().present().map(admit);
-            for (vcpu, affinity, home) in places.collect::<Result<Vec<_>, Refusal>>()? {
-                self.entitlements().set_place(vcpu, affinity, home);
-            }
-            self.set_preemptive(successor.is_preemptive());
-            self.next_generation();
-            for pcpu in self.online().iter() {
-                self.cell(pcpu).succeed(self.at_work(&successor, pcpu));
-                self.nudge(pcpu, About::Requests);
-            }
-            *current = successor;
-            Ok(())
-        })
-    }
-
-    /// `vcpu` shall have `entitlement`, and may run on `affinity`, if it `is_there`, which does not change meanwhile.
-    pub(crate) fn admit(
+    /// A new vCPU has the number `vcpu`. The result is a pCPU where it may run.
+    pub(crate) fn admit_new(
         &self,
         vcpu: VcpuId,
-        entitlement: &Entitlement,
+        pool: PoolId,
         affinity: PcpuSet,
-        is_there: impl Fn() -> bool,
-    ) -> Result<(), Refusal> {
-        self.with_policy(|policy| {
-            if !is_there() {
-                return Ok(());
-            }
-            let home = ask(&**policy, vcpu, entitlement, affinity)?;
-            self.entitlements().set(vcpu, entitlement);
-            self.entitlements().set_place(vcpu, affinity, home);
-            Ok(())
+        entitlement: &Entitlement,
+    ) -> Result<PcpuId, CreateError> {
+        self.with_regime(|regime| {
+            let policy = regime.policy(pool);
+            let policy = policy.map_err(|_| CreateError::NoPool(pool))?;
+            let allowed = self.check_affinity(affinity, pool);
+            let allowed = allowed.map_err(CreateError::Affinity)?;
+            let home = ask(&**policy, vcpu, entitlement, allowed);
+            let home = home.map_err(CreateError::Entitlement)?;
+            let entitlements = self.entitlements();
+            entitlements.set(vcpu, entitlement);
+            entitlements.set_pool(vcpu, pool, affinity);
+            entitlements.set_place(vcpu, allowed, home);
+            let first = allowed.first();
+            Ok(first.expect("rule: a pool has the pCPUs of an affinity that was checked"))
         })
     }
 
     /// `vcpu` is gone; its number is used again.
     pub(crate) fn release(&self, vcpu: VcpuId) {
-        self.with_policy(|policy| {
-            policy.release(vcpu);
+        self.with_regime(|regime| {
+            let pool = self.entitlements().pool(vcpu);
+            if let Ok(policy) = regime.policy(pool) {
+                policy.release(vcpu);
+            }
             self.entitlements().clear(vcpu);
         });
         self.free_id(vcpu);
     }
+}
 
-    pub(crate) fn at_work(&self, policy: &Arc<dyn Policy>, pcpu: PcpuId) -> AtWork {
-        let entitlements = self.shared_entitlements();
-        AtWork {
-            policy: Arc::clone(policy),
-            generation: self.generation(),
-            local: policy.local(pcpu, entitlements),
-            fallback: self.fallback().local(pcpu, entitlements),
+impl<V: Vcpu> VcpuHandle<V> {
+    /// Where it may run from now on; it leaves a pCPU that is not in `set` at once. All pCPUs of the machine mean any of its
+    /// pool, those that come later included. On no exit path.
+    ///
+    /// # Errors
+    /// It could not run there, or would not get what it is entitled to; nothing has changed then.
+    pub fn set_affinity(&self, set: PcpuSet) -> Result<(), AffinityError> {
+        let (pool, id) = (self.pool(), self.id());
+        let entitlements = pool.entitlements();
+        let is_there = pool.with_regime(|regime| {
+            // The number of one that was retired may be another one's by now.
+            let own = entitlements.pool(id);
+            let Some(policy) = regime.policy(own).ok().filter(|_| !self.is_gone()) else {
+                return Ok(false);
+            };
+            let allowed = pool.check_affinity(set, own)?;
+            let home = ask(&**policy, id, &entitlements.get(id), allowed);
+            let home = home.map_err(AffinityError::Entitlement)?;
+            entitlements.set_pool(id, own, set);
+            entitlements.set_place(id, allowed, home);
+            Ok(true)
+        })?;
+        if is_there {
+            self.request_migrate();
         }
+        Ok(())
     }
 
-    /// Nobody else changes anything until `act` returns, which is soon.
-    pub(crate) fn with_policy<R>(&self, act: impl FnOnce(&mut Arc<dyn Policy>) -> R) -> R {
-        let mut policy = loop {
-            match self.policy.pop() {
-                Some(policy) => break policy,
-                None => self.host().relax(),
-            }
-        };
-        let result = act(&mut policy);
-        assert!(
-            self.policy.push(policy).is_ok(),
-            "rule: who took the policy out puts it back"
-        );
-        result
+    /// What it shall get from now on: the pCPU where it is chooses anew. On no exit path.
+    ///
+    /// # Errors
+    /// The policy cannot keep it; nothing has changed then.
+    pub fn set_entitlement(&self, entitlement: &Entitlement) -> Result<(), Refusal> {
+        let (pool, id) = (self.pool(), self.id());
+        let entitlements = pool.entitlements();
+        let is_there = pool.with_regime(|regime| {
+            let policy = regime.policy(entitlements.pool(id));
+            let Some(policy) = policy.ok().filter(|_| !self.is_gone()) else {
+                return Ok(false);
+            };
+            let allowed = entitlements.affinity(id);
+            let home = ask(&**policy, id, entitlement, allowed)?;
+            entitlements.set(id, entitlement);
+            entitlements.set_place(id, allowed, home);
+            Ok(true)
+        })?;
+        // One that runs alone would keep what it has.
+        if is_there {
+            self.end_turn();
+        }
+        Ok(())
     }
 }
 
 /// Asks `policy` whether it can keep `entitlement`, and where the vCPU belongs.
-fn ask(
+pub(crate) fn ask(
     policy: &dyn Policy,
     vcpu: VcpuId,
     entitlement: &Entitlement,
@@ -122,26 +112,4 @@ fn ask(
         return Err(Refusal(reason));
     }
     policy.admit(vcpu, entitlement, affinity)
-}
-
-impl<V> Cell<V> {
-    /// `next` is to take over here. Only one changes policies at a time.
-    fn succeed(&self, next: AtWork) {
-        while self.retired.pop().is_some() {}
-        // One that the pCPU has not taken yet never takes over.
-        drop(self.successor.pop());
-        assert!(
-            self.successor.push(next).is_ok(),
-            "rule: one policy at a time takes over"
-        );
-    }
-
-    /// The pCPU has another policy now. Between two changes it takes over at most one, and one more while the second change is
-    /// made.
-    pub(crate) fn retire(&self, before: AtWork) {
-        assert!(
-            self.retired.push(before).is_ok(),
-            "rule: there is room for the policies that were replaced"
-        );
-    }
 }

@@ -2,7 +2,7 @@
 //! anew, so it counts at once.
 
 use crate::{
-    GroupId, PcpuId, PcpuSet, VcpuId,
+    GroupId, PcpuId, PcpuSet, PoolId, VcpuId,
     pcpu_set::AtomicPcpuSet,
     sync::{AtomicU32, AtomicU64, Ordering},
 };
@@ -120,8 +120,12 @@ struct Place {
     slice: AtomicU64,
     budget: AtomicU64,
     period: AtomicU64,
-    /// Where it may run, as far as its policy was told; empty: there is no such vCPU.
+    /// Where it may run: what was asked for, as far as its pool has it. Its policy has admitted it there. Empty: there is no such
+    /// vCPU.
     affinity: AtomicPcpuSet,
+    /// Where it may run whatever pool it belongs to.
+    asked: AtomicPcpuSet,
+    pool: AtomicU32,
     /// Where it belongs, plus one; 0: to no pCPU in particular.
     home: AtomicU32,
 }
@@ -198,12 +202,46 @@ impl Entitlements {
         PcpuId::new(place.home.load(Ordering::Relaxed).checked_sub(1)? as u16)
     }
 
-    /// Where `vcpu` may run, by what its policy has admitted.
+    /// Where `vcpu` may run, by what its policy has admitted: on pCPUs of its pool only.
     pub fn affinity(&self, vcpu: VcpuId) -> PcpuSet {
         let place = self.0.get(vcpu.index());
         place.map_or(PcpuSet::EMPTY, |place| {
             place.affinity.load(Ordering::Relaxed)
         })
+    }
+
+    /// The same of a vCPU that is there, for who sends it to one of them: if that one is new in the pool, it can know it by then.
+    pub(crate) fn reachable(&self, vcpu: VcpuId) -> PcpuSet {
+        let place = self.0.get(vcpu.index());
+        place.map_or(PcpuSet::EMPTY, |place| {
+            place.affinity.load_nonempty(Ordering::Acquire)
+        })
+    }
+
+    /// `vcpu` may run on `pcpu`.
+    #[inline]
+    pub(crate) fn may_run_on(&self, vcpu: VcpuId, pcpu: PcpuId) -> bool {
+        let place = self.0.get(vcpu.index());
+        place.is_some_and(|place| place.affinity.contains(pcpu, Ordering::Acquire))
+    }
+
+    /// Where `vcpu` may run whatever pool it belongs to.
+    pub(crate) fn asked(&self, vcpu: VcpuId) -> PcpuSet {
+        let place = self.0.get(vcpu.index());
+        place.map_or(PcpuSet::EMPTY, |place| place.asked.load(Ordering::Relaxed))
+    }
+
+    /// The pool of `vcpu`.
+    pub fn pool(&self, vcpu: VcpuId) -> PoolId {
+        let place = self.0.get(vcpu.index());
+        let pool = place.map_or(0, |place| place.pool.load(Ordering::Relaxed));
+        PoolId::new(pool as usize).unwrap_or(PoolId::FIRST)
+    }
+
+    /// Those who are there and belong to `pool`.
+    pub(crate) fn members(&self, pool: PoolId) -> impl Iterator<Item = VcpuId> {
+        let present = self.present().map(|(vcpu, _)| vcpu);
+        present.filter(move |&vcpu| self.pool(vcpu) == pool)
     }
 
     /// Those who are there, and where each may run.
@@ -216,9 +254,17 @@ impl Entitlements {
     /// The policy has admitted `vcpu` on `affinity`, and wants it at `home`.
     pub(crate) fn set_place(&self, vcpu: VcpuId, affinity: PcpuSet, home: Option<PcpuId>) {
         if let Some(place) = self.0.get(vcpu.index()) {
-            place.affinity.store(affinity, Ordering::Relaxed);
+            place.affinity.store(affinity, Ordering::Release);
             let home = home.map_or(0, |home| home.index() as u32 + 1);
             place.home.store(home, Ordering::Relaxed);
+        }
+    }
+
+    /// `vcpu` belongs to `pool`, and may run on `asked` as far as its pool has that. [`Self::set_place`] follows.
+    pub(crate) fn set_pool(&self, vcpu: VcpuId, pool: PoolId, asked: PcpuSet) {
+        if let Some(place) = self.0.get(vcpu.index()) {
+            place.asked.store(asked, Ordering::Relaxed);
+            place.pool.store(pool.index() as u32, Ordering::Relaxed);
         }
     }
 

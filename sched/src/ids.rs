@@ -65,6 +65,37 @@ impl fmt::Display for VcpuId {
     }
 }
 
+/// A pool of pCPUs. Numbers of pools that are gone are used again.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PoolId(u8);
+
+impl PoolId {
+    /// How many pools there can be at a time; a power of two.
+    pub const LIMIT: usize = if cfg!(loom) { 2 } else { 16 };
+    /// The one that is there from the start.
+    pub const FIRST: Self = Self(0);
+
+    /// `None` from [`Self::LIMIT`] on.
+    pub const fn new(index: usize) -> Option<Self> {
+        if index < Self::LIMIT {
+            Some(Self(index as u8))
+        } else {
+            None
+        }
+    }
+
+    /// The number, below [`Self::LIMIT`]. The mask tells the compiler what every `PoolId` promises.
+    pub const fn index(self) -> usize {
+        self.0 as usize & (Self::LIMIT - 1)
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pool{}", self.0)
+    }
+}
+
 /// A VM, as policies see it: what its vCPUs have in common. Numbered from 0 within the pool.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GroupId(u16);

@@ -45,11 +45,11 @@ pub use handle::{
     VcpuHandle,
 };
 pub use host::Host;
-pub use ids::{GroupId, PcpuId, VcpuId};
+pub use ids::{GroupId, PcpuId, PoolId, VcpuId};
 pub use local::{Decision, LocalScheduler, Machine, PolicyFailure, Woken};
 pub use pcpu_set::{ParsePcpuSetError, PcpuSet};
 pub use policies::{PolicyError, PolicyOptions, policy_by_name};
 pub use policy::{Allowed, Bounds, Choice, LocalPolicy, Pick, Policy, Ready, Refusal, Slice};
-pub use pool::{CreateError, LocalError, Pool, PoolConfig, PoolError};
+pub use pool::{CreateError, LocalError, Pool, PoolChangeError, PoolConfig, PoolError, PoolInfo};
 pub use state::{BlockReason, Place, PowerState};
 pub use trace::{TraceEvent, TraceRecord, TraceRing};

@@ -5,7 +5,7 @@
 
 use crate::{
     BlockReason, Decision, Entitlement, Host, LocalScheduler, Machine, PcpuId, PcpuSet, Place,
-    Pool, PoolConfig, PowerState, Vcpu, VcpuHandle, policies::RoundRobin,
+    Pool, PoolConfig, PoolId, PowerState, Vcpu, VcpuHandle, policies::RoundRobin,
 };
 use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -154,6 +154,7 @@ impl Start {
         let policy = Box::new(RoundRobin::with_slice(10));
         let pcpus = PcpuSet::all(pcpus);
         let pool = Pool::new(PoolConfig {
+            name: "all".into(),
             pcpus,
             max_vcpus: 3,
             policy,
@@ -221,7 +222,8 @@ fn busy_pcpu<const N: usize>() -> (Start, Pcpu, [Arc<VcpuHandle<Model>>; N]) {
 
 fn succeed(pool: &Pool<Model>, slice: u64) {
     let successor = RoundRobin::with_slice(slice);
-    pool.set_policy(Box::new(successor)).expect("it admits all");
+    pool.set_policy(PoolId::FIRST, Box::new(successor))
+        .expect("it admits all");
 }
 
 fn explore(model: impl Fn() + Sync + Send + 'static) {
@@ -491,7 +493,10 @@ fn loom_one_idle_pcpu_is_claimed_once() {
             pcpus.each_mut().map(Pcpu::schedule),
             [Decision::Run, Decision::Idle]
         );
-        let claim = |pool: &Pool<Model>| pool.claim_idle_in(PcpuSet::all(2), None).is_some();
+        let claim = |pool: &Pool<Model>| {
+            pool.claim_idle_in(PoolId::FIRST, PcpuSet::all(2), None)
+                .is_some()
+        };
         start.forget_kicks();
         let other = thread::spawn({
             let pool = start.pool.clone();

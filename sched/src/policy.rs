@@ -10,7 +10,7 @@
 //!     ^                    |                        |
 //!     '----- withdraw, surrender, push -------------'-- leave (it blocked, or went elsewhere)
 //! ```
-//! Times are in ticks of [`crate::Host::now`]. What each vCPU shall get is in the pool's [`crate::Entitlements`].
+//! Times are in ticks of [`crate::Host::now`]. What each vCPU shall get is in [`crate::Entitlements`].
 
 use crate::{Entitlement, Entitlements, PcpuId, PcpuSet, VcpuId};
 use alloc::{boxed::Box, string::String, sync::Arc};
@@ -150,6 +150,10 @@ pub trait Policy: Send + Sync {
     fn is_preemptive(&self) -> bool {
         false
     }
+
+    /// The same policy with the same options for `pcpus`, which its pool has from now on, and without any vCPU yet. On no exit
+    /// path.
+    fn renew(&self, pcpus: PcpuSet) -> Box<dyn Policy>;
 
     /// The part for `pcpu`, with memory for `entitlements.len()` vCPUs reserved: nothing that is called later allocates.
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy>;

@@ -331,6 +331,7 @@ fn prepare(
     let pcpus = PcpuSet::all(config.pcpu_count);
     let policy = config.policy.policy(max_vcpus, pcpus, timer::ticks_of_us);
     let pool = Pool::new(PoolConfig {
+        name: "all".into(),
         pcpus,
         max_vcpus,
         policy: policy.map_err(|error| ("policy", error))?,

@@ -20,6 +20,7 @@ pub(super) fn report() {
     };
     let us = |ticks: u64| u128::from(ticks) * 1_000_000 / u128::from(timer::frequency());
     let PolicyFailure {
+        pool,
         policy,
         vcpu,
         pcpu,
@@ -27,7 +28,7 @@ pub(super) fn report() {
         promised,
     } = failure;
     log::error!(
-        "policy {policy} let {vcpu} wait on {pcpu} for {} us and promised at most {} us: round-robin takes over",
+        "policy {policy} of {pool} let {vcpu} wait on {pcpu} for {} us and promised at most {} us: round-robin takes over",
         us(waited),
         us(promised)
     );

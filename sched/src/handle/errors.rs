@@ -1,6 +1,6 @@
 //! Why something that is asked of a vCPU is refused.
 
-use crate::{PcpuId, Refusal};
+use crate::{PcpuId, PcpuSet, PoolId, Refusal};
 use core::fmt;
 
 /// Why an affinity is refused.
@@ -8,8 +8,17 @@ use core::fmt;
 pub enum AffinityError {
     /// A vCPU that may run nowhere never runs.
     Empty,
-    /// The pool does not have this pCPU.
+    /// The machine does not have this pCPU.
     AbsentPcpu(PcpuId),
+    /// The vCPU's pool does not have all of them.
+    OutsidePool {
+        /// One that it does not have.
+        pcpu: PcpuId,
+        /// The pool.
+        pool: PoolId,
+        /// Those that it has.
+        pcpus: PcpuSet,
+    },
     /// The policy cannot keep there what the vCPU is entitled to.
     Entitlement(Refusal),
 }
@@ -17,10 +26,12 @@ pub enum AffinityError {
 /// Why a vCPU is not sent to a pCPU.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum MigrateError {
-    /// The pool does not have it.
+    /// The machine does not have it.
     AbsentPcpu,
     /// The vCPU's affinity forbids it.
     NotInAffinity,
+    /// It is in another pool than the vCPU.
+    NotInPool,
 }
 
 /// Why PSCI CPU_ON fails. [DEN0022: CPU_ON]
@@ -43,7 +54,11 @@ impl fmt::Display for AffinityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("an affinity needs at least one pCPU"),
-            Self::AbsentPcpu(pcpu) => write!(f, "the pool has no {pcpu}"),
+            Self::AbsentPcpu(pcpu) => write!(f, "the machine has no {pcpu}"),
+            Self::OutsidePool { pcpu, pool, pcpus } => write!(
+                f,
+                "{pcpu} is not in {pool}, which has pCPUs {pcpus}: name some of those, or all of the machine for any"
+            ),
             Self::Entitlement(refusal) => refusal.fmt(f),
         }
     }
@@ -52,8 +67,9 @@ impl fmt::Display for AffinityError {
 impl fmt::Display for MigrateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::AbsentPcpu => "the pool does not have this pCPU",
+            Self::AbsentPcpu => "the machine does not have this pCPU",
             Self::NotInAffinity => "the vCPU's affinity forbids this pCPU",
+            Self::NotInPool => "this pCPU is in another pool than the vCPU",
         })
     }
 }

@@ -14,10 +14,9 @@ pub use power::PowerOnClaim;
 pub use snapshot::Snapshot;
 
 use crate::{
-    BlockReason, PcpuId, PcpuSet, Place, Pool, TraceEvent, VcpuId,
+    BlockReason, PcpuId, Place, Pool, TraceEvent, VcpuId,
     accounting::{Counter, vcpu},
     attention::About,
-    pcpu_set::AtomicPcpuSet,
     state::{Ask, State, StateWord, Wake},
     sync::{ArrayQueue, AtomicU32},
 };
@@ -39,7 +38,6 @@ pub struct VcpuHandle<V: Vcpu> {
     pub(crate) state: StateWord,
     id: VcpuId,
     pub(crate) slot: ArrayQueue<Box<V>>,
-    affinity: AtomicPcpuSet,
     /// Where [`Self::migrate`] sends it, or `NO_DESTINATION`.
     destination: AtomicU32,
     pub(crate) account: vcpu::Account,
@@ -57,19 +55,12 @@ pub(crate) struct MigrationCounters {
 }
 
 impl<V: Vcpu> VcpuHandle<V> {
-    pub(crate) fn new(
-        id: VcpuId,
-        affinity: PcpuSet,
-        first: PcpuId,
-        pool: Arc<Pool<V>>,
-        shared: V::Shared,
-    ) -> Self {
+    pub(crate) fn new(id: VcpuId, first: PcpuId, pool: Arc<Pool<V>>, shared: V::Shared) -> Self {
         let now = pool.host().now();
         Self {
             state: StateWord::new(State::created(first)),
             id,
             slot: ArrayQueue::new(1),
-            affinity: AtomicPcpuSet::new(affinity),
             destination: AtomicU32::new(NO_DESTINATION),
             account: vcpu::Account::new(vcpu::BLOCKED, now),
             switches: Counter::default(),
@@ -79,9 +70,13 @@ impl<V: Vcpu> VcpuHandle<V> {
         }
     }
 
-    /// Its number in the pool.
+    /// Its number among all vCPUs.
     pub fn id(&self) -> VcpuId {
         self.id
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<Pool<V>> {
+        &self.pool
     }
 
     /// What the embedder shares about it.

@@ -1,8 +1,8 @@
 //! Where a vCPU may run, where it is sent, and where it goes when it wakes up.
 
-use super::{AffinityError, MigrateError, NO_DESTINATION, VcpuHandle};
+use super::{MigrateError, NO_DESTINATION, VcpuHandle};
 use crate::{
-    Entitlement, PcpuId, PcpuSet, Ready, Refusal, Vcpu,
+    Entitlement, PcpuId, PcpuSet, PoolId, Ready, Vcpu,
     accounting::vcpu,
     attention::About,
     cell::Mail,
@@ -21,41 +21,12 @@ impl<V: Vcpu> VcpuHandle<V> {
         if !self.affinity().contains(to) {
             return Err(MigrateError::NotInAffinity);
         }
+        if !self.may_run_on(to) {
+            return Err(MigrateError::NotInPool);
+        }
         self.destination.store(to.index() as u32, Ordering::Release);
         self.request_migrate();
         Ok(())
-    }
-
-    /// Where it may run from now on; it leaves a pCPU that is not in `set` at once. One caller at a time, on no exit path.
-    ///
-    /// # Errors
-    /// It could not run there, or would not get what it is entitled to; nothing has changed then.
-    pub fn set_affinity(&self, set: PcpuSet) -> Result<(), AffinityError> {
-        self.pool.check_affinity(set)?;
-        let admitted = self.admit(&self.entitlement(), set);
-        admitted.map_err(AffinityError::Entitlement)?;
-        self.affinity.store(set, Ordering::Release);
-        self.request_migrate();
-        Ok(())
-    }
-
-    /// What it shall get from now on: the pCPU where it is chooses anew. One caller at a time, on no exit path.
-    ///
-    /// # Errors
-    /// The policy cannot keep it; nothing has changed then.
-    pub fn set_entitlement(&self, entitlement: &Entitlement) -> Result<(), Refusal> {
-        self.admit(entitlement, self.affinity())?;
-        // One that runs alone would keep what it has.
-        if !self.is_gone() {
-            self.pool.nudge(self.last_pcpu(), About::Turn);
-        }
-        Ok(())
-    }
-
-    /// Asks the policy, unless the vCPU was retired: its number may be another one's by now.
-    fn admit(&self, entitlement: &Entitlement, affinity: PcpuSet) -> Result<(), Refusal> {
-        let is_there = || !self.is_gone();
-        self.pool.admit(self.id, entitlement, affinity, is_there)
     }
 
     /// What it shall get.
@@ -63,12 +34,27 @@ impl<V: Vcpu> VcpuHandle<V> {
         self.pool.entitlements().get(self.id)
     }
 
-    /// Where it may run.
-    pub fn affinity(&self) -> PcpuSet {
-        self.affinity.load_nonempty(Ordering::Acquire)
+    /// The pool that it belongs to.
+    pub fn pool_id(&self) -> PoolId {
+        self.pool.entitlements().pool(self.id)
     }
 
-    fn request_migrate(&self) {
+    /// Where it may run, whatever pool it belongs to; none once it was retired.
+    pub fn affinity(&self) -> PcpuSet {
+        self.pool.entitlements().asked(self.id)
+    }
+
+    /// What of its affinity its pool has. Not of one that was retired.
+    pub(crate) fn allowed(&self) -> PcpuSet {
+        self.pool.entitlements().reachable(self.id)
+    }
+
+    /// Its affinity and its pool let it run on `pcpu`.
+    pub(crate) fn may_run_on(&self, pcpu: PcpuId) -> bool {
+        self.pool.entitlements().may_run_on(self.id, pcpu)
+    }
+
+    pub(crate) fn request_migrate(&self) {
         match self.state.update(|state| state.request_migrate()) {
             Ask::Parked | Ask::Gone => {}
             Ask::Tell(pcpu) => self.pool.nudge(pcpu, About::Requests),
@@ -109,12 +95,30 @@ impl<V: Vcpu> VcpuHandle<V> {
         }
     }
 
+    /// The turn that it has, if it has one, is over.
+    pub(crate) fn end_turn(&self) {
+        self.pool.nudge(self.last_pcpu(), About::Turn);
+    }
+
     /// Where it goes that was on `last`.
     fn choose_pcpu(&self, last: Option<PcpuId>) -> PcpuId {
-        let affinity = self.affinity();
         let home = self.pool.entitlements().home(self.id);
-        let home = home.filter(|&home| self.pool.may_run(affinity, home));
-        home.unwrap_or_else(|| self.pool.choose(affinity, last))
+        let home = home.filter(|&home| self.can_run_on(home));
+        home.unwrap_or_else(|| self.pool.choose(self.pool_id(), self.allowed(), last))
+    }
+
+    /// It may run on `pcpu`, and that is in service.
+    pub(crate) fn can_run_on(&self, pcpu: PcpuId) -> bool {
+        self.may_run_on(pcpu) && !self.pool.is_draining(pcpu)
+    }
+
+    /// It cannot go on where it is, on `here`, and can elsewhere.
+    pub(crate) fn must_leave(&self, here: PcpuId) -> bool {
+        if self.can_run_on(here) {
+            return false;
+        }
+        let allowed = self.allowed();
+        !allowed.contains(here) || self.pool.may_run_elsewhere(allowed, here)
     }
 
     /// Clears the request before its destination is read: a later request sets both again.
@@ -124,14 +128,12 @@ impl<V: Vcpu> VcpuHandle<V> {
 
     fn take_destination(&self) -> Option<PcpuId> {
         let destination = self.destination.swap(NO_DESTINATION, Ordering::AcqRel);
-        PcpuId::new(destination as u16).filter(|&pcpu| self.pool.may_run(self.affinity(), pcpu))
+        PcpuId::new(destination as u16).filter(|&pcpu| self.can_run_on(pcpu))
     }
 
     /// Where its owner on `here` sends it after a request; `None`: it stays, as it does if all others are drained too.
     pub(crate) fn next_pcpu(&self, here: PcpuId) -> Option<PcpuId> {
-        let affinity = self.affinity();
-        let stays = self.pool.may_run(affinity, here)
-            || affinity.contains(here) && !self.pool.may_run_elsewhere(affinity, here);
+        let stays = !self.must_leave(here);
         let to = match self.take_destination() {
             Some(destination) => destination,
             None if stays => here,

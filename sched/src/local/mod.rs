@@ -25,11 +25,11 @@ pub use machine::{Decision, Machine, Woken};
 pub use watch::PolicyFailure;
 
 use crate::{
-    BlockReason, LocalPolicy, PcpuId, Policy, Pool, Slice, TraceEvent, Vcpu, VcpuId,
+    BlockReason, LocalPolicy, PcpuId, Policy, Pool, PoolId, Slice, TraceEvent, Vcpu, VcpuId,
     attention::{About, Raised},
     cell::Cell,
-    change::AtWork,
     deadlines::Deadlines,
+    pool::AtWork,
     state::{Block, State},
 };
 use alloc::{boxed::Box, sync::Arc};
@@ -62,9 +62,11 @@ pub struct LocalScheduler<V: Vcpu> {
     id: PcpuId,
     pool: Arc<Pool<V>>,
     cell: Arc<Cell<V>>,
+    /// The pool whose policy it follows.
+    pool_id: PoolId,
     /// Whose promises hold here.
     promises: Arc<dyn Policy>,
-    /// Which of the pool's policies that is.
+    /// The number of the policy.
     generation: u64,
     policy: Box<dyn LocalPolicy>,
     /// What takes over if the policy breaks its promise; afterwards, the policy that did.
@@ -114,6 +116,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             id,
             pool,
             cell,
+            pool_id: policy.pool,
             promises: policy.policy,
             generation: policy.generation,
             policy: policy.local,
@@ -151,6 +154,12 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.policy.waiting() == self.ready.len()
     }
 
+    /// By the word of the policy that it follows.
+    #[cfg(all(not(loom), any(test, feature = "sim")))]
+    pub(crate) fn is_work_conserving(&self) -> bool {
+        self.promises.bounds(1).work_conserving
+    }
+
     /// The policy that it follows, or followed until that broke its promise.
     #[cfg(all(not(loom), any(test, feature = "sim")))]
     pub(crate) fn policy_name(&self) -> &'static str {
@@ -162,7 +171,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.pool.is_draining(self.id) && self.loaded.is_none()
     }
 
-    /// The pool that it belongs to.
+    /// What all pCPUs share.
     pub fn pool(&self) -> &Arc<Pool<V>> {
         &self.pool
     }
@@ -239,11 +248,11 @@ impl<V: Vcpu> LocalScheduler<V> {
     /// again after each interrupt while the answer is not `Run`.
     pub fn schedule(&mut self, machine: &mut impl Machine<V>) -> Decision {
         if core::mem::take(&mut self.is_idle) {
-            self.pool.retract_idle(self.id);
+            self.pool.retract_idle(self.pool_id, self.id);
         }
         loop {
             let now = self.pool.host().now();
-            let raised = self.collect(now);
+            let raised = self.collect(machine, now);
             if self.pool.is_draining(self.id) {
                 self.evacuate(machine, now);
             } else {
@@ -262,10 +271,17 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    fn collect(&mut self, now: u64) -> Raised {
+    fn collect(&mut self, machine: &mut impl Machine<V>, now: u64) -> Raised {
         let raised = self.cell.attention.take();
+        if raised.requests() || core::mem::take(&mut self.is_new) {
+            self.obey(machine, now);
+        }
         if raised.mail() {
             while let Some(mail) = self.cell.inbox.pop() {
+                // Only the policy that is to take over here may know this one.
+                if self.cell.attention.has_requests() {
+                    self.follow_successor(machine, now);
+                }
                 self.receive(mail, now);
             }
         }
@@ -273,26 +289,27 @@ impl<V: Vcpu> LocalScheduler<V> {
             handle.wake();
         }
         self.must_end |= raised.turn();
-        if raised.requests() || core::mem::take(&mut self.is_new) {
-            self.obey(now);
-        }
         raised
     }
 
     #[inline(never)]
-    fn obey(&mut self, now: u64) {
-        self.follow_successor(now);
+    fn obey(&mut self, machine: &mut impl Machine<V>, now: u64) {
+        self.follow_successor(machine, now);
         self.fall_back(now);
         self.obey_requests(now);
     }
 
-    /// Another policy takes over, if one is to.
-    fn follow_successor(&mut self, now: u64) {
+    /// Another policy takes over, perhaps another pool's, if one is to. It is told of nobody who does not belong to its pool.
+    #[inline(never)]
+    fn follow_successor(&mut self, machine: &mut impl Machine<V>, now: u64) {
         let Some(successor) = self.cell.successor.pop() else {
             return;
         };
         self.charge(now);
+        self.expel(machine, now);
+        self.pool_id = successor.pool;
         self.cell.retire(AtWork {
+            pool: successor.pool,
             policy: core::mem::replace(&mut self.promises, successor.policy),
             generation: core::mem::replace(&mut self.generation, successor.generation),
             local: core::mem::replace(&mut self.policy, successor.local),

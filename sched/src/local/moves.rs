@@ -45,7 +45,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     pub(super) fn make_ready(&mut self, vcpu: Box<V>) {
-        self.cell.add_reach(vcpu.handle().affinity());
+        self.cell.add_reach(vcpu.handle().allowed());
         self.ready.insert(vcpu);
     }
 
@@ -53,9 +53,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     fn requested_pcpu(&self, vcpu: &V, state: State) -> Option<PcpuId> {
         let handle = vcpu.handle();
         let is_asked = state.has_migrate() && handle.take_migrate_request();
-        let is_draining = self.pool.is_draining(self.id);
-        let must_leave = is_draining && self.pool.may_run_elsewhere(handle.affinity(), self.id);
-        if is_asked || must_leave {
+        if is_asked || handle.must_leave(self.id) {
             handle.next_pcpu(self.id)
         } else {
             None
@@ -112,7 +110,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// Parks and moves the ready vCPUs that somebody paused, stopped or moved.
+    /// Parks and moves the ready vCPUs that somebody paused, stopped or moved. The others may have been given more pCPUs.
     pub(super) fn obey_requests(&mut self, now: u64) {
         while let Some(id) = self.ready.find(|vcpu| {
             let state = vcpu.handle().state.load();
@@ -121,6 +119,8 @@ impl<V: Vcpu> LocalScheduler<V> {
             self.readmit(id, now);
             self.must_balance = true;
         }
+        self.ready
+            .for_each(|vcpu| self.cell.add_reach(vcpu.handle().allowed()));
     }
 
     fn readmit(&mut self, id: VcpuId, now: u64) {
@@ -148,11 +148,25 @@ impl<V: Vcpu> LocalScheduler<V> {
             handle.wake();
         }
         while self.pool.is_draining(self.id)
-            && let Some(id) = self.ready.find(|vcpu| {
-                self.pool
-                    .may_run_elsewhere(vcpu.handle().affinity(), self.id)
-            })
+            && let Some(id) = self.ready.find(|vcpu| vcpu.handle().must_leave(self.id))
         {
+            self.readmit(id, now);
+        }
+    }
+
+    /// Whoever may not stay here leaves.
+    pub(super) fn expel(&mut self, machine: &mut impl Machine<V>, now: u64) {
+        let is_stranger = |vcpu: &V| !vcpu.handle().may_run_on(self.id);
+        if let Some(loaded) = self.loaded.as_ref().filter(|vcpu| is_stranger(vcpu)) {
+            if loaded.handle().state.load().is_blocked() {
+                self.park_loaded(machine, now);
+            } else {
+                self.move_loaded(machine, now);
+            }
+            self.current.is_waiting = false;
+        }
+        let here = self.id;
+        while let Some(id) = self.ready.find(|vcpu| !vcpu.handle().may_run_on(here)) {
             self.readmit(id, now);
         }
     }

@@ -17,27 +17,34 @@ impl<V: Vcpu> LocalScheduler<V> {
             return self.cell.set_reach(PcpuSet::EMPTY);
         }
         fence(Ordering::SeqCst);
-        while !self.ready.is_empty() && !self.pool.idle_pcpus().is_empty() {
+        while !self.ready.is_empty() && !self.idle_pcpus().is_empty() {
             match self.surrender(now) {
                 Some((id, to)) => self.hand_over(id, to, now),
                 None => break,
             }
         }
-        if !self.pool.idle_pcpus().is_empty() {
+        if !self.idle_pcpus().is_empty() {
             self.pass_on();
         }
     }
 
+    /// Those of its pool that idle.
+    fn idle_pcpus(&self) -> PcpuSet {
+        self.pool.partition(self.pool_id).idle_pcpus()
+    }
+
     /// Lets the policy name a ready vCPU for which an idle pCPU can be claimed; the claim must be used.
     fn surrender(&mut self, now: u64) -> Option<(VcpuId, PcpuId)> {
-        let (ready, pool) = (&self.ready, &self.pool);
+        let (ready, pool, pool_id) = (&self.ready, &self.pool, self.pool_id);
         let mut accepted = None;
         let surrendered = self.policy.surrender(&mut |id| {
             if accepted.is_none() {
                 let affinity = ready
                     .get(id)
-                    .map_or(PcpuSet::EMPTY, |vcpu| vcpu.handle().affinity());
-                accepted = pool.claim_idle_in(affinity, None).map(|pcpu| (id, pcpu));
+                    .map_or(PcpuSet::EMPTY, |vcpu| vcpu.handle().allowed());
+                accepted = pool
+                    .claim_idle_in(pool_id, affinity, None)
+                    .map(|pcpu| (id, pcpu));
             }
             accepted.is_some_and(|(first, _)| first == id)
         });
@@ -73,7 +80,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             done.insert(to);
         }
         let giver = self.policy.pull(now).filter(|&giver| giver != self.id);
-        if let Some(giver) = giver.filter(|&giver| self.pool.pcpus().contains(giver)) {
+        if let Some(giver) = giver.filter(|&giver| self.pool.partition(self.pool_id).has(giver)) {
             self.pool.nudge(giver, About::Work);
         }
     }
@@ -81,10 +88,10 @@ impl<V: Vcpu> LocalScheduler<V> {
     /// Lets the policy name a ready vCPU and a pCPU that is not in `done`, and hands it over.
     #[inline(never)]
     fn push(&mut self, done: PcpuSet, now: u64) -> Option<PcpuId> {
-        let (ready, pool) = (&self.ready, &self.pool);
+        let ready = &self.ready;
         let may_go = |id, to| {
             let vcpu = ready.get(id).filter(|_| !done.contains(to));
-            vcpu.is_some_and(|vcpu: &V| pool.may_run(vcpu.handle().affinity(), to))
+            vcpu.is_some_and(|vcpu: &V| vcpu.handle().can_run_on(to))
         };
         let (id, to) = self.policy.push(now, &mut |id, to| may_go(id, to))?;
         if !may_go(id, to) {
@@ -101,12 +108,12 @@ impl<V: Vcpu> LocalScheduler<V> {
     fn pass_on(&self) {
         let mut reach = PcpuSet::EMPTY;
         self.ready
-            .for_each(|vcpu| reach = reach.union(vcpu.handle().affinity()));
+            .for_each(|vcpu| reach = reach.union(vcpu.handle().allowed()));
         self.cell.set_reach(reach);
-        let unreached = self.pool.idle_pcpus().difference(reach);
+        let unreached = self.idle_pcpus().difference(reach);
         unreached
             .iter()
-            .for_each(|idler| self.pool.ask_for_work(idler));
+            .for_each(|idler| self.pool.ask_for_work(self.pool_id, idler));
     }
 
     fn hand_over(&mut self, id: VcpuId, to: PcpuId, now: u64) {

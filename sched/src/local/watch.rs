@@ -5,11 +5,13 @@
 //! the watchdog that ejects a scheduler under which a task stalls]
 
 use super::LocalScheduler;
-use crate::{PcpuId, Ready, TraceEvent, Vcpu, VcpuId, attention::About};
+use crate::{PcpuId, PoolId, Ready, TraceEvent, Vcpu, VcpuId, attention::About};
 
 /// How a policy broke its promise.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PolicyFailure {
+    /// The pool.
+    pub pool: PoolId,
     /// The policy's name.
     pub policy: &'static str,
     /// Who was ready, and did not run.
@@ -86,16 +88,17 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     fn fail_policy(&mut self, vcpu: VcpuId, waited: u64, promised: u64, now: u64) {
         self.trace(now, TraceEvent::Starved(vcpu));
-        if self.pool.fail(self.generation) {
+        let pool = self.pool.partition(self.pool_id);
+        if pool.fail(self.generation) {
             self.pool.host().policy_failed(PolicyFailure {
+                pool: self.pool_id,
                 policy: self.promises.name(),
                 vcpu,
                 pcpu: self.id,
                 waited,
                 promised,
             });
-            let others = self.pool.online();
-            others
+            pool.pcpus()
                 .iter()
                 .for_each(|pcpu| self.pool.nudge(pcpu, About::Requests));
         }
@@ -104,7 +107,12 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// Round-robin takes over, if the pool's policy has failed.
     pub(super) fn fall_back(&mut self, now: u64) {
-        if self.has_fallen_back || !self.pool.has_failed(self.generation) {
+        if self.has_fallen_back
+            || !self
+                .pool
+                .partition(self.pool_id)
+                .has_failed(self.generation)
+        {
             return;
         }
         self.has_fallen_back = true;

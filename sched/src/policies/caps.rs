@@ -74,6 +74,10 @@ impl Caps {
         }
     }
 
+    pub(super) fn period_ticks(&self) -> u64 {
+        self.period_ticks
+    }
+
     /// Some VM has a cap.
     pub(super) fn is_any(&self) -> bool {
         self.capped.load(Acquire) > 0

@@ -104,6 +104,16 @@ impl Policy for Credit {
         true
     }
 
+    fn renew(&self, pcpus: PcpuSet) -> Box<dyn Policy> {
+        let max_vcpus = self.absent.len() as u16;
+        Box::new(Self::new(
+            self.slice_ticks,
+            self.caps.period_ticks(),
+            pcpus,
+            max_vcpus,
+        ))
+    }
+
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         let queue = Queue {
             slice_ticks: self.slice_ticks,

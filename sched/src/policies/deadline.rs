@@ -91,6 +91,13 @@ impl Policy for Deadline {
         true
     }
 
+    fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
+        Box::new(Self::with_slice(
+            self.slice_ticks,
+            self.shared.absent.len() as u16,
+        ))
+    }
+
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         Box::new(Queue {
             pcpu,

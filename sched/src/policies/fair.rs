@@ -93,6 +93,10 @@ impl Policy for Fair {
         true
     }
 
+    fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
+        Box::new(Self::with_slice(self.slice_ticks, self.left.len() as u16))
+    }
+
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         Box::new(Queue {
             slice_ticks: self.slice_ticks,

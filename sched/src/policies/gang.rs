@@ -190,6 +190,14 @@ impl Policy for Gang {
         true
     }
 
+    fn renew(&self, pcpus: PcpuSet) -> Box<dyn Policy> {
+        Box::new(Self::new(
+            self.slice_ticks,
+            pcpus,
+            self.shared.places.len() as u16,
+        ))
+    }
+
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         Box::new(Queue {
             pcpu,

@@ -5,7 +5,7 @@
 //! [Xen: the null scheduler; Bao issue 333: a core with one vCPU pays nothing]
 
 use super::round_robin::Queue;
-use crate::{Bounds, Entitlements, LocalPolicy, PcpuId, Policy, Slice};
+use crate::{Bounds, Entitlements, LocalPolicy, PcpuId, PcpuSet, Policy, Slice};
 use alloc::{boxed::Box, sync::Arc};
 
 /// One vCPU per pCPU, by affinity.
@@ -26,6 +26,10 @@ impl Policy for Pinned {
             work_conserving: true,
             longest_wait: if ready > 1 { None } else { Some(0) },
         }
+    }
+
+    fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
+        Box::new(Self)
     }
 
     fn local(&self, _pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {

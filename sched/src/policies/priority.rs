@@ -14,7 +14,8 @@
 
 use super::urgencies::{Urgencies, Urgency};
 use crate::{
-    Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+    Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready,
+    Slice, VcpuId,
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
@@ -55,6 +56,13 @@ impl Policy for Priority {
 
     fn is_preemptive(&self) -> bool {
         true
+    }
+
+    fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
+        Box::new(Self::with_slice(
+            self.slice_ticks,
+            self.urgencies.room() as u16,
+        ))
     }
 
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {

@@ -8,7 +8,7 @@
 //! Round-Robin Scheduling]
 
 use crate::{
-    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice, VcpuId,
 };
 use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
 
@@ -37,6 +37,10 @@ impl Policy for RoundRobin {
             work_conserving: true,
             longest_wait: Some(self.slice_ticks.saturating_mul(ready as u64)),
         }
+    }
+
+    fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
+        Box::new(Self::with_slice(self.slice_ticks))
     }
 
     fn local(&self, _pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {

@@ -214,6 +214,15 @@ impl Policy for TableDriven {
         self.shared.members.leave(vcpu);
     }
 
+    fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
+        let Shared { table, members } = &*self.shared;
+        Box::new(Self::new(
+            self.slice_ticks,
+            table.clone(),
+            members.room() as u16,
+        ))
+    }
+
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         let frame = self.shared.table.frame(pcpu);
         Box::new(Queue {

@@ -1,6 +1,7 @@
-//! Why there is no pool, no vCPU in it, or no scheduler of a pCPU.
+//! Why there is no pool, no vCPU in it, no scheduler of a pCPU, or no change of pools.
 
-use crate::{AffinityError, Refusal};
+use crate::{AffinityError, PcpuId, PcpuSet, PoolId, Refusal, VcpuId};
+use alloc::string::String;
 use core::fmt;
 
 /// Why there is no pool.
@@ -17,6 +18,8 @@ pub enum PoolError {
 pub enum CreateError {
     /// The pool has its `max_vcpus`.
     Full,
+    /// There is no such pool.
+    NoPool(PoolId),
     /// It could not run anywhere.
     Affinity(AffinityError),
     /// The policy cannot keep what it shall get.
@@ -30,6 +33,56 @@ pub enum LocalError {
     AbsentPcpu,
     /// It has one.
     Taken,
+    /// It was unplugged before it came.
+    Unplugged,
+}
+
+/// Why pools stay as they are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PoolChangeError {
+    /// No pool has this number.
+    NoPool(PoolId),
+    /// There are [`PoolId::LIMIT`] already.
+    TooManyPools,
+    /// A pool has this name.
+    NameTaken(String, PoolId),
+    /// A pool needs at least one pCPU.
+    NoPcpu,
+    /// The machine does not have this pCPU.
+    AbsentPcpu(PcpuId),
+    /// These are all that the pool has.
+    NoPcpuLeft {
+        /// The pool.
+        pool: PoolId,
+        /// Its pCPUs.
+        pcpus: PcpuSet,
+    },
+    /// This pCPU belongs to no pool until it is plugged in.
+    Unplugged(PcpuId),
+    /// This pCPU belongs to this pool.
+    Plugged(PcpuId, PoolId),
+    /// A vCPU could run nowhere.
+    NoPlace {
+        /// Which.
+        vcpu: VcpuId,
+        /// Where it may run.
+        affinity: PcpuSet,
+        /// Its pool.
+        pool: PoolId,
+        /// What that would have.
+        pcpus: PcpuSet,
+    },
+    /// A pool with vCPUs is not removed.
+    HasVcpus {
+        /// The pool.
+        pool: PoolId,
+        /// How many it has.
+        count: usize,
+    },
+    /// The first pool is not removed.
+    First,
+    /// A policy cannot keep what a vCPU shall get.
+    Refused(Refusal),
 }
 
 impl fmt::Display for PoolError {
@@ -45,6 +98,7 @@ impl fmt::Display for CreateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => f.write_str("the pool has as many vCPUs as it has room for"),
+            Self::NoPool(pool) => write!(f, "there is no {pool}"),
             Self::Affinity(error) => error.fmt(f),
             Self::Entitlement(refusal) => refusal.fmt(f),
         }
@@ -56,10 +110,55 @@ impl fmt::Display for LocalError {
         f.write_str(match self {
             Self::AbsentPcpu => "the pool does not have this pCPU",
             Self::Taken => "this pCPU has its scheduler already",
+            Self::Unplugged => "this pCPU was unplugged and belongs to no pool",
         })
+    }
+}
+
+impl fmt::Display for PoolChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPool(pool) => write!(f, "there is no {pool}"),
+            Self::TooManyPools => {
+                write!(
+                    f,
+                    "there are {} pools, and no more are possible",
+                    PoolId::LIMIT
+                )
+            }
+            Self::NameTaken(name, pool) => write!(f, "{pool} is called `{name}` already"),
+            Self::NoPcpu => f.write_str("a pool needs at least one pCPU"),
+            Self::AbsentPcpu(pcpu) => write!(f, "the machine has no {pcpu}"),
+            Self::NoPcpuLeft { pool, pcpus } => {
+                write!(f, "{pool} has no pCPUs but {pcpus}, and needs at least one")
+            }
+            Self::Unplugged(pcpu) => write!(f, "{pcpu} is unplugged: it belongs to no pool"),
+            Self::Plugged(pcpu, pool) => {
+                write!(f, "{pcpu} is not unplugged: it belongs to {pool}")
+            }
+            Self::NoPlace {
+                vcpu,
+                affinity,
+                pool,
+                pcpus,
+            } => write!(
+                f,
+                "{vcpu} may run on pCPUs {affinity} only, and {pool} would have {pcpus}"
+            ),
+            Self::HasVcpus { pool, count } => {
+                write!(f, "{pool} still has {count} vCPUs: move them first")
+            }
+            Self::First => write!(
+                f,
+                "{} is for all that name no other pool, and stays",
+                PoolId::FIRST
+            ),
+            Self::Refused(refusal) => refusal.fmt(f),
+        }
     }
 }
 
 impl core::error::Error for PoolError {}
 impl core::error::Error for CreateError {}
 impl core::error::Error for LocalError {}
+impl core::error::Error for PoolChangeError {}

@@ -1,25 +1,37 @@
-//! What the pCPUs of a pool share: who idles, who has mail, where a woken vCPU goes.
+//! What all pCPUs share: each one's cell, who has which number, and which pool has what.
 //!
-//! Each pCPU has a [`Cell`] that others write into: an inbox for boxes, the attention word, how many vCPUs wait there.
+//! Each pCPU has a [`Cell`] that others write into: an inbox for boxes, the attention word, how many vCPUs wait there. The
+//! pCPUs are divided into pools; at first one pool has all. Each pool follows its own policy, and a vCPU runs on pCPUs of
+//! its pool only: where it may run is kept per vCPU as its affinity's part of its pool's pCPUs, so that nothing on the way
+//! of a wake-up or a switch has to look at both.
 
 mod errors;
+mod partition;
 mod place;
 mod post;
+mod regime;
+mod regroup;
 
-pub use errors::{CreateError, LocalError, PoolError};
+pub use errors::{CreateError, LocalError, PoolChangeError, PoolError};
+pub(crate) use regime::AtWork;
+pub use regime::PoolInfo;
 
 use crate::{
     AffinityError, Entitlement, Entitlements, Host, LocalScheduler, PcpuCounters, PcpuId, PcpuSet,
-    PcpuTimes, Policy, TraceRing, Vcpu, VcpuHandle, VcpuId,
+    PcpuTimes, Policy, PoolId, TraceRing, Vcpu, VcpuHandle, VcpuId,
     cell::Cell,
     pcpu_set::AtomicPcpuSet,
     policies::RoundRobin,
-    sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering},
+    sync::{ArrayQueue, Ordering},
 };
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+use partition::Partition;
+use regime::Regime;
 
-/// What a pool is made of.
+/// What a machine's pools start as: one of them has all pCPUs.
 pub struct PoolConfig {
+    /// How the first pool is called.
+    pub name: String,
     /// The pCPUs that will call [`Pool::local`].
     pub pcpus: PcpuSet,
     /// How many vCPUs there can be at a time; memory is reserved for all of them.
@@ -32,34 +44,31 @@ pub struct PoolConfig {
     pub host: Arc<dyn Host>,
 }
 
-/// A set of pCPUs that schedule the same vCPUs by the same policy.
+/// All pCPUs and vCPUs of the machine, in one pool or in several. The pCPUs of a pool schedule the vCPUs of that pool by its
+/// policy.
 pub struct Pool<V: Vcpu> {
     pcpus: PcpuSet,
     /// By pCPU number; one for each number up to the highest.
     cells: Vec<Arc<Cell<V>>>,
-    idle: AtomicPcpuSet,
+    /// By pool number.
+    partitions: [Partition; PoolId::LIMIT],
     draining: AtomicPcpuSet,
     /// Those that have their scheduler.
     online: AtomicPcpuSet,
     free_ids: ArrayQueue<u16>,
     max_vcpus: u16,
-    /// Who runs next. Whoever changes what vCPUs shall get takes it out and puts it back, so they come one after the other.
-    pub(crate) policy: ArrayQueue<Arc<dyn Policy>>,
-    /// What the policy says of itself: a box that is posted must be looked at now.
-    is_preemptive: AtomicU32,
-    /// The number of the policy.
-    generation: AtomicU64,
-    /// The number of the last policy that broke its promise.
-    failed: AtomicU64,
+    /// Whoever changes what pools or vCPUs shall get takes it out and puts it back, so they come one after the other.
+    regime: ArrayQueue<Regime>,
     fallback: RoundRobin,
     entitlements: Arc<Entitlements>,
     host: Arc<dyn Host>,
 }
 
 impl<V: Vcpu> Pool<V> {
-    /// A pool without vCPUs, whose pCPUs have yet to come.
+    /// A machine without vCPUs, whose pCPUs have yet to come.
     pub fn new(config: PoolConfig) -> Result<Arc<Self>, PoolError> {
         let PoolConfig {
+            name,
             pcpus,
             max_vcpus,
             policy,
@@ -81,33 +90,35 @@ impl<V: Vcpu> Pool<V> {
         let cells = (0..=last.index())
             .map(|_| Arc::new(Cell::new(max_vcpus, now)))
             .collect();
-        let none = || AtomicPcpuSet::default();
-        let (idle, draining, online) = (none(), none(), none());
-        let is_preemptive = AtomicU32::new(policy.is_preemptive().into());
-        let holder = ArrayQueue::new(1);
+        let regime = ArrayQueue::new(1);
         assert!(
-            holder.push(policy.into()).is_ok(),
-            "rule: there is room for one policy"
+            regime.push(Regime::new(name, policy.into())).is_ok(),
+            "rule: there is room for one regime"
         );
+        let first = |index| {
+            if index == PoolId::FIRST.index() {
+                pcpus
+            } else {
+                PcpuSet::EMPTY
+            }
+        };
         Ok(Arc::new(Self {
             pcpus,
             cells,
-            idle,
-            draining,
-            online,
+            partitions: core::array::from_fn(|index| Partition::new(first(index))),
+            draining: AtomicPcpuSet::default(),
+            online: AtomicPcpuSet::default(),
             free_ids,
             max_vcpus,
-            policy: holder,
-            is_preemptive,
-            generation: AtomicU64::new(1),
-            failed: AtomicU64::new(0),
+            regime,
             fallback: RoundRobin::with_slice(fallback_slice.max(1)),
             entitlements: Arc::new(Entitlements::new(max_vcpus)),
             host,
         }))
     }
 
-    /// Creates a vCPU: parked, and off until [`VcpuHandle::claim_power_on`]. `make` gets the handle that the vCPU keeps.
+    /// Creates a vCPU in the first pool: parked, and off until [`VcpuHandle::claim_power_on`]. `make` gets the handle that the
+    /// vCPU keeps.
     ///
     /// # Errors
     /// There is no room, or `affinity` or `entitlement` cannot be kept.
@@ -118,21 +129,26 @@ impl<V: Vcpu> Pool<V> {
         make: impl FnOnce(Arc<VcpuHandle<V>>) -> V,
         shared: V::Shared,
     ) -> Result<Arc<VcpuHandle<V>>, CreateError> {
-        let first = self
-            .check_affinity(affinity)
-            .map_err(CreateError::Affinity)?;
+        self.create_vcpu_in(PoolId::FIRST, affinity, entitlement, make, shared)
+    }
+
+    /// The same in `pool`.
+    ///
+    /// # Errors
+    /// There is no such pool, no room, or `affinity` or `entitlement` cannot be kept there.
+    pub fn create_vcpu_in(
+        self: &Arc<Self>,
+        pool: PoolId,
+        affinity: PcpuSet,
+        entitlement: &Entitlement,
+        make: impl FnOnce(Arc<VcpuHandle<V>>) -> V,
+        shared: V::Shared,
+    ) -> Result<Arc<VcpuHandle<V>>, CreateError> {
         let id = VcpuId::new(self.free_ids.pop().ok_or(CreateError::Full)?);
-        if let Err(refusal) = self.admit(id, entitlement, affinity, || true) {
-            self.free_id(id);
-            return Err(CreateError::Entitlement(refusal));
-        }
-        let handle = Arc::new(VcpuHandle::new(
-            id,
-            affinity,
-            first,
-            Arc::clone(self),
-            shared,
-        ));
+        let first = self
+            .admit_new(id, pool, affinity, entitlement)
+            .inspect_err(|_| self.free_id(id))?;
+        let handle = Arc::new(VcpuHandle::new(id, first, Arc::clone(self), shared));
         let vcpu = Box::new(make(Arc::clone(&handle)));
         assert!(
             handle.slot.push(vcpu).is_ok(),
@@ -146,19 +162,19 @@ impl<V: Vcpu> Pool<V> {
         if !self.pcpus.contains(pcpu) {
             return Err(LocalError::AbsentPcpu);
         }
-        let policy = self.with_policy(|policy| {
-            let is_free = self.online.insert(pcpu, Ordering::AcqRel);
-            is_free.then(|| self.at_work(policy, pcpu))
-        });
-        Ok(LocalScheduler::new(
-            Arc::clone(self),
-            Arc::clone(self.cell(pcpu)),
-            pcpu,
-            policy.ok_or(LocalError::Taken)?,
-        ))
+        let policy = self.with_regime(|regime| {
+            let pool = self.pool_of(pcpu).ok_or(LocalError::Unplugged)?;
+            let policy = regime.policy(pool).map_err(|_| LocalError::Unplugged)?;
+            if !self.online.insert(pcpu, Ordering::AcqRel) {
+                return Err(LocalError::Taken);
+            }
+            Ok(self.at_work(pool, policy, pcpu))
+        })?;
+        let cell = Arc::clone(self.cell(pcpu));
+        Ok(LocalScheduler::new(Arc::clone(self), cell, pcpu, policy))
     }
 
-    /// The pCPUs of the pool.
+    /// The pCPUs of all pools, and those that are unplugged.
     pub fn pcpus(&self) -> PcpuSet {
         self.pcpus
     }
@@ -168,22 +184,17 @@ impl<V: Vcpu> Pool<V> {
         self.max_vcpus
     }
 
-    /// The name of the policy that says who runs next.
-    pub fn policy_name(&self) -> &'static str {
-        self.with_policy(|policy| policy.name())
-    }
-
     /// The machine.
     pub fn host(&self) -> &dyn Host {
         &*self.host
     }
 
-    /// The last events of `pcpu`, which must be in the pool: `None` otherwise.
+    /// The last events of `pcpu`, `None` if the machine does not have it.
     pub fn trace(&self, pcpu: PcpuId) -> Option<&TraceRing> {
         self.cells.get(pcpu.index()).map(|cell| &cell.trace)
     }
 
-    /// What `pcpu` has done until `now`; `None` if it is not in the pool.
+    /// What `pcpu` has done until `now`; `None` if the machine does not have it.
     pub fn pcpu_counters(&self, pcpu: PcpuId, now: u64) -> Option<PcpuCounters> {
         let cell = self
             .cells
@@ -201,11 +212,26 @@ impl<V: Vcpu> Pool<V> {
         })
     }
 
-    /// The first pCPU of a valid affinity.
-    pub(crate) fn check_affinity(&self, set: PcpuSet) -> Result<PcpuId, AffinityError> {
-        match set.difference(self.pcpus).first() {
-            Some(absent) => Err(AffinityError::AbsentPcpu(absent)),
-            None => set.first().ok_or(AffinityError::Empty),
+    /// What of `set` pool `pool` has: all, or `set` names every pCPU of the machine and so none in particular.
+    pub(crate) fn check_affinity(
+        &self,
+        set: PcpuSet,
+        pool: PoolId,
+    ) -> Result<PcpuSet, AffinityError> {
+        if set.is_empty() {
+            return Err(AffinityError::Empty);
+        }
+        if let Some(absent) = set.difference(self.pcpus).first() {
+            return Err(AffinityError::AbsentPcpu(absent));
+        }
+        let pcpus = self.partition(pool).pcpus();
+        match set.difference(pcpus).first() {
+            Some(outside) if set != self.pcpus => Err(AffinityError::OutsidePool {
+                pcpu: outside,
+                pool,
+                pcpus,
+            }),
+            _ => Ok(set.intersection(pcpus)),
         }
     }
 
@@ -222,42 +248,8 @@ impl<V: Vcpu> Pool<V> {
         &self.fallback
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
-    }
-
-    /// Another policy is about to take over; only one changes policies at a time.
-    pub(crate) fn next_generation(&self) {
-        self.generation
-            .store(self.generation() + 1, Ordering::Relaxed);
-    }
-
-    /// The policy with this number has broken its promise. True for the first to say so, unless it is being replaced anyway.
-    pub(crate) fn fail(&self, generation: u64) -> bool {
-        generation == self.generation()
-            && self.failed.fetch_max(generation, Ordering::AcqRel) < generation
-    }
-
-    pub(crate) fn has_failed(&self, generation: u64) -> bool {
-        self.failed.load(Ordering::Acquire) == generation
-    }
-
-    /// The name of the policy that broke its promise, so that round-robin is in its place.
-    pub fn failed_policy(&self) -> Option<&'static str> {
-        self.with_policy(|policy| self.has_failed(self.generation()).then(|| policy.name()))
-    }
-
     pub(crate) fn online(&self) -> PcpuSet {
         self.online.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_preemptive(&self, is_preemptive: bool) {
-        self.is_preemptive
-            .store(is_preemptive.into(), Ordering::Relaxed);
-    }
-
-    fn is_preemptive(&self) -> bool {
-        self.is_preemptive.load(Ordering::Relaxed) != 0
     }
 
     pub(crate) fn free_id(&self, id: VcpuId) {
@@ -268,7 +260,7 @@ impl<V: Vcpu> Pool<V> {
     }
 
     pub(crate) fn cell(&self, pcpu: PcpuId) -> &Arc<Cell<V>> {
-        // Every pCPU that gets here is of the pool: affinities, destinations and `local` are checked.
+        // Every pCPU that gets here is of the machine: affinities, destinations and `local` are checked.
         &self.cells[pcpu.index()]
     }
 }

@@ -1,19 +1,19 @@
 //! Where a vCPU goes: who idles, who is drained, where the fewest wait.
 //!
-//! An idle pCPU is a bit in one bitmap; whoever clears that bit has claimed it and must post there. Where two words are
+//! An idle pCPU is a bit in the bitmap of its pool; whoever clears that bit has claimed it and must post there. Where two words are
 //! crossed there is `fence(SeqCst)` on both sides: who makes a vCPU wait looks for an idle pCPU afterwards, who goes idle
 //! looks for mail and for ready vCPUs afterwards, so one of them sees the other.
 
 use super::Pool;
 use crate::{
-    PcpuId, PcpuSet, Vcpu,
+    PcpuId, PcpuSet, PoolId, Vcpu,
     attention::About,
     sync::{Ordering, fence},
 };
 
 impl<V: Vcpu> Pool<V> {
     /// Takes `pcpu` out of service: it gives its vCPUs away and answers [`crate::Decision::Drained`]. A vCPU that may run
-    /// nowhere else stays there, ready and unbound, until its affinity or the pCPU says otherwise. False if the pool does
+    /// nowhere else stays there, ready and unbound, until its affinity or the pCPU says otherwise. False if the machine does
     /// not have `pcpu`.
     pub fn drain(&self, pcpu: PcpuId) -> bool {
         self.pcpus.contains(pcpu) && {
@@ -23,18 +23,24 @@ impl<V: Vcpu> Pool<V> {
         }
     }
 
-    /// Puts `pcpu` back into service. False if the pool does not have it.
+    /// Puts `pcpu` back into service. False if the machine does not have it, or it is unplugged.
     pub fn undrain(&self, pcpu: PcpuId) -> bool {
-        self.pcpus.contains(pcpu) && {
-            self.draining.remove(pcpu, Ordering::SeqCst);
-            // Those that are still drained may keep vCPUs that had nowhere to go until now.
-            let drained = self.draining.load(Ordering::SeqCst);
-            drained
-                .union(PcpuSet::only(pcpu))
-                .iter()
-                .for_each(|pcpu| self.nudge(pcpu, About::Requests));
-            true
-        }
+        self.with_regime(|_| {
+            let is_plugged = self.pool_of(pcpu).is_some();
+            if is_plugged {
+                self.put_into_service(pcpu);
+            }
+            is_plugged
+        })
+    }
+
+    pub(super) fn put_into_service(&self, pcpu: PcpuId) {
+        self.draining.remove(pcpu, Ordering::SeqCst);
+        // Those that are still drained may keep vCPUs that had nowhere to go until now.
+        let drained = self.draining.load(Ordering::SeqCst);
+        let told = drained.union(PcpuSet::only(pcpu));
+        told.iter()
+            .for_each(|pcpu| self.nudge(pcpu, About::Requests));
     }
 
     pub(crate) fn is_draining(&self, pcpu: PcpuId) -> bool {
@@ -43,11 +49,6 @@ impl<V: Vcpu> Pool<V> {
 
     fn waiting(&self, pcpu: PcpuId) -> u32 {
         self.cell(pcpu).waiting.load(Ordering::Relaxed)
-    }
-
-    /// A vCPU with `affinity` may be run by `pcpu`: a drained pCPU runs nobody.
-    pub(crate) fn may_run(&self, affinity: PcpuSet, pcpu: PcpuId) -> bool {
-        affinity.contains(pcpu) && !self.is_draining(pcpu)
     }
 
     /// A vCPU with `affinity` may be run by a pCPU other than `here`.
@@ -59,9 +60,9 @@ impl<V: Vcpu> Pool<V> {
             .is_empty()
     }
 
-    /// Where a vCPU with `affinity` goes that was on `last`: to an idle pCPU, which is claimed for it; else back to `last`
+    /// Where a vCPU of `pool` goes that may run on `affinity` and was on `last`: to an idle pCPU, which is claimed for it; else back to `last`
     /// unless that is clearly busier than another; else where the fewest wait.
-    pub(crate) fn choose(&self, affinity: PcpuSet, last: Option<PcpuId>) -> PcpuId {
+    pub(crate) fn choose(&self, pool: PoolId, affinity: PcpuSet, last: Option<PcpuId>) -> PcpuId {
         let in_service = affinity.difference(self.draining.load(Ordering::Relaxed));
         // If it may run only on drained pCPUs, it waits on one of them.
         let eligible = if in_service.is_empty() {
@@ -69,7 +70,7 @@ impl<V: Vcpu> Pool<V> {
         } else {
             in_service
         };
-        if let Some(idle) = self.claim_idle_in(eligible, last) {
+        if let Some(idle) = self.claim_idle_in(pool, eligible, last) {
             return idle;
         }
         let online = eligible.intersection(self.online.load(Ordering::Relaxed));
@@ -84,47 +85,49 @@ impl<V: Vcpu> Pool<V> {
             .unwrap_or(least)
     }
 
-    /// Claims an idle pCPU of `set`, `first` if that is one: the caller must post to it.
-    pub(crate) fn claim_idle_in(&self, set: PcpuSet, first: Option<PcpuId>) -> Option<PcpuId> {
+    /// Claims an idle pCPU of `pool` and `set`, `first` if that is one: the caller must post to it.
+    pub(crate) fn claim_idle_in(
+        &self,
+        pool: PoolId,
+        set: PcpuSet,
+        first: Option<PcpuId>,
+    ) -> Option<PcpuId> {
         let set = if cfg!(mutant = "forget_affinity") {
             self.pcpus
         } else {
             set
         };
-        let idle = self.idle_pcpus().intersection(set);
+        let idle = self.partition(pool).idle_pcpus().intersection(set);
         first
             .filter(|&first| idle.contains(first))
             .into_iter()
             .chain(idle.iter())
-            .find(|&pcpu| self.claim_idle(pcpu))
+            .find(|&pcpu| self.claim_idle(pool, pcpu))
     }
 
-    /// True for exactly one of those that want to post to an idle `pcpu`.
-    pub(crate) fn claim_idle(&self, pcpu: PcpuId) -> bool {
-        self.idle.remove(pcpu, Ordering::SeqCst) || cfg!(mutant = "claim_idle_twice")
+    /// True for exactly one of those that want to post to an idle `pcpu` of `pool`.
+    pub(crate) fn claim_idle(&self, pool: PoolId, pcpu: PcpuId) -> bool {
+        let idle = &self.partition(pool).idle;
+        idle.remove(pcpu, Ordering::SeqCst) || cfg!(mutant = "claim_idle_twice")
     }
 
-    /// Those that have published that they idle; perhaps no longer when this returns. After `fence(SeqCst)`, if it must see
-    /// who went idle before.
-    pub fn idle_pcpus(&self) -> PcpuSet {
-        self.idle.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn publish_idle(&self, pcpu: PcpuId) {
-        self.idle.insert(pcpu, Ordering::SeqCst);
+    /// `pcpu`, which follows the policy of `pool`, idles.
+    pub(crate) fn publish_idle(&self, pool: PoolId, pcpu: PcpuId) {
+        self.partition(pool).idle.insert(pcpu, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// The pCPU no longer idles; somebody may have claimed it already, and posts.
-    pub(crate) fn retract_idle(&self, pcpu: PcpuId) {
-        self.idle.remove(pcpu, Ordering::SeqCst);
+    pub(crate) fn retract_idle(&self, pool: PoolId, pcpu: PcpuId) {
+        self.partition(pool).idle.remove(pcpu, Ordering::SeqCst);
     }
 
-    /// `idler` has nothing to do: tells those that have mail to read, and the one with the most ready vCPUs of which one may
+    /// `idler`, of `pool`, has nothing to do: tells those there that have mail to read, and the one with the most ready vCPUs of which one may
     /// run there. Their next `schedule` sees it in the bitmap. After `fence(SeqCst)`.
-    pub(crate) fn ask_for_work(&self, idler: PcpuId) {
+    pub(crate) fn ask_for_work(&self, pool: PoolId, idler: PcpuId) {
+        let pool = self.partition(pool);
         let others = || {
-            self.pcpus
+            pool.pcpus()
                 .iter()
                 .filter(|&pcpu| pcpu != idler && !self.is_draining(pcpu))
         };
@@ -132,7 +135,7 @@ impl<V: Vcpu> Pool<V> {
             .filter(|&pcpu| self.cell(pcpu).attention.has_mail())
             .for_each(|pcpu| self.nudge(pcpu, About::Work));
         // One that idles itself has none, or none that its policy lets run now.
-        let idle = self.idle_pcpus();
+        let idle = pool.idle_pcpus();
         let givers =
             others().filter(|&pcpu| !idle.contains(pcpu) && self.cell(pcpu).reaches(idler));
         if let Some(giver) = givers.max_by_key(|&pcpu| self.waiting(pcpu)) {

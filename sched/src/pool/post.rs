@@ -11,24 +11,28 @@ use crate::{
 impl<V: Vcpu> Pool<V> {
     /// Puts a box into the inbox of `to`. The state word already says that it is queued there.
     pub(crate) fn post(&self, to: PcpuId, mail: Mail<V>) {
-        let (affinity, id) = (mail.vcpu.handle().affinity(), mail.vcpu.handle().id());
+        let id = mail.vcpu.handle().id();
         let cell = self.cell(to);
         cell.waiting.fetch_add(1, Ordering::Relaxed);
         assert!(
             cell.inbox.push(mail).is_ok(),
-            "rule: an inbox has room for every vCPU of the pool"
+            "rule: an inbox has room for every vCPU of the machine"
         );
         let here = self.host.this_pcpu();
         self.trace_from(here, TraceEvent::Post(id, to));
         if here == Some(to) {
             return cell.attention.post_to_self();
         }
-        if cell.attention.post(self.is_preemptive()) == Kick::Send {
+        if cell.attention.post(cell.is_preemptive()) == Kick::Send {
             return self.kick(here, to);
         }
         fence(Ordering::SeqCst);
         // Somebody who may run it went idle meanwhile: `to` must hand it over now, not when its slice is over.
-        if !affinity.intersection(self.idle_pcpus()).is_empty() {
+        let idle = self.partition(self.entitlements().pool(id)).idle_pcpus();
+        if !idle
+            .intersection(self.entitlements().affinity(id))
+            .is_empty()
+        {
             self.nudge(to, About::Work);
         }
     }

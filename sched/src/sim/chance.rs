@@ -32,7 +32,7 @@ fn entitlements(seed: u64, vcpus: u64) -> Vec<Entitlement> {
 }
 
 /// What a machine does by chance: guests, affinities, actions from outside.
-fn random_machine(seed: u64, policy: Box<dyn Policy>) -> Simulation {
+pub(super) fn random_machine(seed: u64, policy: Box<dyn Policy>) -> Simulation {
     let mut x = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
     let mut below = |limit: u64| {
         x ^= x << 13;
@@ -76,7 +76,7 @@ fn random_machine(seed: u64, policy: Box<dyn Policy>) -> Simulation {
 }
 
 /// After the unrest everybody who can run does.
-fn settle_and_expect_progress(mut sim: Simulation, seed: u64) {
+pub(super) fn settle_and_expect_progress(mut sim: Simulation, seed: u64) {
     sim.set_unrest(false);
     let pool_pcpus = sim.engine.pool().pcpus();
     pool_pcpus

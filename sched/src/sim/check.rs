@@ -91,6 +91,10 @@ impl Engine {
                 "{name} {vcpu} runs outside its affinity"
             );
             assert!(
+                has_kick || self.pool.pool_of(id) == Some(handle.pool_id()),
+                "{name} {vcpu} runs on {id}, which is in another pool"
+            );
+            assert!(
                 has_kick || !state.has_wake(),
                 "{name} nobody tells {id} about an interrupt"
             );
@@ -119,20 +123,17 @@ impl Engine {
                 handle.id()
             );
         }
-        if !self
-            .pool
-            .with_policy(|policy| policy.bounds(1).work_conserving)
-        {
-            return;
-        }
         for slot in &self.pcpus {
             let slot = slot.borrow();
             let Some(pcpu) = slot.as_ref().filter(|pcpu| pcpu.decision == Decision::Idle) else {
                 continue;
             };
+            if !pcpu.sched.is_work_conserving() {
+                continue;
+            }
             for handle in &self.handles {
-                let waits = matches!(handle.place(), Place::Queued(_))
-                    && handle.affinity().contains(pcpu.id);
+                let waits =
+                    matches!(handle.place(), Place::Queued(_)) && handle.can_run_on(pcpu.id);
                 assert!(
                     !waits,
                     "{name} {} idles while {} waits",

@@ -63,6 +63,7 @@ impl Engine {
         let world = Arc::new(World::new(count, seed));
         let (pcpus, max_vcpus) = (PcpuSet::all(count), scripts.len() as u16);
         let pool = Pool::new(PoolConfig {
+            name: "first".into(),
             pcpus,
             max_vcpus,
             policy,

@@ -36,6 +36,10 @@ impl Policy for Hostile {
         Ok(PcpuId::new(vcpu.index() as u16 * 7))
     }
 
+    fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
+        Box::new(Self)
+    }
+
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         Box::new(HostileLocal {
             chance: pcpu.index() as u64 + 1,

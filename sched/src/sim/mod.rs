@@ -28,6 +28,8 @@ mod hardware;
 mod hostile;
 mod outside;
 #[cfg(test)]
+mod pools;
+#[cfg(test)]
 mod priority;
 mod regime;
 #[cfg(test)]
@@ -43,7 +45,9 @@ mod world;
 pub use guest::{Instruction, Script};
 pub use outside::{Outside, Successor};
 
-use crate::{Entitlement, PcpuId, PcpuSet, Policy, PolicyFailure, Refusal, VcpuId, VcpuTimes};
+use crate::{
+    Entitlement, PcpuId, PcpuSet, Policy, PolicyFailure, PoolChangeError, PoolId, VcpuId, VcpuTimes,
+};
 use alloc::{boxed::Box, format, rc::Rc, string::String, vec::Vec};
 use engine::Engine;
 
@@ -112,12 +116,12 @@ impl Simulation {
         self.engine.act(action);
     }
 
-    /// Another policy takes over.
+    /// Another policy takes over in the first pool.
     ///
     /// # Errors
     /// It cannot keep what some vCPU shall get.
-    pub fn set_policy(&mut self, policy: Box<dyn Policy>) -> Result<(), Refusal> {
-        self.engine.pool().set_policy(policy)
+    pub fn set_policy(&mut self, policy: Box<dyn Policy>) -> Result<(), PoolChangeError> {
+        self.engine.pool().set_policy(PoolId::FIRST, policy)
     }
 
     /// How policies have failed so far.

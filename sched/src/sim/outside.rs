@@ -2,12 +2,12 @@
 
 use super::engine::Engine;
 use crate::{
-    BlockReason, GroupId, PcpuId, PcpuSet, Policy, VcpuId,
+    BlockReason, GroupId, PcpuId, PcpuSet, Policy, PoolChangeError, PoolId, VcpuId,
     policies::{
         Credit, Deadline, Fair, Gang, Pinned, Priority, RoundRobin, Table, TableDriven, Window,
     },
 };
-use alloc::{boxed::Box, vec};
+use alloc::{boxed::Box, format, vec, vec::Vec};
 use core::sync::atomic::Ordering;
 
 /// One such action.
@@ -33,8 +33,22 @@ pub enum Outside {
     Undrain(PcpuId),
     /// The VM ends.
     Stop(VcpuId),
-    /// Another policy takes over.
-    SetPolicy(Successor),
+    /// Another policy takes over in this pool.
+    SetPolicy(PoolId, Successor),
+    /// A new pool takes these pCPUs from where they are.
+    CreatePool(PcpuSet, Successor),
+    /// The first pool gets what a pool has that has no vCPUs.
+    RemovePool(PoolId),
+    /// It belongs to another pool.
+    MovePcpu(PcpuId, PoolId),
+    /// The same, of a vCPU.
+    MoveVcpu(VcpuId, PoolId),
+    /// The same, of all vCPUs of a VM, or of none.
+    MoveGroup(GroupId, PoolId),
+    /// Out of its pool, for good.
+    Unplug(PcpuId),
+    /// Into this one.
+    Plug(PcpuId, PoolId),
 }
 
 /// A policy that can take over, with slices of ten ticks.
@@ -99,15 +113,43 @@ impl Engine {
             }
             Outside::RequestSync(vcpu) => drop(self.handle(vcpu).request_sync()),
             Outside::Drain(pcpu) => drop(self.pool().drain(pcpu)),
-            Outside::Undrain(pcpu) => drop(self.pool().undrain(pcpu)),
+            Outside::Undrain(pcpu) => self.change(|| _ = self.pool().undrain(pcpu)),
             Outside::Stop(vcpu) => self.handle(vcpu).stop(),
-            Outside::SetPolicy(successor) => self.change(|| self.set_policy(successor)),
+            change => self.change(|| drop(self.regroup(change))),
         }
     }
 
-    fn set_policy(&self, successor: Successor) {
-        let policy = successor.policy(self.pool().pcpus(), self.vcpu_count() as u16);
-        drop(self.pool().set_policy(policy));
+    /// What pools do; what is refused says why.
+    pub(super) fn regroup(&self, change: Outside) -> Result<(), PoolChangeError> {
+        let pool = self.pool();
+        match change {
+            Outside::SetPolicy(id, successor) => {
+                let pcpus = pool.partition(id).pcpus();
+                pool.set_policy(id, self.policy(successor, pcpus))
+            }
+            Outside::CreatePool(pcpus, successor) => {
+                let name = format!("with {pcpus}");
+                let policy = self.policy(successor, pcpus);
+                pool.create_pool(&name, pcpus, policy).map(drop)
+            }
+            Outside::RemovePool(id) => pool.remove_pool(id, PoolId::FIRST),
+            Outside::MovePcpu(pcpu, to) => pool.move_pcpu(pcpu, to),
+            Outside::MoveVcpu(vcpu, to) => {
+                pool.move_vcpus(core::slice::from_ref(self.handle(vcpu)), to)
+            }
+            Outside::MoveGroup(group, to) => {
+                let members = self.handles.iter();
+                let members = members.filter(|handle| handle.entitlement().group == group);
+                pool.move_vcpus(&members.cloned().collect::<Vec<_>>(), to)
+            }
+            Outside::Unplug(pcpu) => pool.unplug(pcpu),
+            Outside::Plug(pcpu, to) => pool.plug(pcpu, to),
+            _ => Ok(()),
+        }
+    }
+
+    fn policy(&self, successor: Successor, pcpus: PcpuSet) -> Box<dyn Policy> {
+        successor.policy(pcpus, self.vcpu_count() as u16)
     }
 
     /// On one thread nobody can wait for another change of what vCPUs shall get to be over: this one is not made then.
@@ -125,7 +167,15 @@ impl Engine {
         let pcpus = self.pool().pcpus();
         let index = world.below(u64::from(pcpus.len())) as usize;
         let pcpu = pcpus.iter().nth(index).expect("rule: a pool has pCPUs");
-        match world.below(24) {
+        let pools = pcpus.iter().filter_map(|pcpu| self.pool().pool_of(pcpu));
+        let (pool, choices) = match pools.max() {
+            Some(last) if last != PoolId::FIRST => {
+                let pool = PoolId::new(world.below(last.index() as u64 + 1) as usize);
+                (pool.unwrap_or(last), 34)
+            }
+            _ => (PoolId::FIRST, 24),
+        };
+        match world.below(choices) {
             0..8 => Outside::Interrupt(vcpu),
             8 => Outside::Pause(vcpu),
             9..12 => Outside::Resume(vcpu),
@@ -138,14 +188,22 @@ impl Engine {
             16 => Outside::SetAffinity(vcpu, pcpus),
             17 => Outside::RequestSync(vcpu),
             18 => Outside::Drain(pcpu),
-            19..22 => Outside::SetPolicy(match world.below(6) {
-                0 => Successor::RoundRobin,
-                1 => Successor::Fair,
-                2 => Successor::Deadline,
-                3 => Successor::Credit,
-                4 => Successor::Table,
-                _ => Successor::Gang,
-            }),
+            19..22 => Outside::SetPolicy(
+                pool,
+                match world.below(6) {
+                    0 => Successor::RoundRobin,
+                    1 => Successor::Fair,
+                    2 => Successor::Deadline,
+                    3 => Successor::Credit,
+                    4 => Successor::Table,
+                    _ => Successor::Gang,
+                },
+            ),
+            24..27 => Outside::MoveVcpu(vcpu, pool),
+            27 => Outside::MoveGroup(self.handle(vcpu).entitlement().group, pool),
+            28..31 => Outside::MovePcpu(pcpu, pool),
+            31 => Outside::Unplug(pcpu),
+            32..34 => Outside::Plug(pcpu, pool),
             _ => Outside::Undrain(pcpu),
         }
     }

@@ -1,7 +1,7 @@
 //! Who runs under the priority policy, on whole machines.
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation, Successor};
-use crate::{Entitlement, PcpuId, PcpuSet, Place, VcpuId, policies::Priority};
+use crate::{Entitlement, PcpuId, PcpuSet, Place, PoolId, VcpuId, policies::Priority};
 use alloc::{boxed::Box, vec::Vec};
 
 const SLICE: u64 = 10;
@@ -44,13 +44,15 @@ fn run(sim: &Simulation, index: u16) -> u64 {
 /// No vCPU waits while a less important one runs where it may run. Nobody is on its way to be told so.
 fn expect_the_most_important_run(sim: &Simulation, name: &str) {
     let pool = sim.engine.pool();
-    if sim.engine.world().has_kick_under_way() || pool.policy_name() != Priority::NAME {
+    if sim.engine.world().has_kick_under_way()
+        || pool.policy_name(PoolId::FIRST) != Some(Priority::NAME)
+    {
         return;
     }
     let now = sim.engine.now();
     let handles = &sim.engine.handles;
     for waiting in handles {
-        let (affinity, important) = (waiting.affinity(), waiting.entitlement().priority);
+        let important = waiting.entitlement().priority;
         if !matches!(waiting.place(), Place::Queued(_)) {
             continue;
         }
@@ -59,7 +61,7 @@ fn expect_the_most_important_run(sim: &Simulation, name: &str) {
             let Place::Loaded(pcpu) = snapshot.place else {
                 continue;
             };
-            let could_run = pool.may_run(affinity, pcpu) && snapshot.is_runnable;
+            let could_run = waiting.can_run_on(pcpu) && snapshot.is_runnable;
             assert!(
                 !could_run || running.entitlement().priority >= important,
                 "{name} at {now} {} waits while {} runs on {pcpu}",
@@ -251,8 +253,8 @@ fn whatever_happens_no_vcpu_waits_while_a_less_important_one_runs_in_its_place()
         for end in 1..400 {
             sim.run_until(end);
             // The unrest lets others take over as well.
-            if sim.engine.pool().policy_name() != Priority::NAME {
-                sim.act(Outside::SetPolicy(Successor::Priority));
+            if sim.engine.pool().policy_name(PoolId::FIRST) != Some(Priority::NAME) {
+                sim.act(Outside::SetPolicy(PoolId::FIRST, Successor::Priority));
             }
             expect_the_most_important_run(&sim, &alloc::format!("seed {seed}:"));
         }

@@ -124,6 +124,10 @@ impl Policy for Broken {
         }
     }
 
+    fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
+        Box::new(Self::new(self.how, self.witness.clone()))
+    }
+
     fn local(&self, _pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
         Box::new(BrokenLocal {
             how: self.how,

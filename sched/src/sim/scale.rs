@@ -1,7 +1,7 @@
 //! The largest machines: 512 vCPUs on 64 pCPUs.
 
-use super::{Instruction::*, Outside, Script, Setup, Simulation};
-use crate::{PcpuId, PcpuSet, VcpuId, policies::RoundRobin};
+use super::{Instruction::*, Outside, Script, Setup, Simulation, Successor};
+use crate::{PcpuId, PcpuSet, PoolId, VcpuId, policies::RoundRobin};
 use alloc::{boxed::Box, vec::Vec};
 
 const PCPUS: u16 = 64;
@@ -96,6 +96,8 @@ fn a_large_machine_by_chance_breaks_no_rule() {
     sim.set_unrest(true);
     sim.run_until(20);
     sim.set_unrest(false);
+    // Others let a vCPU wait for longer than this goes on.
+    sim.act(Outside::SetPolicy(PoolId::FIRST, Successor::RoundRobin));
     let all = PcpuSet::all(PCPUS);
     all.iter().for_each(|pcpu| sim.act(Outside::Undrain(pcpu)));
     for vcpu in vcpus() {

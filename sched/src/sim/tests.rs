@@ -2,7 +2,7 @@
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation};
 use crate::{
-    BlockReason, Entitlement, PcpuId, PcpuSet, Place, PowerState, VcpuId,
+    BlockReason, Entitlement, PcpuId, PcpuSet, Place, PoolId, PowerState, VcpuId,
     policies::{Pinned, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
@@ -347,7 +347,7 @@ fn an_idle_pcpu_is_claimed_once() {
     let mut sim = machine(2, [busy()]);
     sim.run_until(5);
     let pool = sim.engine.pool();
-    let claims = [0, 1, 1].map(|index| pool.claim_idle(pcpu(index)));
+    let claims = [0, 1, 1].map(|index| pool.claim_idle(PoolId::FIRST, pcpu(index)));
     assert_eq!(claims, [false, true, false]);
 }
 

@@ -9,7 +9,7 @@
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use trapline_sched::{
-    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, Pick, Policy, Ready, Slice, VcpuId,
+    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice, VcpuId,
 };
 
 /// The part that all pCPUs share: there is nothing to share but the length of a slice.
@@ -36,6 +36,10 @@ impl Policy for Lottery {
             work_conserving: true,
             longest_wait: None,
         }
+    }
+
+    fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
+        Box::new(Self { slice: self.slice })
     }
 
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {

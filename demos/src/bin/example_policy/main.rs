@@ -12,6 +12,7 @@ mod lottery;
 use alloc::boxed::Box;
 
 use trapline_platform::{BootInfo, timer};
+use trapline_sched::PoolId;
 
 use lottery::Lottery;
 
@@ -24,9 +25,10 @@ fn trapline_main(boot: BootInfo) -> ! {
     hypervisor::start(boot, |_| {});
     let machine = hypervisor::machine().expect("it has started");
     let lottery = Lottery::with_slice(timer::ticks_of_us(SLICE_US));
-    let admitted = machine.pool.set_policy(Box::new(lottery));
+    let admitted = machine.pool.set_policy(PoolId::FIRST, Box::new(lottery));
     admitted.expect("a lottery takes everybody");
-    log::info!("policy {} takes over", machine.pool.policy_name());
+    let name = machine.pool.policy_name(PoolId::FIRST);
+    log::info!("policy {} takes over", name.unwrap_or_default());
     hypervisor::run_this_pcpu()
 }
 
