@@ -3,6 +3,9 @@
 //! One ready vCPU is watched at a time, in turns: if it has waited all the while when twice the promised wait is over, the
 //! whole pool falls back to round-robin, and the host is told. Between two looks this costs one comparison. [Linux: sched_ext,
 //! the watchdog that ejects a scheduler under which a task stalls]
+//!
+//! A policy counts on the pCPU's timer. By how much that came too late, because the machine below or a long piece of work held
+//! the pCPU up, is not the policy's fault, and does not count.
 
 use super::LocalScheduler;
 use crate::{PcpuId, PoolId, Ready, TraceEvent, Vcpu, VcpuId, attention::About};
@@ -26,8 +29,11 @@ pub struct PolicyFailure {
 
 pub(super) struct Watched {
     vcpu: VcpuId,
-    /// Watched from here on.
+    /// Watched from here on, when the pCPU had been so late.
     since: u64,
+    lateness: u64,
+    /// The longest wait by the policy's word at that time.
+    promised: u64,
     /// Whether it still waits is looked at then.
     until: u64,
 }
@@ -59,26 +65,49 @@ impl<V: Vcpu> LocalScheduler<V> {
             self.watched = None;
             return;
         };
-        // Whoever looks late may have let nobody run meanwhile: then it begins anew.
-        let is_late = |watched: &Watched| now > watched.until.saturating_add(promised);
-        if let Some(watched) = self.watched.take().filter(|watched| !is_late(watched)) {
+        if let Some(mut watched) = self.watched.take() {
             let vcpu = self.ready.get(watched.vcpu);
             let ready_since = vcpu.and_then(|vcpu| vcpu.handle().ready_since());
-            let waited = ready_since.map_or(0, |since| now.saturating_sub(since));
-            let has_waited_throughout = ready_since.is_some_and(|since| since <= watched.since);
-            if has_waited_throughout && waited > promised.saturating_mul(2) {
-                return self.fail_policy(watched.vcpu, waited, promised, now);
+            if let Some(ready_since) = ready_since.filter(|&since| since <= watched.since) {
+                watched.promised = watched.promised.max(promised);
+                watched.until = self.patience(&watched);
+                if now < watched.until {
+                    self.watched = Some(watched);
+                    return;
+                }
+                let waited = now.saturating_sub(ready_since);
+                return self.fail_policy(watched.vcpu, waited, watched.promised, now);
             }
         }
         let vcpu = self.ready.after(self.last_watched);
         self.last_watched = vcpu;
-        self.watched = vcpu.map(|vcpu| Watched {
-            vcpu,
-            since: now,
-            until: now
-                .saturating_add(promised.saturating_mul(2))
-                .saturating_add(1),
+        self.watched = vcpu.map(|vcpu| {
+            let mut watched = Watched {
+                vcpu,
+                since: now,
+                lateness: self.lateness,
+                promised,
+                until: now,
+            };
+            watched.until = self.patience(&watched);
+            watched
         });
+    }
+
+    /// When the one that is watched has waited too long.
+    fn patience(&self, watched: &Watched) -> u64 {
+        let late = self.lateness.saturating_sub(watched.lateness);
+        let longest = watched.promised.saturating_mul(2).saturating_add(late);
+        watched.since.saturating_add(longest).saturating_add(1)
+    }
+
+    /// The timer has fired, and that time may be over for a while.
+    #[inline]
+    pub(super) fn note_lateness(&mut self) {
+        if let Some(timer) = self.timer {
+            let late = self.pool.host().now().saturating_sub(timer);
+            self.lateness = self.lateness.saturating_add(late);
+        }
     }
 
     /// The wait of `vcpu` has been interrupted by somebody who is not the policy.
