@@ -3,6 +3,7 @@
 //! ```text
 //! _start (MMU off)        -> boot tables on -> start -> W^X tables on -> GIC -> trapline_main
 //! secondary_start (MMU off) -> W^X tables on -> smp::secondary_main -> GIC -> trapline_secondary
+//!                                            '-> hotplug::resume: one that was off goes on where it left
 //! ```
 //! The image is flat, begins with an arm64 header, and runs where it is linked. [Linux: Booting AArch64 Linux]
 
@@ -182,7 +183,9 @@ unsafe extern "C" fn _start() -> ! {
 pub(super) struct SecondaryStart {
     pub tables: u64,
     pub percpu_area: u64,
-    pub stack_top: u64,
+    pub stack_pointer: u64,
+    /// Where it goes on, with the MMU on and this stack.
+    pub entry: u64,
 }
 
 /// Where firmware starts a secondary pCPU.
@@ -197,23 +200,27 @@ pub(super) unsafe extern "C" fn secondary_start() -> ! {
         "mov x19, x0",
         "ldr x0, [x19, {percpu_area}]",
         "bl {initialize_el2}",
-        "ldr x20, [x19, {stack_top}]",
+        "ldp x20, x21, [x19, {stack_pointer}]",
         "ldr x0, [x19, {tables}]",
         "ldr x1, ={sctlr}",
         "bl {enable_mmu}",
         "mov sp, x20",
         "mov x29, xzr",
         "mov x30, xzr",
-        "b {main}",
+        "br x21",
         percpu_area = const offset_of!(SecondaryStart, percpu_area),
-        stack_top = const offset_of!(SecondaryStart, stack_top),
+        stack_pointer = const offset_of!(SecondaryStart, stack_pointer),
         tables = const offset_of!(SecondaryStart, tables),
         initialize_el2 = sym initialize_el2,
         sctlr = const mmu::SCTLR,
         enable_mmu = sym mmu::enable,
-        main = sym smp::secondary_main,
     )
 }
+
+const _: () = assert!(
+    offset_of!(SecondaryStart, entry) == offset_of!(SecondaryStart, stack_pointer) + 8,
+    "stack pointer and entry are loaded as a pair"
+);
 
 /// Gives the registers that EL2's own code depends on a known value; x0 = this pCPU's area. They are UNKNOWN at
 /// reset. What a guest depends on is set by the vCPU engine.
@@ -266,7 +273,7 @@ extern "C" fn start(device_tree: u64) -> ! {
     mmu::initialize(machine, &device_tree);
     gic::initialize(machine);
     uart::set_intid(machine.uart_intid);
-    smp::record_boot_pcpu();
+    smp::initialize(machine);
     trapline_main(BootInfo {
         machine,
         image: symbols::image(),

@@ -3,7 +3,7 @@
 use super::{
     gic::{self, Controller, Taken},
     heap::NoAllocGuard,
-    pcpu, power, relax, shared, timer, uart,
+    hotplug, pcpu, power, relax, shared, timer, uart,
 };
 use alloc::sync::Arc;
 use core::marker::PhantomData;
@@ -158,14 +158,34 @@ pub fn engine<D: Dispatch>(
     );
     let mut engine =
         Aarch64PerCpu::new(scheduler, dispatch, EngineHost::default(), geometry, vmids);
+    enable(&mut engine);
+    engine
+}
+
+fn enable<D: Dispatch>(engine: &mut Aarch64PerCpu<D, EngineHost>) {
     // SAFETY:
     // 1. This platform runs at EL2 with E2H=0 and interrupts masked, and its pCPUs run one call of `run` each; the assertion
-    //    above ties the engine to this one, and it is not `Send`.
+    //    in `engine` ties the engine to this one, and it is not `Send`.
     // 2. The lower-EL slots of `vectors` are branches to the four exits and nothing else.
     // 3. `mmu` maps what the device tree says is GICH, and nothing in this platform touches it.
     let enabled = unsafe { engine.hardware_enable() };
-    enabled.expect("a new engine is not enabled");
-    engine
+    enabled.expect("the engine is not enabled");
+}
+
+/// The pCPU of `engine`, the caller's own, goes off; when this returns, [`hotplug::start`] was called for it. What [`hotplug`] says must
+/// be elsewhere is.
+///
+/// # Errors
+/// Firmware refuses: the pCPU has stayed.
+///
+/// # Panics
+/// If the pCPU is not drained.
+pub fn leave<D: Dispatch>(engine: &mut Aarch64PerCpu<D, EngineHost>) -> Result<(), hotplug::Error> {
+    let disabled = engine.hardware_disable();
+    disabled.expect("a pCPU that leaves is drained, and its engine is enabled");
+    let left = hotplug::leave();
+    enable(engine);
+    left
 }
 
 /// What [`run`] tells the embedder between two steps.

@@ -6,6 +6,7 @@ pub mod devices;
 pub mod engine;
 pub mod gic;
 pub mod heap;
+pub mod hotplug;
 pub mod mmu;
 pub mod panic;
 pub mod pcpu;

@@ -21,8 +21,12 @@ pub struct Pcpu {
     /// The address of the frame with the registers of its private interrupts.
     pub(super) private_frame: AtomicU64,
     pub(super) heap: HeapUse,
-    /// It has been started, and runs unless `stopped_at` says otherwise.
+    /// It has been started and is not off, and runs unless `stopped_at` says otherwise.
     pub(super) is_started: AtomicBool,
+    /// Shared interrupts may be routed here.
+    pub(super) takes_shared: AtomicBool,
+    /// Its stack pointer while it is off, with the registers that it goes on with; 0 while it runs, or never ran.
+    pub(super) left_at: AtomicU64,
     /// Where it stood when it was stopped because another pCPU failed: its frame pointer, or 0 while it runs.
     pub(super) stopped_at: AtomicU64,
 }
@@ -58,6 +62,8 @@ impl Pcpu {
                 frees_on_exit_path: AtomicU64::new(0),
             },
             is_started: AtomicBool::new(id == 0),
+            takes_shared: AtomicBool::new(false),
+            left_at: AtomicU64::new(0),
             stopped_at: AtomicU64::new(0),
         }
     }
@@ -105,9 +111,15 @@ pub fn this_pcpu() -> u16 {
     current().id
 }
 
-/// The records of the pCPUs that have been started.
+/// The records of the pCPUs that are on.
 pub(super) fn started() -> impl Iterator<Item = &'static Pcpu> {
     PCPUS.iter().filter(|pcpu| pcpu.is_started.load(Acquire))
+}
+
+/// The pCPU with number `id` or the first after it, by number and around the end, for which `has` is true.
+pub(super) fn first_from(id: u16, has: impl Fn(&Pcpu) -> bool) -> Option<&'static Pcpu> {
+    let (before, from) = PCPUS.split_at(usize::from(id).min(MAX_PCPUS));
+    from.iter().chain(before).find(|pcpu| has(pcpu))
 }
 
 /// The record of pCPU `id`; `None` past the last that this platform could drive.

@@ -4,12 +4,18 @@ use super::relax::relax;
 use core::arch::asm;
 use smccc::{
     Smc,
-    psci::{self, error::Error},
+    psci::{self, AffinityState, LowestAffinityLevel, error::Error},
 };
 
 /// Starts the pCPU with affinity `mpidr` at physical address `entry`, with `context` in its x0, MMU off.
 pub(super) fn start_pcpu(mpidr: u64, entry: u64, context: u64) -> Result<(), Error> {
     psci::cpu_on::<Smc>(mpidr, entry, context)
+}
+
+/// The pCPU with affinity `mpidr` executes nothing any more, and may be started.
+pub(super) fn is_off(mpidr: u64) -> Result<bool, Error> {
+    let state = psci::affinity_info::<Smc>(mpidr, LowestAffinityLevel::All)?;
+    Ok(state == AffinityState::Off)
 }
 
 /// Switches the machine off. QEMU ends with status 0, so results go out as frames before this.

@@ -6,10 +6,11 @@
 use super::{
     boot::{self, SecondaryStart},
     gic, mmu, pcpu, power,
-    relax::{Once, relax},
-    stacks, timer,
+    relax::{Lock, Once, relax},
+    stacks::Stacks,
+    timer,
 };
-use crate::dt::Machine;
+use crate::dt::{MAX_PCPUS, Machine};
 use core::{
     arch::asm,
     cell::UnsafeCell,
@@ -18,6 +19,7 @@ use core::{
         Ordering::{Acquire, Release},
     },
 };
+use smccc::psci::error::Error;
 
 unsafe extern "Rust" {
     /// The image's function for pCPU `id`, 1 to 63: it enters it with MMU, heap, log, GIC and timer at work.
@@ -34,15 +36,25 @@ const DIFFERS: u32 = 2;
 /// How far the pCPU being started has come; its value for a pCPU that differs has the register's index above bit 8.
 static PROGRESS: AtomicU32 = AtomicU32::new(STARTING);
 
+/// What a pCPU finds when firmware starts it, in cache lines of its own.
+#[repr(align(128))]
 struct StartBlock(UnsafeCell<SecondaryStart>);
-// SAFETY: the boot pCPU writes it while no pCPU is starting; the one that starts only reads it.
+// SAFETY: `start` writes one under a lock and while its pCPU is off; only that pCPU reads it.
 unsafe impl Sync for StartBlock {}
 
-static START_BLOCK: StartBlock = StartBlock(UnsafeCell::new(SecondaryStart {
-    tables: 0,
-    percpu_area: 0,
-    stack_top: 0,
-}));
+static START_BLOCKS: [StartBlock; MAX_PCPUS] = [const {
+    StartBlock(UnsafeCell::new(SecondaryStart {
+        tables: 0,
+        percpu_area: 0,
+        stack_pointer: 0,
+        entry: 0,
+    }))
+}; MAX_PCPUS];
+
+/// The pCPUs' affinities, by number.
+static MPIDRS: Once<&'static [u64]> = Once::new();
+/// Held while a pCPU is started.
+static STARTING_ONE: Lock<()> = Lock::new(());
 
 /// The registers in which pCPUs must not differ.
 macro_rules! features {
@@ -70,9 +82,42 @@ features! {
 
 static BOOT_FEATURES: Once<Features> = Once::new();
 
-/// Notes what the boot pCPU has, for the others to compare.
-pub(super) fn record_boot_pcpu() {
+/// Notes which pCPUs there are, and what the boot pCPU has, for the others to compare.
+pub(super) fn initialize(machine: &'static Machine<'static>) {
+    MPIDRS.call_once(|| machine.mpidrs());
     BOOT_FEATURES.call_once(features);
+}
+
+/// The affinity of pCPU `id`, for firmware; `None` if the machine has no such pCPU.
+pub(super) fn mpidr(id: u16) -> Option<u64> {
+    MPIDRS.get()?.get(usize::from(id)).copied()
+}
+
+/// Has firmware start pCPU `id`, which goes on at `entry` on a stack that grows down from `stack_pointer`.
+///
+/// # Errors
+/// What firmware says. `NotPresent`: the machine has no such pCPU; `AlreadyOn`: it is not off.
+///
+/// # Safety
+/// That stack is the pCPU's own, and `entry` finds there what it needs.
+pub(super) unsafe fn start(id: u16, entry: u64, stack_pointer: u64) -> Result<(), Error> {
+    let _alone = STARTING_ONE.lock();
+    let mpidr = mpidr(id).ok_or(Error::NotPresent)?;
+    if !power::is_off(mpidr)? {
+        return Err(Error::AlreadyOn);
+    }
+    let start = SecondaryStart {
+        tables: mmu::root(),
+        percpu_area: pcpu::area(id),
+        stack_pointer,
+        entry,
+    };
+    let block = START_BLOCKS[usize::from(id)].0.get();
+    // SAFETY: the pCPU that reads it is off, and nobody else writes, as the lock is held.
+    unsafe { block.write(start) };
+    clean_to_memory(block as u64, size_of::<SecondaryStart>() as u64);
+    let first = boot::secondary_start as *const () as u64;
+    power::start_pcpu(mpidr, first, block as u64)
 }
 
 /// Starts pCPUs 1 and up, one after the other.
@@ -84,21 +129,11 @@ pub(super) fn start_secondaries(machine: &Machine<'_>) {
 }
 
 fn start_secondary(id: u16, mpidr: u64) {
-    let start = SecondaryStart {
-        tables: mmu::root(),
-        percpu_area: pcpu::area(id),
-        stack_top: stacks::Stacks::of(id)
-            .expect("each pCPU of the machine has stacks")
-            .stack()
-            .end,
-    };
-    let block = START_BLOCK.0.get();
-    // SAFETY: no pCPU is starting: the last one has answered, or we would have panicked.
-    unsafe { block.write(start) };
-    clean_to_memory(block as u64, size_of::<SecondaryStart>() as u64);
+    let stack = Stacks::of(id).expect("each pCPU of the machine has stacks");
     PROGRESS.store(STARTING, Release);
-    let entry = boot::secondary_start as *const () as u64;
-    if let Err(error) = power::start_pcpu(mpidr, entry, block as u64) {
+    let entry = secondary_main as *const () as u64;
+    // SAFETY: the pCPU has not run yet: its stack is empty, and `secondary_main` needs nothing there.
+    if let Err(error) = unsafe { start(id, entry, stack.stack().end) } {
         panic!("firmware does not start pcpu{id} (MPIDR {mpidr:#x}): {error}");
     }
     let begun = timer::now();

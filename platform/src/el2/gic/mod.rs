@@ -13,7 +13,7 @@
 mod v2;
 mod v3;
 
-use super::pcpu;
+use super::pcpu::{self, Pcpu};
 use crate::dt::{Gic, HYPERVISOR_TIMER_INTID, Machine};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 pub(super) use {v2::V2, v3::V3};
@@ -108,6 +108,48 @@ pub(super) fn initialize_pcpu() {
     } else {
         v3::initialize_pcpu();
     }
+    accept_shared(pcpu::this_pcpu());
+}
+
+/// No interrupt comes to this pCPU any more, until [`initialize_pcpu`].
+pub(super) fn sleep() {
+    if is_v2() {
+        v2::sleep();
+    } else {
+        v3::sleep();
+    }
+}
+
+/// Shared interrupts that are routed to the pCPU that calls go to pCPU `to`, another one that is on, and none is routed here until
+/// [`accept_shared`].
+///
+/// # Errors
+/// With a GICv2, the shared interrupt with this INTID is active and was taken here, so it must stay for now. Others may have gone.
+pub fn hand_over_shared(to: u16) -> Result<(), u32> {
+    let from = pcpu::current();
+    from.takes_shared.store(false, Relaxed);
+    let Some(to) = pcpu::get(to) else {
+        return Ok(());
+    };
+    if is_v2() {
+        v2::hand_over_shared(from, to)
+    } else {
+        v3::hand_over_shared(from, to);
+        Ok(())
+    }
+}
+
+/// From now on shared interrupts may be routed to pCPU `id`, which is on.
+pub fn accept_shared(id: u16) {
+    if let Some(pcpu) = pcpu::get(id) {
+        pcpu.takes_shared.store(true, Relaxed);
+    }
+}
+
+/// The pCPU to which a shared interrupt goes that is wanted at `to`: one that is about to leave, or has left, gets none. The caller
+/// holds the lock under which routes change, and so does [`hand_over_shared`] for each of them.
+fn receiver(to: u16) -> Option<&'static Pcpu> {
+    pcpu::first_from(to, |pcpu| pcpu.takes_shared.load(Relaxed))
 }
 
 /// Where the hypervisor's side of a GICv2's virtual CPU interface is; `None` with a GICv3, where it is in system registers.
@@ -120,8 +162,8 @@ pub fn enable_shared(intid: u32) {
     configure_shared(intid, true, false, Some(pcpu::this_pcpu()));
 }
 
-/// Enables shared interrupt `intid` or disables it, makes it edge-triggered or level-sensitive, and routes it to pCPU `to` if it is given
-/// and exists.
+/// Enables shared interrupt `intid` or disables it, makes it edge-triggered or level-sensitive, and routes it to pCPU `to` if it is given,
+/// or to another one if that is off or leaves.
 pub(super) fn configure_shared(intid: u32, is_enabled: bool, is_edge: bool, to: Option<u16>) {
     if is_v2() {
         v2::configure_shared(intid, is_enabled, is_edge, to);

@@ -1,8 +1,9 @@
 //! The host's GICv2: all of it is memory, of which each pCPU sees its own. [IHI0048]
 
 use super::{
-    super::relax::Lock, Controller, ICFGR, ICPENDR, ISACTIVER0, ISENABLER0, KICK, PRIVATE,
-    SHARED_START, Taken, pcpu,
+    super::{pcpu::Pcpu, relax::Lock},
+    Controller, ICFGR, ICPENDR, ISACTIVER0, ISENABLER0, KICK, PRIVATE, SHARED_START, Taken, pcpu,
+    receiver,
 };
 use crate::dt::GicV2;
 use core::{
@@ -13,7 +14,8 @@ use core::{
 /// In a value for [`send_sgi`]: it is for GICD_SGIR. No value of ICC_SGI1R_EL1 has this bit.
 pub(super) const BY_MEMORY: u64 = 1 << 63;
 
-/// Offsets in the distributor.
+/// Offsets in the distributor. TYPER says in bits 4:0 how many times 32 interrupts there are, private ones included, less one.
+const TYPER: u64 = 0x0004;
 const ICENABLER: u64 = 0x0180;
 const ITARGETSR: u64 = 0x0800;
 const SGIR: u64 = 0x0f00;
@@ -109,22 +111,65 @@ pub(super) fn configure_shared(intid: u32, is_enabled: bool, is_edge: bool, to: 
     // SAFETY: as in `read`; the targets of each interrupt are a byte of their own.
     let is_nobodys = unsafe { targets.read_volatile() } == 0;
     let is_at_rest = is_nobodys || !is_set(ISENABLER0) && !is_set(ISACTIVER0);
-    if is_at_rest && let Some(pcpu) = to.and_then(pcpu::get) {
-        let mine = (pcpu.kick.load(Relaxed) >> TARGETS_SHIFT) as u8;
+    if is_at_rest && let Some(pcpu) = to.and_then(receiver) {
         // SAFETY: as in `write`, and for the same reason.
-        unsafe { targets.write_volatile(mine) };
+        unsafe { targets.write_volatile(target(pcpu)) };
     }
     set_edge_triggered(intid, is_edge);
     if !is_enabled {
         write(&DISTRIBUTOR, ICENABLER + word, bit);
     } else {
-        write(&DISTRIBUTOR, ISENABLER0 + word, bit);
-        if !is_edge {
-            // A level is pending by itself; QEMU latches it here, and would bring it once more when it is gone.
-            // [QEMU: gic_dist_writeb]
-            clear_pending_shared(intid);
-        }
+        enable(intid);
     }
+}
+
+/// What says in GICD_ITARGETSR that an interrupt is for `pcpu`.
+fn target(pcpu: &Pcpu) -> u8 {
+    (pcpu.kick.load(Relaxed) >> TARGETS_SHIFT) as u8
+}
+
+/// As [`super::hand_over_shared`], for the same reason as in [`configure_shared`].
+pub(super) fn hand_over_shared(from: &Pcpu, to: &Pcpu) -> Result<(), u32> {
+    let count = (read(&DISTRIBUTOR, TYPER) & 0x1f) * 32;
+    (SHARED_START..SHARED_START + count).try_for_each(|intid| hand_over_one(intid, from, to))
+}
+
+fn hand_over_one(intid: u32, from: &Pcpu, to: &Pcpu) -> Result<(), u32> {
+    let _alone = CONFIGURING.lock();
+    let (word, bit) = (u64::from(intid / 32) * 4, 1 << (intid % 32));
+    let targets = (DISTRIBUTOR.load(Relaxed) + ITARGETSR + u64::from(intid)) as *mut u8;
+    // SAFETY: as in `read`; the targets of each interrupt are a byte of their own.
+    if unsafe { targets.read_volatile() } != target(from) {
+        return Ok(());
+    }
+    let is_enabled = read(&DISTRIBUTOR, ISENABLER0 + word) & bit != 0;
+    write(&DISTRIBUTOR, ICENABLER + word, bit);
+    let is_active = read(&DISTRIBUTOR, ISACTIVER0 + word) & bit != 0;
+    if !is_active {
+        // SAFETY: as in `write`, and for the same reason.
+        unsafe { targets.write_volatile(target(to)) };
+    }
+    if is_enabled {
+        enable(intid);
+    }
+    if is_active { Err(intid) } else { Ok(()) }
+}
+
+/// Enables shared interrupt `intid`.
+fn enable(intid: u32) {
+    let (word, bit) = (u64::from(intid / 32) * 4, 1 << (intid % 32));
+    write(&DISTRIBUTOR, ISENABLER0 + word, bit);
+    let triggers = read(&DISTRIBUTOR, ICFGR + u64::from(intid / 16) * 4);
+    if triggers & 0b10 << (intid % 16 * 2) == 0 {
+        // A level is pending by itself; QEMU latches it here, and would bring it once more when it is gone.
+        // [QEMU: gic_dist_writeb]
+        clear_pending_shared(intid);
+    }
+}
+
+/// As [`super::sleep`].
+pub(super) fn sleep() {
+    write(&CPU_INTERFACE, CTLR, 0);
 }
 
 /// Makes shared interrupt `intid` edge-triggered or level-sensitive. The caller keeps others from doing so.

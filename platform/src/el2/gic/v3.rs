@@ -1,8 +1,11 @@
 //! The host's GICv3: CPU interfaces in system registers. [IHI0069: GICv3 and GICv4]
 
 use super::{
-    super::relax::{Lock, Once},
-    Controller, ICFGR, ICPENDR, KICK, PRIVATE, SHARED_START, Taken, pcpu,
+    super::{
+        pcpu::Pcpu,
+        relax::{Lock, Once, relax},
+    },
+    Controller, ICFGR, ICPENDR, ISENABLER0, KICK, PRIVATE, SHARED_START, Taken, pcpu, receiver,
 };
 use crate::dt::{AFFINITY_MASK, GicV3};
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
@@ -16,6 +19,13 @@ use arm_gic::{
 use core::{arch::asm, ptr::NonNull, sync::atomic::Ordering::Relaxed};
 
 const SGI_FRAME: u64 = 0x1_0000;
+/// Where the distributor's GICD_IROUTER lies, and what routes to any pCPU. [IHI0069: GICD_IROUTER<n>]
+const IROUTER: u64 = 0x6000;
+const ANY_PCPU: u64 = 1 << 31;
+/// Where a redistributor's GICR_WAKER lies, and its bits.
+const WAKER: u64 = 0x0014;
+const PROCESSOR_SLEEP: u32 = 1 << 1;
+const CHILDREN_ASLEEP: u32 = 1 << 2;
 /// ICC_SGI1R_EL1.INTID.
 pub(super) const SGI_SHIFT: u32 = 24;
 
@@ -97,8 +107,9 @@ pub(super) fn configure_shared(intid: u32, is_enabled: bool, is_edge: bool, to: 
         Trigger::Level
     };
     let mpidrs = MACHINE.get().map_or(&[][..], |(_, mpidrs)| mpidrs);
-    let mpidr = to.and_then(|to| mpidrs.get(usize::from(to)));
     let mut distributor = DISTRIBUTOR.lock();
+    let to = to.and_then(receiver);
+    let mpidr = to.and_then(|to| mpidrs.get(usize::from(to.id())));
     let distributor = distributor
         .as_mut()
         .expect("the boot pCPU has set the GIC up");
@@ -117,6 +128,58 @@ pub(super) fn configure_shared(intid: u32, is_enabled: bool, is_edge: bool, to: 
         .and(routed)
         .and_then(|()| distributor.enable_interrupt(intid, is_enabled))
         .expect("the INTID is a shared interrupt");
+}
+
+/// As [`super::hand_over_shared`]. The active state of a shared interrupt is one for all pCPUs, so it may be active.
+pub(super) fn hand_over_shared(from: &Pcpu, to: &Pcpu) {
+    let (gic, mpidrs) = MACHINE.get().expect("the boot pCPU has set the GIC up");
+    let [from, to] = [from, to].map(|pcpu| mpidrs[usize::from(pcpu.id())]);
+    let mut distributor = DISTRIBUTOR.lock();
+    let distributor = distributor
+        .as_mut()
+        .expect("the boot pCPU has set the GIC up");
+    for index in 0..distributor.typer().num_spis() {
+        let intid = SHARED_START + index;
+        let router = (gic.distributor.start + IROUTER + u64::from(intid) * 8) as *const u64;
+        let enables = distributor_register(ISENABLER0, intid / 32);
+        // SAFETY: the device tree names a distributor there, mapped as device memory; reading these has no side effect.
+        let (router, enables) = unsafe { (router.read_volatile(), enables.read_volatile()) };
+        if router & (AFFINITY_MASK | ANY_PCPU) != from {
+            continue;
+        }
+        let is_enabled = enables & 1 << (intid % 32) != 0;
+        let intid = IntId::spi(index);
+        // Disabled in between, so that it is nowhere on its way to this pCPU afterwards. What is pending stays so.
+        let mut moved = Ok(());
+        if is_enabled {
+            moved = distributor.enable_interrupt(intid, false);
+            distributor.wait_for_pending_write();
+        }
+        moved = moved.and_then(|()| distributor.set_routing(intid, Some(to)));
+        if is_enabled {
+            moved = moved.and_then(|()| distributor.enable_interrupt(intid, true));
+        }
+        moved.expect("the distributor has so many shared interrupts");
+    }
+}
+
+/// As [`super::sleep`]. Firmware that keeps GICR_WAKER for itself puts the redistributor to sleep when the pCPU goes off.
+/// [IHI0069: GICR_WAKER]
+pub(super) fn sleep() {
+    GicCpuInterface::enable_group1(false);
+    let frame = pcpu::current().private_frame.load(Relaxed) - SGI_FRAME;
+    let waker = (frame + WAKER) as *mut u32;
+    // SAFETY:
+    // 1. `initialize_pcpu` stored where this pCPU's own redistributor is, mapped as device memory.
+    // 2. The barrier completes the end of the CPU interface before the redistributor is told.
+    unsafe {
+        asm!("isb", "dsb sy", options(nostack, preserves_flags));
+        waker.write_volatile(waker.read_volatile() | PROCESSOR_SLEEP);
+        let is_ours = waker.read_volatile() & PROCESSOR_SLEEP != 0;
+        while is_ours && waker.read_volatile() & CHILDREN_ASLEEP == 0 {
+            relax();
+        }
+    }
 }
 
 /// Shared interrupt `intid` is edge-triggered.
