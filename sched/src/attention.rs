@@ -8,6 +8,8 @@
 //!   nudge:  change what it is about, then REQUESTS, WORK, TURN or nothing; kick unless KICKED
 //!   owner:  take (clears all but ARMED), then look
 //!   disarm: clears ARMED, then looks: mail may have come without a kick
+//!   close:  CLOSED if nothing is raised: the owner looks no more, nobody kicks it, and who posts takes the box out again
+//!   open:   clears CLOSED, then looks
 //! ```
 
 use crate::sync::{AtomicU32, Ordering};
@@ -18,11 +20,14 @@ const KICKED: u32 = 1 << 2;
 const ARMED: u32 = 1 << 3;
 const WORK: u32 = 1 << 4;
 const TURN: u32 = 1 << 5;
+const CLOSED: u32 = 1 << 6;
 const RAISED: u32 = MAIL | REQUESTS | KICKED | WORK | TURN;
 
 /// What a nudge is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum About {
+    /// A box in its inbox.
+    Mail,
     /// The vCPU that is loaded there.
     Loaded,
     /// Any of the vCPUs there.
@@ -37,6 +42,7 @@ impl About {
     const fn bit(self) -> u32 {
         match self {
             Self::Loaded => 0,
+            Self::Mail => MAIL,
             Self::Requests => REQUESTS,
             Self::Work => WORK,
             Self::Turn => TURN,
@@ -72,6 +78,8 @@ impl Raised {
 pub(crate) enum Kick {
     Send,
     NotNeeded,
+    /// Nor would it help: the pCPU looks no more, until it is open again.
+    Closed,
 }
 
 /// The attention word of one pCPU.
@@ -111,12 +119,15 @@ impl Attention {
     fn announce(&self, bits: u32, is_urgent: bool) -> Kick {
         let mut current = self.0.load(Ordering::Relaxed);
         loop {
-            let is_kick = current & KICKED == 0 && (is_urgent || current & ARMED == 0);
+            let is_closed = current & CLOSED != 0 && !cfg!(mutant = "post_to_closed");
+            let is_kick =
+                current & KICKED == 0 && (is_urgent || current & ARMED == 0) && !is_closed;
             let next = current | bits | if is_kick { KICKED } else { 0 };
             match self
                 .0
                 .compare_exchange_weak(current, next, Ordering::AcqRel, Ordering::Relaxed)
             {
+                Ok(_) if is_closed => return Kick::Closed,
                 Ok(_) if is_kick && !cfg!(mutant = "drop_kick") => return Kick::Send,
                 Ok(_) => return Kick::NotNeeded,
                 Err(actual) => current = actual,
@@ -141,6 +152,24 @@ impl Attention {
         } else {
             Raised(0)
         }
+    }
+
+    /// The owner looks no more; false if there is something that it has to look at before.
+    pub(crate) fn close(&self) -> bool {
+        let closed = self
+            .0
+            .compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Relaxed);
+        closed.is_ok()
+    }
+
+    /// The owner looks no more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire) & CLOSED != 0
+    }
+
+    /// The owner looks again: at what came meanwhile, first of all.
+    pub(crate) fn open(&self) {
+        self.0.fetch_and(!CLOSED, Ordering::AcqRel);
     }
 
     /// From now on the slice timer brings the owner here.
@@ -173,6 +202,21 @@ mod tests {
         let raised = attention.take();
         assert!(raised.mail() && raised.requests() && !raised.work());
         assert!(!attention.is_raised());
+    }
+
+    #[test]
+    fn a_closed_pcpu_is_kicked_for_nothing_and_finds_it_when_it_opens() {
+        let attention = Attention::new();
+        assert_eq!(attention.post(false), Kick::Send);
+        assert!(!attention.close(), "there is mail to look at");
+        assert!(attention.take().mail());
+        assert!(attention.close());
+        assert_eq!(attention.post(true), Kick::Closed);
+        assert_eq!(attention.nudge(About::Requests), Kick::Closed);
+        attention.open();
+        let raised = attention.take();
+        assert!(raised.mail() && raised.requests());
+        assert_eq!(attention.post(false), Kick::Send);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub use handle::{
 };
 pub use host::Host;
 pub use ids::{GroupId, PcpuId, PoolId, VcpuId};
-pub use local::{Decision, LocalScheduler, Machine, PolicyFailure, Woken};
+pub use local::{CloseError, Decision, LocalScheduler, Machine, PolicyFailure, Woken};
 pub use pcpu_set::{ParsePcpuSetError, PcpuSet};
 pub use policies::{PolicyError, PolicyOptions, policy_by_name};
 pub use policy::{Allowed, Bounds, Choice, LocalPolicy, Pick, Policy, Ready, Refusal, Slice};

@@ -46,6 +46,11 @@ mod model {
             Ok(())
         }
 
+        pub(crate) fn len(&self) -> usize {
+            let items = self.items.lock();
+            items.expect("no model panics with the queue locked").len()
+        }
+
         pub(crate) fn pop(&self) -> Option<T> {
             self.items
                 .lock()

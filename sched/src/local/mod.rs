@@ -12,6 +12,7 @@
 //! the attention word. Runs with physical interrupts masked.
 
 mod choose;
+mod close;
 mod conclude;
 mod machine;
 mod moves;
@@ -21,6 +22,7 @@ mod share;
 mod turn;
 mod watch;
 
+pub use close::CloseError;
 pub use machine::{Decision, Machine, Woken};
 pub use watch::PolicyFailure;
 

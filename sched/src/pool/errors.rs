@@ -61,6 +61,9 @@ pub enum PoolChangeError {
     Unplugged(PcpuId),
     /// This pCPU belongs to this pool.
     Plugged(PcpuId, PoolId),
+    /// This pCPU is off, or about to be: it is plugged in once it has called
+    /// [`LocalScheduler::reopen`](crate::LocalScheduler::reopen).
+    Closed(PcpuId),
     /// A vCPU could run nowhere.
     NoPlace {
         /// Which.
@@ -136,6 +139,7 @@ impl fmt::Display for PoolChangeError {
             Self::Plugged(pcpu, pool) => {
                 write!(f, "{pcpu} is not unplugged: it belongs to {pool}")
             }
+            Self::Closed(pcpu) => write!(f, "{pcpu} is off"),
             Self::NoPlace {
                 vcpu,
                 affinity,

@@ -5,6 +5,7 @@ use crate::{
     PcpuId, TraceEvent, Vcpu,
     attention::{About, Kick},
     cell::Mail,
+    state::Leave,
     sync::{Ordering, fence},
 };
 
@@ -23,8 +24,10 @@ impl<V: Vcpu> Pool<V> {
         if here == Some(to) {
             return cell.attention.post_to_self();
         }
-        if cell.attention.post(cell.is_preemptive()) == Kick::Send {
-            return self.kick(here, to);
+        match cell.attention.post(cell.is_preemptive()) {
+            Kick::Send => return self.kick(here, to),
+            Kick::Closed => return self.send_on(to),
+            Kick::NotNeeded => {}
         }
         fence(Ordering::SeqCst);
         // Somebody who may run it went idle meanwhile: `to` must hand it over now, not when its slice is over.
@@ -34,6 +37,36 @@ impl<V: Vcpu> Pool<V> {
             .is_empty()
         {
             self.nudge(to, About::Work);
+        }
+    }
+
+    /// `closed` does not look at its mail: whoever posted takes out what is there, and sends it elsewhere. What may run nowhere
+    /// else waits there until the pCPU is open again.
+    #[cold]
+    fn send_on(&self, closed: PcpuId) {
+        let cell = self.cell(closed);
+        for _ in 0..cell.inbox.len() {
+            let Some(mail) = cell.inbox.pop() else { return };
+            let handle = mail.vcpu.handle();
+            match handle.next_pcpu(closed) {
+                Some(to) => {
+                    cell.waiting.fetch_sub(1, Ordering::Relaxed);
+                    let left = handle.state.update(|state| state.route(to));
+                    assert!(
+                        left == Leave::Queued,
+                        "rule: only a loaded vCPU has interrupt state to fold"
+                    );
+                    self.post(to, mail);
+                }
+                None => {
+                    assert!(
+                        cell.inbox.push(mail).is_ok(),
+                        "rule: an inbox has room for every vCPU of the pool"
+                    );
+                    // If it has opened meanwhile, it may have looked while this was in nobody's inbox.
+                    self.nudge_other(self.host.this_pcpu(), closed, About::Mail);
+                }
+            }
         }
     }
 

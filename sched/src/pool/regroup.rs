@@ -180,7 +180,7 @@ impl<V: Vcpu> Pool<V> {
     /// Puts an unplugged `pcpu` into `pool` and into service.
     ///
     /// # Errors
-    /// It is not unplugged, or there is no such pool.
+    /// It is not unplugged, or it is closed; or there is no such pool.
     pub fn plug(&self, pcpu: PcpuId, pool: PoolId) -> Result<(), PoolChangeError> {
         self.with_regime(|regime| {
             match self.owner(pcpu) {
@@ -189,6 +189,9 @@ impl<V: Vcpu> Pool<V> {
                 Err(error) => return Err(error),
             }
             regime.policy(pool)?;
+            if self.cell(pcpu).attention.is_closed() {
+                return Err(PoolChangeError::Closed(pcpu));
+            }
             let more = self.partition(pool).pcpus().union(PcpuSet::only(pcpu));
             let plans = vec![regime.plan(pool, more)?];
             self.reform(regime, plans)?;

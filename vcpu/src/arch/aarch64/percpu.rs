@@ -6,7 +6,7 @@
 use alloc::sync::Arc;
 
 use axerrno::{AxError, AxResult};
-use trapline_sched::{BlockReason, Decision, LocalScheduler, Vcpu as _};
+use trapline_sched::{BlockReason, CloseError, Decision, LocalScheduler, Vcpu as _};
 
 use super::fault;
 use super::hardware::Hardware;
@@ -134,6 +134,21 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
             self.hardware.leave_stage2(nobody.vttbr(0));
             self.hardware.dispatch_mut().release();
         }
+    }
+
+    /// The pCPU, which is drained, is about to go off: nobody kicks it any more, and nobody sends it a vCPU. Between this and
+    /// [`Aarch64PerCpu::reopen`] no step is taken.
+    ///
+    /// # Errors
+    /// There is something here that a step has to look at, or a vCPU that may run nowhere else.
+    pub fn close(&mut self) -> Result<(), CloseError> {
+        self.scheduler.close()
+    }
+
+    /// The pCPU is back: its steps look at what was asked meanwhile. It is drained still.
+    pub fn reopen(&mut self) {
+        self.scheduler.reopen();
+        self.must_schedule = true;
     }
 
     /// Steps for ever; `idle` is called while nobody can run, with interrupts masked, and returns when one is pending.
