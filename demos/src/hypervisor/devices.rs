@@ -5,6 +5,11 @@ use alloc::{
     format,
     sync::{Arc, Weak},
 };
+use core::sync::atomic::{
+    AtomicU16,
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
 
 use trapline_demos::config::{GuestConfig, MAX_GUESTS, PassedDevice, guest_machine};
 use trapline_handlers::{
@@ -21,8 +26,8 @@ use super::{Guest, Refusal};
 
 /// Two for each guest, and as many again for the devices that an image adds.
 const TIMERS: usize = 4 * MAX_GUESTS;
-/// The pCPU that keeps them.
-const KEEPER: u16 = 0;
+/// The pCPU that keeps them, which is on.
+static KEEPER: AtomicU16 = AtomicU16::new(0);
 
 const POWER_KEY: Pin = match Pin::new(guest_machine::POWER_KEY_PIN) {
     Some(pin) => pin,
@@ -109,32 +114,54 @@ impl TimerHost for Counter {
     }
 
     fn attend(&self) {
-        engine::call_attention(KEEPER);
+        // With the fence in `hand_over`: either this sees the new keeper, or that one sees the deadline.
+        fence(SeqCst);
+        engine::call_attention(keeper());
+    }
+}
+
+/// The pCPU that keeps the timers.
+pub(super) fn keeper() -> u16 {
+    KEEPER.load(Relaxed)
+}
+
+/// pCPU `from` leaves: if it keeps the timers, `to` does from now on. Whoever calls it calls `to`, which looks at them.
+pub(super) fn hand_over(from: PcpuId, to: PcpuId) {
+    if from.index() == usize::from(keeper()) {
+        KEEPER.store(to.index() as u16, Relaxed);
+        fence(SeqCst);
     }
 }
 
 /// One pCPU's part in keeping the timers.
 pub(super) struct Keeper<'a> {
-    timers: Option<&'a TimerQueue>,
+    id: u16,
+    timers: &'a TimerQueue,
     next: Option<u64>,
 }
 
 impl<'a> Keeper<'a> {
     /// That of pCPU `id`.
     pub(super) fn new(id: PcpuId, timers: &'a TimerQueue) -> Self {
-        let is_keeper = id.index() == usize::from(KEEPER);
         Self {
-            timers: is_keeper.then_some(timers),
+            id: id.index() as u16,
+            timers,
             next: None,
         }
     }
 
-    /// Tells devices whose time has come, if there may be any, between two steps; returns when to come again. `is_asked`:
-    /// somebody has called for this pCPU's attention.
+    /// It is this one.
+    pub(super) fn is_at_it(&self) -> bool {
+        keeper() == self.id
+    }
+
+    /// If this pCPU keeps the timers, tells devices whose time has come, if there may be any, between two steps; returns when to
+    /// come again. `is_asked`: somebody has called for this pCPU's attention.
     pub(super) fn keep(&mut self, is_asked: bool) -> Option<u64> {
-        let timers = self.timers?;
-        if is_asked || self.next.is_some_and(|next| next <= timer::now()) {
-            self.next = timers.run();
+        if !self.is_at_it() {
+            self.next = None;
+        } else if is_asked || self.next.is_some_and(|next| next <= timer::now()) {
+            self.next = self.timers.run();
         }
         self.next
     }

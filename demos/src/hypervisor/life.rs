@@ -9,7 +9,7 @@
 //! What a step waits for is noticed in the guest's [`Agenda`] (a vCPU has parked, a pCPU has let go), so nobody waits. All of
 //! it happens between steps of whichever pCPU has the time, off every exit path, a bounded piece at a time.
 
-use alloc::{string::String, sync::Arc};
+use alloc::{string::String, sync::Arc, vec::Vec};
 use core::{
     mem,
     sync::atomic::{
@@ -331,11 +331,16 @@ impl Slot {
         }
         self.console.disconnect();
         let vcpus = guest.retire();
-        let holders = machine.pool.pcpus();
-        self.holders.store(holders.bits(), Release);
-        holders
-            .iter()
-            .for_each(|pcpu| engine::call_attention(pcpu.index() as u16));
+        machine.hotplug.with_holders(|holders| {
+            let holders: Vec<PcpuId> = holders.collect();
+            let bits = holders
+                .iter()
+                .fold(0, |bits, &pcpu| bits | PcpuSet::only(pcpu).bits());
+            self.holders.store(bits, Release);
+            for pcpu in holders {
+                engine::call_attention(pcpu.index() as u16);
+            }
+        });
         // From here on the run may end.
         self.is_over.store(next == Next::Off, Release);
         (Stage::LettingGo(guest, vcpus, next), false)

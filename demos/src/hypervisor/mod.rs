@@ -13,6 +13,7 @@ mod console;
 mod control;
 mod devices;
 mod guest;
+mod hotplug;
 mod life;
 mod memory;
 mod passed;
@@ -22,7 +23,11 @@ mod watchdog;
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 use core::{
     fmt,
-    sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU16, AtomicU64, AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+        fence,
+    },
 };
 
 use spin::Once;
@@ -47,12 +52,15 @@ use trapline_vcpu::{
 
 use devices::Keeper;
 use guest::Identity;
+use hotplug::Hotplug;
 use life::Slot;
 use memory::Staging;
 
 /// Of the time of a pCPU that runs guests, work on other guests' lives takes one part in so many.
 const WORK_SHARE: u64 = 4;
 pub use guest::{Guest, GuestVcpu};
+#[allow(unused_imports, reason = "only some images unplug pCPUs")]
+pub use hotplug::{PcpuPower, PlugError, UnplugError};
 
 /// What all pCPUs share.
 pub struct Machine {
@@ -77,6 +85,7 @@ pub struct Machine {
     /// The timers of the guests' devices. An image with a loop of its own runs them on one pCPU.
     pub timers: Arc<TimerQueue>,
     boot_time: WallTime,
+    hotplug: Hotplug,
     /// The slot that was worked on last.
     last_served: AtomicUsize,
     started_at: u64,
@@ -130,7 +139,14 @@ fn try_start(boot: BootInfo, config: BootConfig, customize: Customize) -> Result
 }
 
 /// Runs vCPUs on this pCPU until all guests have ended. A pCPU that the configuration does not use stays idle.
+#[allow(dead_code, reason = "some images do something besides")]
 pub fn run_this_pcpu() -> ! {
+    run_this_pcpu_and(|_| None)
+}
+
+/// The same, and one pCPU at a time, the same as long as it is on, calls `besides` between two steps, first when it begins. It
+/// returns when it wants to be called again, a value of the host's counter.
+pub fn run_this_pcpu_and(mut besides: impl FnMut(&'static Machine) -> Option<u64>) -> ! {
     let (id, machine) = enlist();
     let scheduler = machine.pool.local(id).expect("each pCPU comes here once");
     let engine = engine::engine(
@@ -143,8 +159,10 @@ pub fn run_this_pcpu() -> ! {
     let mut keeper = Keeper::new(id, &machine.timers);
     engine::run(engine, |engine, now| {
         let alarm = keeper.keep(now.is_asked);
+        let besides = keeper.is_at_it().then(|| besides(machine)).flatten();
         let work = machine.work(engine, now, &mut is_at_work);
-        [alarm, work].into_iter().flatten().min()
+        let leave = machine.leave_if_asked(engine);
+        [alarm, besides, work, leave].into_iter().flatten().min()
     })
 }
 
@@ -187,6 +205,12 @@ impl Machine {
         slot.is_some()
     }
 
+    /// How many guests there are, those that are off included.
+    #[allow(dead_code, reason = "only some images ask")]
+    pub fn guest_count(&self) -> usize {
+        self.slots.len()
+    }
+
     /// What guest `index` does now, in a word; `None` if there is no such guest.
     #[allow(dead_code, reason = "only some images ask")]
     pub fn state(&self, index: usize) -> Option<&'static str> {
@@ -213,6 +237,7 @@ impl Machine {
     /// there may be more. A pCPU calls it when it is asked for its attention, and until it returns false.
     pub fn attend<H: Host>(&self, engine: &mut Aarch64PerCpu<Dispatcher, H>) -> bool {
         watchdog::report();
+        let _ = self.hotplug.is_waiting();
         self.let_go(engine);
         let count = self.slots.len();
         let first = self.last_served.load(Relaxed) + 1;
@@ -250,6 +275,10 @@ impl Machine {
         if self.has_ended() {
             self.finish();
         }
+        if !*is_at_work && self.hotplug.is_waiting() {
+            *is_at_work = true;
+            return Some(begin + timer::ticks_of_us(hotplug::LOOK_US));
+        }
         if !*is_at_work || now.is_idle {
             return is_at_work.then_some(begin);
         }
@@ -275,17 +304,25 @@ impl Machine {
             .collect();
         engine.let_go(&self.nobody);
         for slot in waiting {
-            if slot.let_go(id) && slot.agenda.notice() {
-                self.call();
-            }
+            self.has_let_go(slot, id);
         }
     }
 
-    /// Calls a pCPU that has the time, or else the caller's own.
+    /// pCPU `id` has nothing any more of the guest that ends in `slot`, if one does.
+    fn has_let_go(&self, slot: &Slot, id: PcpuId) {
+        if slot.let_go(id) && slot.agenda.notice() {
+            self.call();
+        }
+    }
+
+    /// Calls a pCPU that has the time, or else the caller's own. If that one goes off before it has looked, another one looks when it
+    /// is off.
     fn call(&self) {
+        // What it is called for comes before the choice: see `Hotplug::is_waiting`.
+        fence(SeqCst);
         let here = PcpuId::new(pcpu::this_pcpu()).filter(|&here| self.pool.pcpus().contains(here));
         let to = self.pool.idle_pcpus().first().or(here);
-        engine::call_attention(to.map_or(0, |pcpu| pcpu.index() as u16));
+        engine::call_attention(to.map_or_else(devices::keeper, |pcpu| pcpu.index() as u16));
     }
 
     /// vCPU `vcpu` is guest `index`'s from now on.
@@ -363,6 +400,7 @@ fn prepare(
             unix_seconds: config.boot_time,
             ticks: timer::now(),
         },
+        hotplug: Hotplug::new(pcpu_count),
         last_served: AtomicUsize::new(0),
         started_at: timer::now(),
         heap_at_start: AtomicU64::new(0),
