@@ -20,6 +20,7 @@ mod models;
 mod moves;
 mod passed;
 mod policies;
+mod restless;
 mod rogue;
 mod several;
 mod stress;

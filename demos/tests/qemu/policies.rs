@@ -117,6 +117,91 @@ fn a_reservation_is_kept_beside_sixteen_busy_vcpus() {
     });
 }
 
+/// How often a vCPU that computes 1.9 ms in each 10 ms is late beside 16 busy ones, of 50 times.
+fn missed_periods(policy: &str, reservation: &str) -> u64 {
+    let periodic = format!(
+        "[[vm]]
+name = \"periodic\"
+guest = \"bench-guest\"
+memory = 64
+append = \"figures=periods work_us=1900 period_us=10000 count=50\"
+{reservation}
+"
+    );
+    let machine = format!("pcpus = 1\npolicy = \"{policy}\"\nslice_us = 1000\n");
+    let output = count(&(machine + &periodic + &busy("others", 16, "")));
+    let line = output
+        .console
+        .lines()
+        .find(|line| line.contains("PERIODS count=50"));
+    let missed = line.and_then(|line| {
+        let missed = line
+            .split(' ')
+            .find_map(|word| word.strip_prefix("missed="))?;
+        missed.parse().ok()
+    });
+    output.require(missed.is_some(), || {
+        "it does not say how often it was late".into()
+    });
+    missed.unwrap_or_default()
+}
+
+#[test]
+fn a_deadline_vcpu_misses_nothing_beside_sixteen_busy_ones() {
+    assert_eq!(
+        missed_periods("deadline", "budget_us = 2000\nperiod_us = 10000"),
+        0
+    );
+    // So the machine is busy enough for it to matter.
+    assert!(missed_periods("round-robin", "") > 40);
+}
+
+/// For how many thousandths of the time both vCPUs of a VM ran or none, beside another VM of two on two pCPUs.
+fn together(policy: &str) -> u64 {
+    let driver = "[[vm]]
+name = \"driver\"
+guest = \"test-guest\"
+memory = 16
+append = \"test=together\"
+";
+    let machine = format!("pcpus = 2\npolicy = \"{policy}\"\nslice_us = 2000\n");
+    let text = machine + driver + &busy("gang", 2, "") + &busy("others", 2, "");
+    let run = run(&text).hypervisor("test-hypervisor").icount();
+    let output = run.deadline(120).start();
+    output.expect_exit(0);
+    output.said("together", "permille")
+}
+
+#[test]
+fn a_gang_runs_together_or_not_at_all() {
+    let permille = together("gang");
+    assert!(permille >= 950, "{permille} thousandths of the time");
+    // Others do not do so by chance.
+    if is_full_tier() {
+        let by_chance = together("fair");
+        assert!(by_chance < 900, "{by_chance} thousandths of the time");
+    }
+}
+
+#[test]
+fn pinned_vcpus_that_are_alone_never_exit() {
+    let text = "pcpus = 2
+policy = \"pinned\"
+[[vm]]
+name = \"alone\"
+guest = \"test-guest\"
+memory = 16
+vcpus = 2
+affinity = [\"0\", \"1\"]
+append = \"test=alone\"
+";
+    let output = run(text).hypervisor("test-hypervisor").start();
+    output.expect_exit(0);
+    output.expect_in_order(["TEST alone PASS busy=0 waiting=0"]);
+    let switches = output.column("pcpus", "switches");
+    output.require(switches == [1, 1], || format!("switches: {switches:?}"));
+}
+
 #[test]
 fn a_window_is_nobody_elses() {
     let windows = "[[window]]\npcpus = \"0\"\nvm = \"a\"\nus = 3000\n\

@@ -7,6 +7,7 @@
 //! Parameters: `figures=` is one of
 //! - `machine` (default; two vCPUs on two pCPUs): exits, SGIs, timers;
 //! - `switch` (two vCPUs on ONE pCPU): each sends an SGI to the other and waits in WFI; a figure is for one switch;
+//! - `periods` (one vCPU): `work_us=` microseconds of computing each `period_us=`, `count=` times; says how often it was late;
 //! - `work`: all CPUs compute for `milliseconds=` (default 200), from `after=` on; says how much they got done.
 //!
 //! Each figure is one line: `BENCH name=.. instructions=.. floor=.. least=.. most=..`, or for `work`
@@ -17,6 +18,7 @@
 mod calls;
 mod interrupts;
 mod peer;
+mod periods;
 mod samples;
 mod work;
 
@@ -54,6 +56,11 @@ fn main() -> ! {
             start(1, role::PEER);
             interrupts::switch();
         }
+        "periods" => periods::run(
+            parameters.number("work_us", 1000),
+            parameters.number("period_us", 10_000),
+            parameters.number("count", 50),
+        ),
         "work" => {
             for index in 1..machine::cpu_count() {
                 start(index, role::WORKER);

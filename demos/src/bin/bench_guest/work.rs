@@ -84,7 +84,7 @@ fn compute(index: usize) {
     DONE.fetch_add(1, AcqRel);
 }
 
-fn thousand_steps() {
+pub fn thousand_steps() {
     // SAFETY: counts a register down.
     unsafe {
         asm!("1: subs {count}, {count}, #1", "b.ne 1b", count = inout(reg) 500_u64 => _, options(nomem, nostack));

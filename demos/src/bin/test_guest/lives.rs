@@ -34,7 +34,7 @@ const fn word(letters: &[u8]) -> i64 {
     sum
 }
 
-fn number(key: &str, default: u64) -> u64 {
+pub fn number(key: &str, default: u64) -> u64 {
     machine::parameters().number(key, default)
 }
 
@@ -145,12 +145,7 @@ pub fn is_paused() {
     let pause = cpu::microseconds(number("ms", 200) * 1000);
     let wanted = number("pauses", 3) * pause;
     let tick = cpu::microseconds(10_000);
-    on_interrupt(|intid| {
-        Timer::Virtual.set_control(0);
-        support::log(intid);
-        gic::end(intid);
-    });
-    gic::enable(Timer::Virtual.intid());
+    take_timer();
     // The two are read one after the other.
     let ahead = || Timer::Physical.now().wrapping_sub(Timer::Virtual.now()) as i64;
     let (start, first) = (Timer::Virtual.now(), ahead());
@@ -184,7 +179,23 @@ pub fn is_paused() {
     ));
 }
 
-fn wait_for_timer(deadline: u64) {
+/// Prepares for [`wait_for_timer`].
+pub fn take_timer() {
+    on_interrupt(|intid| {
+        Timer::Virtual.set_control(0);
+        support::log(intid);
+        gic::end(intid);
+    });
+    gic::enable(Timer::Virtual.intid());
+}
+
+/// Guest `guest` is off.
+pub fn is_off(guest: u64) -> bool {
+    power::call(STATE, [guest, 0, 0]) == OFF
+}
+
+/// Sleeps until the virtual counter is at `deadline`; the timer does not fire early.
+pub fn wait_for_timer(deadline: u64) {
     support::clear_log();
     Timer::Virtual.arm(deadline);
     while support::logged() == 0 {

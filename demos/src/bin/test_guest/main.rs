@@ -7,6 +7,7 @@
 #![no_main]
 
 mod aarch32;
+mod alone;
 mod caches;
 mod calls;
 mod churn;
@@ -34,6 +35,7 @@ mod migrate;
 mod own_registers;
 mod passed;
 mod power_states;
+mod restless;
 mod sleep;
 mod support;
 mod timer_values;
@@ -128,6 +130,10 @@ const TESTS: &[Test] = &[
     ("pause-others",        1, lives::pause_others),
     ("paused",              1, lives::is_paused),
     ("all-off",             1, lives::all_off),
+    ("unplug",              1, restless::unplug),
+    ("swap-policies",       1, restless::swap),
+    ("together",            1, restless::together),
+    ("alone",               2, alone::no_exit),
     ("spin",                1, spin),
     ("fail-hypervisor",     2, || fail_hypervisor(0xc600_0005)),
     ("overflow-hypervisor", 1, || fail_hypervisor(0xc600_000b)),

@@ -1,5 +1,5 @@
 //! The hypervisor image of the machine's tests: as the plain one, and a guest can move its vCPUs about, use a device that
-//! comes and goes, and make the hypervisor fail.
+//! comes and goes, see to other guests, pCPUs and policies, and make the hypervisor fail.
 //!
 //! ```text
 //!  vCPU --hvc--> moves: VcpuControl::migrate          any pCPU that runs vCPUs
@@ -12,28 +12,33 @@
 extern crate alloc;
 
 mod churn;
+mod counts;
 mod failure;
 #[path = "../../hypervisor/mod.rs"]
 mod hypervisor;
 mod lives;
 mod moves;
+mod pcpus;
 
 use trapline_platform::BootInfo;
 
 /// The boot pCPU comes here when the machine is set up.
 #[unsafe(no_mangle)]
 fn trapline_main(boot: BootInfo) -> ! {
-    hypervisor::launch(boot, |guest| {
+    hypervisor::start(boot, |guest| {
         moves::register(&guest.vm);
         failure::register(&guest.vm);
         churn::register(guest);
         lives::register(guest);
-    })
+        pcpus::register(guest);
+        counts::register(guest);
+    });
+    hypervisor::run_this_pcpu_and(pcpus::attend)
 }
 
 /// Every other pCPU comes here.
 #[unsafe(no_mangle)]
 fn trapline_secondary(id: u16) -> ! {
     churn::run_if_spare(id);
-    hypervisor::run_this_pcpu()
+    hypervisor::run_this_pcpu_and(pcpus::attend)
 }
