@@ -36,6 +36,7 @@ mod pool;
 pub mod sim;
 mod state;
 mod sync;
+mod together;
 mod trace;
 
 pub use accounting::{Migrations, PcpuCounters, PcpuTimes, VcpuTimes};
@@ -52,4 +53,5 @@ pub use policies::{PolicyError, PolicyOptions, policy_by_name};
 pub use policy::{Allowed, Bounds, Choice, LocalPolicy, Pick, Policy, Ready, Refusal, Slice};
 pub use pool::{CreateError, LocalError, Pool, PoolChangeError, PoolConfig, PoolError, PoolInfo};
 pub use state::{BlockReason, Place, PowerState};
+pub use together::Change;
 pub use trace::{TraceEvent, TraceRecord, TraceRing};
