@@ -1,0 +1,213 @@
+//! What a machine's user asks of it while guests run, as calls: each is done as a whole or refused with its reason.
+//!
+//! ```text
+//!  text, GUI, API of the embedder --> Manager --> Settings of a VM --> Pool::set_all --> the policy admits
+//!                                        |'-----> Agenda of a VM (start, stop, reset, pause, resume)
+//!                                        '------> Pool::set_policy
+//! ```
+//! What a VM shall get ([`Settings`]) lasts longer than its vCPUs: it can be changed while the VM is off, and holds for the next
+//! life. [`Managed`] says what the embedder's machine is made of. Nothing here is for exit paths: it allocates, and may wait for
+//! whoever is at a VM.
+
+mod error;
+mod settings;
+mod status;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use alloc::{borrow::ToOwned, boxed::Box, string::String, sync::Arc, vec::Vec};
+
+pub use error::ManageError;
+pub use settings::{Settings, VcpuSettings};
+pub use status::{PcpuStatus, PoolStatus, VcpuActivity, VcpuStatus, VmStatus};
+use trapline_sched::{
+    PcpuId, PcpuSet, Policy, PolicyOptions, Pool, Reservation, Vcpu, VcpuHandle, Weight,
+    policy_by_name,
+};
+
+use crate::agenda::Request;
+
+/// The machine, as its user sees it. The embedder implements it over whatever keeps its VMs.
+pub trait Managed {
+    /// What its pool schedules.
+    type Vcpu: Vcpu;
+
+    /// The pool that all its VMs are in.
+    fn pool(&self) -> &Pool<Self::Vcpu>;
+
+    /// How many VMs there are, whether on or off; they are numbered from 0.
+    fn vm_count(&self) -> usize;
+
+    /// What VM `vm`, below [`Self::vm_count`], is called: no two alike.
+    fn vm_name(&self, vm: usize) -> &str;
+
+    /// What VM `vm` does now, in a word or two.
+    fn vm_state(&self, vm: usize) -> &'static str;
+
+    /// Shows what VM `vm` shall get, with its vCPUs by index, or none while it has none. It neither begins nor ends, and
+    /// nobody else changes it, until `visit` returns.
+    fn with_vm<R>(&self, vm: usize, visit: impl FnOnce(&mut Settings, &[Handle<Self>]) -> R) -> R;
+
+    /// Asks VM `vm` for a change in its life, which comes soon. See [`crate::Agenda`].
+    fn request(&self, vm: usize, request: Request);
+}
+
+/// A vCPU of the machine `M`.
+pub type Handle<M> = Arc<VcpuHandle<<M as Managed>::Vcpu>>;
+
+/// Some vCPUs of one VM.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// The VM's number.
+    pub vm: usize,
+    /// The vCPU's index in it; `None`: all.
+    pub vcpu: Option<usize>,
+}
+
+/// What the user may do with the machine `M`.
+pub struct Manager<'a, M>(&'a M);
+
+impl<'a, M: Managed> Manager<'a, M> {
+    /// That of `machine`. As many as you like may be at work.
+    pub const fn new(machine: &'a M) -> Self {
+        Self(machine)
+    }
+
+    /// The number of the VM called `name`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, name: &str) -> Result<usize, ManageError> {
+        let mut vms = 0..self.0.vm_count();
+        let found = vms.find(|&vm| self.0.vm_name(vm) == name);
+        found.ok_or_else(|| ManageError::UnknownVm {
+            name: name.to_owned(),
+            known: self.names(),
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = (0..self.0.vm_count()).map(|vm| self.0.vm_name(vm).to_owned());
+        names.collect()
+    }
+
+    /// Gives vCPUs another share against others' vCPUs.
+    ///
+    /// # Errors
+    /// There is no such vCPU, or the policy refuses; nothing has changed then. So it is with the other changes.
+    pub fn set_weight(&self, target: Target, weight: Weight) -> Result<(), ManageError> {
+        self.change(target, |vcpu| vcpu.entitlement.weight = weight)
+    }
+
+    /// Lets vCPUs run for `ticks` at a time while others wait, at least one; `None`: as long as the policy has it for all.
+    pub fn set_slice(&self, target: Target, ticks: Option<u64>) -> Result<(), ManageError> {
+        let ticks = ticks.map(|ticks| ticks.max(1));
+        self.change(target, |vcpu| vcpu.entitlement.slice = ticks)
+    }
+
+    /// Lets vCPUs run before all with less priority.
+    pub fn set_priority(&self, target: Target, priority: u8) -> Result<(), ManageError> {
+        self.change(target, |vcpu| vcpu.entitlement.priority = priority)
+    }
+
+    /// Gives each of the vCPUs this budget in each period, in any case; `None`: nothing.
+    pub fn set_reservation(
+        &self,
+        target: Target,
+        reservation: Option<Reservation>,
+    ) -> Result<(), ManageError> {
+        self.change(target, |vcpu| vcpu.entitlement.reservation = reservation)
+    }
+
+    /// Limits what VM `vm` gets, all its vCPUs together, to so many hundredths of a pCPU; `None`: no limit.
+    ///
+    /// # Errors
+    /// See [`Self::set_weight`]; or it is none, or more than the pool has.
+    pub fn set_cap(&self, vm: usize, cap: Option<u32>) -> Result<(), ManageError> {
+        let most = 100 * self.0.pool().pcpus().len();
+        if let Some(cap) = cap.filter(|cap| !(1..=most).contains(cap)) {
+            return Err(ManageError::BadCap { cap, most });
+        }
+        let all = Target { vm, vcpu: None };
+        self.change(all, |vcpu| vcpu.entitlement.cap = cap)
+    }
+
+    /// Says where vCPUs may run: they leave other pCPUs at once.
+    pub fn set_affinity(&self, target: Target, affinity: PcpuSet) -> Result<(), ManageError> {
+        self.change(target, |vcpu| vcpu.affinity = affinity)
+    }
+
+    fn change(
+        &self,
+        Target { vm, vcpu }: Target,
+        edit: impl Fn(&mut VcpuSettings),
+    ) -> Result<(), ManageError> {
+        let (machine, pool) = (self.0, self.0.pool());
+        machine.with_vm(vm, |settings, handles| {
+            let changed = settings.changed(vcpu, edit);
+            let result = changed.and_then(|next| next.apply(pool, handles).map(|()| next));
+            match result {
+                Ok(next) => {
+                    *settings = next;
+                    Ok(())
+                }
+                Err(error) => Err(error.named(machine.vm_name(vm), pool)),
+            }
+        })
+    }
+
+    /// Lets the policy called `name` say who runs next from now on.
+    ///
+    /// # Errors
+    /// There is no such policy, it makes no sense with these options, or it cannot keep what some vCPU shall get; the old one goes
+    /// on then.
+    pub fn set_policy(&self, name: &str, options: PolicyOptions) -> Result<(), ManageError> {
+        let policy = policy_by_name(name, options).map_err(|error| ManageError::Policy {
+            name: name.to_owned(),
+            error,
+        })?;
+        self.replace_policy(policy)
+    }
+
+    /// The same with a policy of the embedder's.
+    ///
+    /// # Errors
+    /// It cannot keep what some vCPU shall get; the old one goes on then.
+    pub fn replace_policy(&self, policy: Box<dyn Policy>) -> Result<(), ManageError> {
+        let name = policy.name();
+        let result = self.0.pool().set_policy(policy);
+        result.map_err(|refusal| ManageError::Refused {
+            policy: name,
+            vcpu: None,
+            refusal,
+        })
+    }
+
+    /// Asks VM `vm` for a change in its life. [`Managed::vm_state`] tells when it has come.
+    pub fn request(&self, vm: usize, request: Request) {
+        self.0.request(vm, request);
+    }
+
+    /// How VM `vm` is.
+    pub fn vm(&self, vm: usize) -> VmStatus {
+        VmStatus::of(self.0, vm)
+    }
+
+    /// How vCPU `vcpu` of VM `vm` is at `now`, in the host's ticks.
+    ///
+    /// # Errors
+    /// The VM has no such vCPU.
+    pub fn vcpu(&self, vm: usize, vcpu: usize, now: u64) -> Result<VcpuStatus, ManageError> {
+        VcpuStatus::of(self.0, vm, vcpu, now)
+    }
+
+    /// How the pool is.
+    pub fn pool(&self) -> PoolStatus {
+        PoolStatus::of(self.0.pool())
+    }
+
+    /// How `pcpu` is at `now`; `None` if the pool does not have it.
+    pub fn pcpu(&self, pcpu: PcpuId, now: u64) -> Option<PcpuStatus> {
+        PcpuStatus::of(self.0.pool(), pcpu, now)
+    }
+}

@@ -1,0 +1,170 @@
+//! How a machine is, for its user to look at. Each value is right for a moment; two are perhaps of different moments.
+
+use alloc::{borrow::ToOwned, string::String};
+
+use trapline_sched::{
+    PcpuCounters, PcpuId, PcpuSet, Place, Pool, PowerState, Snapshot, Vcpu, VcpuTimes,
+};
+
+use super::{ManageError, Managed, VcpuSettings, error::SettingsError};
+
+/// How a VM is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VmStatus {
+    /// What it is called.
+    pub name: String,
+    /// What it does, in a word or two.
+    pub state: &'static str,
+    /// How many vCPUs it has, or will have.
+    pub vcpus: usize,
+    /// What its vCPUs shall get, if all shall get the same.
+    pub settings: Option<VcpuSettings>,
+}
+
+/// What a vCPU does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum VcpuActivity {
+    /// It is off, or its VM is.
+    Off,
+    /// It waits for an interrupt, or its VM is paused.
+    Blocked,
+    /// It could run, and waits for a pCPU.
+    Ready,
+    /// It has a pCPU.
+    Running,
+}
+
+impl VcpuActivity {
+    /// A word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Blocked => "blocked",
+            Self::Ready => "ready",
+            Self::Running => "running",
+        }
+    }
+
+    const fn of(snapshot: &Snapshot) -> Self {
+        match (snapshot.power, snapshot.is_runnable, snapshot.place) {
+            (PowerState::Off, ..) | (_, _, Place::Gone) => Self::Off,
+            (_, false, _) => Self::Blocked,
+            (_, true, Place::Loaded(_)) => Self::Running,
+            (_, true, _) => Self::Ready,
+        }
+    }
+}
+
+/// How a vCPU is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct VcpuStatus {
+    /// What it does.
+    pub activity: VcpuActivity,
+    /// The pCPU where it is, or was last; `None` while its VM has no vCPUs.
+    pub pcpu: Option<PcpuId>,
+    /// What it shall get.
+    pub settings: VcpuSettings,
+    /// Where its time went in this life of its VM, in ticks.
+    pub times: VcpuTimes,
+}
+
+/// How a pool is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PoolStatus {
+    /// Who says what runs next.
+    pub policy: &'static str,
+    /// It broke its promise, and round-robin has taken over.
+    pub has_failed: bool,
+    /// The pCPUs.
+    pub pcpus: PcpuSet,
+    /// Those of them that idle.
+    pub idle: PcpuSet,
+}
+
+/// How a pCPU is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PcpuStatus {
+    /// It has nothing to run.
+    pub is_idle: bool,
+    /// What it has done.
+    pub counters: PcpuCounters,
+}
+
+impl VmStatus {
+    pub(super) fn of<M: Managed>(machine: &M, vm: usize) -> Self {
+        let state = machine.vm_state(vm);
+        let (vcpus, settings) = machine.with_vm(vm, |settings, _| {
+            let vcpus = settings.vcpus();
+            let first = vcpus.first().copied();
+            let is_same = vcpus.iter().all(|vcpu| Some(vcpu) == first.as_ref());
+            (vcpus.len(), first.filter(|_| is_same))
+        });
+        Self {
+            name: machine.vm_name(vm).to_owned(),
+            state,
+            vcpus,
+            settings,
+        }
+    }
+}
+
+impl VcpuStatus {
+    pub(super) fn of<M: Managed>(
+        machine: &M,
+        vm: usize,
+        vcpu: usize,
+        now: u64,
+    ) -> Result<Self, ManageError> {
+        let status = machine.with_vm(vm, |settings, handles| {
+            let vcpus = settings.vcpus();
+            let settings = vcpus.get(vcpu).copied();
+            let handle = handles.get(vcpu);
+            let snapshot = handle.map(|handle| (handle.snapshot(now), handle.last_pcpu()));
+            settings
+                .map(|settings| Self::from(settings, snapshot))
+                .ok_or(vcpus.len())
+        });
+        status.map_err(|count| {
+            let error = SettingsError::NoSuchVcpu { vcpu, count };
+            error.named(machine.vm_name(vm), machine.pool())
+        })
+    }
+
+    fn from(settings: VcpuSettings, snapshot: Option<(Snapshot, PcpuId)>) -> Self {
+        match snapshot {
+            Some((snapshot, pcpu)) => Self {
+                activity: VcpuActivity::of(&snapshot),
+                pcpu: Some(pcpu),
+                settings,
+                times: snapshot.times,
+            },
+            None => Self {
+                activity: VcpuActivity::Off,
+                pcpu: None,
+                settings,
+                times: VcpuTimes::default(),
+            },
+        }
+    }
+}
+
+impl PoolStatus {
+    pub(super) fn of<V: Vcpu>(pool: &Pool<V>) -> Self {
+        Self {
+            policy: pool.policy_name(),
+            has_failed: pool.failed_policy().is_some(),
+            pcpus: pool.pcpus(),
+            idle: pool.idle_pcpus(),
+        }
+    }
+}
+
+impl PcpuStatus {
+    pub(super) fn of<V: Vcpu>(pool: &Pool<V>, pcpu: PcpuId, now: u64) -> Option<Self> {
+        let counters = pool.pcpu_counters(pcpu, now)?;
+        Some(Self {
+            is_idle: pool.idle_pcpus().contains(pcpu),
+            counters,
+        })
+    }
+}
