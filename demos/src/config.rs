@@ -10,7 +10,9 @@ mod scheduling;
 use alloc::{string::String, vec::Vec};
 
 pub use check::{Machine, PAGE, whole_pages};
-pub use scheduling::{EntitlementConfig, PolicyConfig, WindowConfig};
+pub use scheduling::{
+    CAP, EntitlementConfig, PolicyConfig, RESERVATION_US, SLICE_US, WindowConfig,
+};
 use serde::{Deserialize, Serialize};
 
 /// The bootargs key that says where the encoded [`BootConfig`] lies.

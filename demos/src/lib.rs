@@ -12,6 +12,7 @@
 extern crate alloc;
 
 pub mod config;
+pub mod control;
 pub mod guest;
 #[cfg(not(target_os = "none"))]
 pub mod host;

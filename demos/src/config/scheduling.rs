@@ -5,6 +5,7 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
+use core::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use trapline_sched::{
@@ -12,6 +13,15 @@ use trapline_sched::{
     policies::{Table, Window},
     policy_by_name,
 };
+
+use super::MAX_PCPUS;
+
+/// What a slice may be, in microseconds.
+pub const SLICE_US: RangeInclusive<u32> = 50..=10_000_000;
+/// What a budget, a period and a window may be, in microseconds.
+pub const RESERVATION_US: RangeInclusive<u32> = 50..=10_000_000;
+/// What a guest's cap may be on the largest machine, in hundredths of a pCPU.
+pub const CAP: RangeInclusive<u32> = 1..=100 * MAX_PCPUS as u32;
 
 /// A scheduling policy and its options; each policy looks at those that it has. Times are in microseconds.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]

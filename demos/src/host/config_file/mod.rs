@@ -19,21 +19,23 @@ use super::{
     virtio::Backend,
 };
 use crate::config::{
-    EntitlementConfig, GicVersion, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, WindowConfig,
+    self, EntitlementConfig, GicVersion, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, WindowConfig,
 };
 
 /// More than 512 vCPUs can want.
 const LONGEST_FILE: u64 = 1 << 20;
 /// What a slice may be, in microseconds.
-pub const SLICE_US: RangeInclusive<i64> = 50..=10_000_000;
+pub const SLICE_US: RangeInclusive<i64> = wide(&config::SLICE_US);
 const WEIGHT: RangeInclusive<i64> = 1..=Weight::LIMIT as i64;
-/// What a guest's cap may be, in hundredths of a pCPU.
-const CAP: RangeInclusive<i64> = 1..=100 * MAX_PCPUS as i64;
+const CAP: RangeInclusive<i64> = wide(&config::CAP);
 const PRIORITY: RangeInclusive<i64> = 0..=u8::MAX as i64;
-/// What a budget, a period and a window may be, in microseconds.
-const RESERVATION_US: RangeInclusive<i64> = 50..=10_000_000;
+const RESERVATION_US: RangeInclusive<i64> = wide(&config::RESERVATION_US);
 /// The longest timeout, in seconds.
 const TIMEOUT: RangeInclusive<i64> = 1..=u32::MAX as i64;
+
+const fn wide(range: &RangeInclusive<u32>) -> RangeInclusive<i64> {
+    *range.start() as i64..=*range.end() as i64
+}
 
 /// What the file says.
 #[derive(Clone, Debug)]
