@@ -37,7 +37,8 @@ pub enum Channel {
     Panic,
     /// Trace events.
     Trace,
-    /// Towards the hypervisor: one command as text, no newline.
+    /// Towards the hypervisor: a number and one command as text, no newline. From it: the number and one
+    /// [`Part`](crate::control::Part) of the answer.
     Control,
     /// An empty frame: the console bytes after it are this guest's.
     Console(u8),

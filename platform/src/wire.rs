@@ -32,7 +32,7 @@ pub enum Channel {
     Panic,
     /// Trace events.
     Trace,
-    /// Towards the hypervisor: one command as text, with no newline.
+    /// Towards the hypervisor: one command as text, with no newline. From it: a part of an answer.
     Control,
     /// The console of this number, below [`CONSOLES`].
     Console(u8),

@@ -68,6 +68,20 @@ impl PolicyConfig {
         pcpus: PcpuSet,
         ticks: impl Fn(u32) -> u64,
     ) -> Result<Box<dyn Policy>, String> {
+        let options = self.options(max_vcpus, pcpus, ticks)?;
+        policy_by_name(&self.name, options).map_err(|error| error.to_string())
+    }
+
+    /// What the policy is told, with the same parameters.
+    ///
+    /// # Errors
+    /// The windows make no table: why.
+    pub fn options(
+        &self,
+        max_vcpus: u16,
+        pcpus: PcpuSet,
+        ticks: impl Fn(u32) -> u64,
+    ) -> Result<PolicyOptions, String> {
         let window = |window: &WindowConfig| Window {
             group: window.guest.map(GroupId::new),
             ticks: ticks(window.us),
@@ -82,14 +96,13 @@ impl PolicyConfig {
             [] => None,
             _ => Some(Table::new(frames).map_err(|error| error.to_string())?),
         };
-        let options = PolicyOptions {
+        Ok(PolicyOptions {
             slice_ticks: ticks(self.slice_us),
             max_vcpus,
             pcpus,
             period_ticks: ticks(self.period_us),
             table,
-        };
-        policy_by_name(&self.name, options).map_err(|error| error.to_string())
+        })
     }
 }
 

@@ -189,6 +189,20 @@ impl Command {
     }
 }
 
+impl Setting {
+    /// How it is written.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Weight(_) => "weight",
+            Self::Slice(_) => "slice",
+            Self::Cap(_) => "cap",
+            Self::Priority(_) => "priority",
+            Self::Budget(_) => "budget",
+            Self::Affinity(_) => "affinity",
+        }
+    }
+}
+
 impl Life {
     /// All of them.
     pub const ALL: [Self; 6] = [
@@ -379,19 +393,19 @@ impl fmt::Display for Command {
             Self::List(Listing::Vcpus(Some(vm))) => write!(f, "list vcpus {vm}"),
             Self::List(Listing::Pools) => f.write_str("list pools"),
             Self::List(Listing::Pcpus) => f.write_str("list pcpus"),
-            Self::Set(who, setting) => match setting {
-                Setting::Weight(weight) => write!(f, "set weight {who} {}", weight.get()),
-                Setting::Slice(Some(us)) => write!(f, "set slice {who} {us}"),
-                Setting::Slice(None) => write!(f, "set slice {who} default"),
-                Setting::Cap(Some(cap)) => write!(f, "set cap {who} {cap}"),
-                Setting::Cap(None) => write!(f, "set cap {who} none"),
-                Setting::Priority(priority) => write!(f, "set priority {who} {priority}"),
-                Setting::Budget(Some((budget, period))) => {
-                    write!(f, "set budget {who} {budget} {period}")
+            Self::Set(who, setting) => {
+                write!(f, "set {} {who} ", setting.name())?;
+                match setting {
+                    Setting::Weight(weight) => write!(f, "{}", weight.get()),
+                    Setting::Slice(Some(us)) => write!(f, "{us}"),
+                    Setting::Slice(None) => f.write_str("default"),
+                    Setting::Cap(Some(cap)) => write!(f, "{cap}"),
+                    Setting::Priority(priority) => write!(f, "{priority}"),
+                    Setting::Budget(Some((budget, period))) => write!(f, "{budget} {period}"),
+                    Setting::Cap(None) | Setting::Budget(None) => f.write_str("none"),
+                    Setting::Affinity(pcpus) => write!(f, "{pcpus}"),
                 }
-                Setting::Budget(None) => write!(f, "set budget {who} none"),
-                Setting::Affinity(pcpus) => write!(f, "set affinity {who} {pcpus}"),
-            },
+            }
             Self::Policy {
                 name,
                 slice_us,

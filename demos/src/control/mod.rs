@@ -13,3 +13,6 @@ mod reply;
 
 pub use command::{BadCommand, Command, HELP, Life, Listing, Setting, Who};
 pub use reply::{Part, Reply, number_and_text};
+
+/// The longest question, its number included, in bytes.
+pub const LONGEST: usize = 256;

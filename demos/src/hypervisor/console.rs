@@ -12,7 +12,7 @@ use trapline_platform::{
     uart::{self, ConsoleInput},
 };
 
-use super::{MACHINE, control};
+use super::MACHINE;
 
 /// How many typed bytes wait for a guest. A guest that does not read keeps what is typed for others and the commands waiting
 /// once its ring is full, so it is not small.
@@ -88,7 +88,7 @@ impl ConsoleInput for Line {
 
     fn command(&self, byte: u8, is_last: bool) {
         if let Some(machine) = MACHINE.get() {
-            control::take(machine, byte, is_last);
+            machine.take_command(byte, is_last);
         }
     }
 }

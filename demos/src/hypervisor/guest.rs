@@ -5,6 +5,7 @@ use alloc::{format, sync::Arc, vec::Vec};
 use trapline_demos::config::{GuestConfig, StagedImage, guest_machine, whole_pages};
 use trapline_handlers::{
     IdRegisters, Registry, StolenTime, TimerQueue, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu,
+    manager::{Settings, VcpuSettings},
     pl011::Pl011,
     standard,
     vgic::{CPU_INTERFACE_MAPPED_SIZE, InterruptLine, Version, Vgic, VgicConfig},
@@ -74,11 +75,11 @@ impl PhysicalAddress for Identity {
 }
 
 impl Guest {
-    /// Guest `index`, that of `config`, with its images in `ram` and all its vCPUs off.
+    /// Guest `index`, that of `config`, with its images in `ram` and all its vCPUs off, which get what `settings` say.
     pub(super) fn new(
         machine: &Machine,
-        index: usize,
-        config: &GuestConfig,
+        (index, config): (usize, &GuestConfig),
+        settings: &Settings,
         console: &Arc<Console>,
         ram: Arc<GuestRam>,
     ) -> Result<Self, Refusal> {
@@ -162,7 +163,7 @@ impl Guest {
             .register(&uart.claims(), uart.clone())
             .map_err(|error| ("console", error))?;
         let space = Arc::new(AddressSpace::new(&stage2, timer::now(), index as u16));
-        let handles = create_vcpus(machine, (index, config), (&vm, &vcpus), &space)?;
+        let handles = create_vcpus(machine, index, settings, (&vm, &vcpus), &space)?;
         console.connect(uart);
         Ok(Self {
             index,
@@ -216,27 +217,46 @@ impl Guest {
     }
 }
 
-/// The vCPUs of guest `index`, all off. If one cannot be made, those before it are taken back: a vCPU and its VM keep each other
-/// alive.
-fn create_vcpus(
-    machine: &Machine,
-    (index, config): (usize, &GuestConfig),
-    (vm, vcpus): (&Arc<Vm>, &Vcpus),
-    space: &Arc<AddressSpace>,
-) -> Result<Vec<Arc<VcpuHandle<GuestVcpu>>>, Refusal> {
+/// What the vCPUs of guest `index`, that of `config`, get on a machine with `pcpus` as long as nobody says otherwise.
+pub(super) fn settings(
+    index: usize,
+    config: &GuestConfig,
+    pcpus: PcpuSet,
+) -> Result<Settings, Refusal> {
     let entitlement = config
         .entitlement
         .entitlement(index as u16, timer::ticks_of_us)
         .ok_or(("entitlement", "a value is out of range"))?;
+    let vcpu = |vcpu: usize| VcpuSettings {
+        entitlement,
+        affinity: match config.affinity.get(vcpu) {
+            Some(&bits) => PcpuSet::from_bits(bits).intersection(pcpus),
+            None => pcpus,
+        },
+    };
+    let vcpus = (0..usize::from(config.vcpu_count)).map(vcpu);
+    Ok(Settings::new(vcpus))
+}
+
+/// The vCPUs of guest `index`, all off. If one cannot be made, those before it are taken back: a vCPU and its VM keep each other
+/// alive.
+fn create_vcpus(
+    machine: &Machine,
+    index: usize,
+    settings: &Settings,
+    (vm, vcpus): (&Arc<Vm>, &Vcpus),
+    space: &Arc<AddressSpace>,
+) -> Result<Vec<Arc<VcpuHandle<GuestVcpu>>>, Refusal> {
     let mut handles = Vec::with_capacity(vcpus.count());
-    for vcpu in 0..vcpus.count() {
-        let pcpus = PcpuSet::from_bits(config.affinity.get(vcpu).copied().unwrap_or(u64::MAX))
-            .intersection(PcpuSet::all(machine.pcpu_count as u16));
+    for (vcpu, settings) in settings.vcpus().iter().enumerate() {
         let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
         let (affinity, space) = (guest_machine::mpidr_affinity(vcpu), space.clone());
         let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
         let shared = VcpuShared::default();
-        match machine.pool.create_vcpu(pcpus, &entitlement, make, shared) {
+        match machine
+            .pool
+            .create_vcpu(settings.affinity, &settings.entitlement, make, shared)
+        {
             Ok(handle) => {
                 machine.own(handle.id(), index);
                 vcpus.attach(vcpu, handle.clone());

@@ -9,6 +9,8 @@
 //! What a step waits for is noticed in the guest's [`Agenda`] (a vCPU has parked, a pCPU has let go), so nobody waits. All of
 //! it happens between steps of whichever pCPU has the time, off every exit path, a bounded piece at a time.
 
+mod waiting;
+
 use alloc::{string::String, sync::Arc, vec::Vec};
 use core::{
     mem,
@@ -19,18 +21,19 @@ use core::{
 };
 
 use trapline_demos::config::{GuestConfig, OnReset};
-use trapline_handlers::{Agenda, Request, Requests, vm::VmEnd};
+use trapline_handlers::{Agenda, Request, Requests, manager::Settings, vm::VmEnd};
 use trapline_platform::{engine, relax::Lock, timer};
-use trapline_sched::{PcpuId, PcpuSet};
+use trapline_sched::{PcpuId, PcpuSet, VcpuHandle};
 
 use super::{
     Machine, Refusal,
     console::Console,
     devices::{self, Lasting},
-    guest::{Guest, RetiredVcpus},
+    guest::{Guest, GuestVcpu, RetiredVcpus},
     memory::{GuestRam, Loaded},
     report::Totals,
 };
+use waiting::Waiting;
 
 /// One guest's place.
 pub(super) struct Slot {
@@ -56,6 +59,12 @@ pub(super) struct Life {
     pub(super) outcome: Outcome,
     /// What was counted in earlier lives.
     pub(super) totals: Totals,
+    /// What its vCPUs get in this life and the next ones.
+    settings: Settings,
+    /// How many lives have begun.
+    begun: u32,
+    /// Who waits for what was asked for.
+    waiting: Vec<Waiting>,
 }
 
 enum Stage {
@@ -95,8 +104,8 @@ pub(super) enum Outcome {
 }
 
 impl Slot {
-    /// The place of guest `index`, that of `config`, which is off.
-    pub(super) fn new(index: usize, config: GuestConfig) -> Self {
+    /// The place of guest `index`, that of `config`, which is off and begins each life with `settings`.
+    pub(super) fn new(index: usize, config: GuestConfig, settings: Settings) -> Self {
         Self {
             index,
             console: Console::new(index as u8),
@@ -109,6 +118,9 @@ impl Slot {
                 asked: Requests::default(),
                 outcome: Outcome::NeverStarted,
                 totals: Totals::default(),
+                settings,
+                begun: 0,
+                waiting: Vec::new(),
             }),
             config,
         }
@@ -119,8 +131,10 @@ impl Slot {
         let ram = GuestRam::map(&self.config)?;
         let mut loaded = Loaded::default();
         while !ram.load(&self.config.images, &machine.staging, &mut loaded)? {}
-        let guest = self.assemble(machine, Arc::new(ram))?;
-        self.life.lock().stage = Stage::On(guest, Pause::No);
+        let life = &mut *self.life.lock();
+        let guest = self.assemble(machine, &life.settings, Arc::new(ram))?;
+        life.stage = Stage::On(guest, Pause::No);
+        life.begun = 1;
         Ok(())
     }
 
@@ -147,13 +161,18 @@ impl Slot {
         } else {
             self.life.try_lock()?
         };
-        let guest = match &life.stage {
-            Stage::On(guest, _) | Stage::Ending(guest, _) | Stage::LettingGo(guest, ..) => {
-                Some(guest)
-            }
-            Stage::Off | Stage::Loading(..) | Stage::Scrubbing(..) => None,
-        };
-        Some(visit(&life, guest))
+        Some(visit(&life, life.stage.guest()))
+    }
+
+    /// Shows what its vCPUs get, with those of them that there are.
+    pub(super) fn with_settings<R>(
+        &self,
+        visit: impl FnOnce(&mut Settings, &[Arc<VcpuHandle<GuestVcpu>>]) -> R,
+    ) -> R {
+        let Life {
+            stage, settings, ..
+        } = &mut *self.life.lock();
+        visit(settings, stage.guest().map_or(&[], |guest| &guest.handles))
     }
 
     /// What the guest does now, in a word.
@@ -186,6 +205,7 @@ impl Slot {
             Stage::Scrubbing(ram, done, next) => self.scrub(life, ram, done, next),
         };
         life.stage = stage;
+        life.answer_those_who_wait(&self.config.name);
         has_more
     }
 
@@ -222,12 +242,13 @@ impl Slot {
         }
         let built = match ram.load(&self.config.images, &machine.staging, &mut loaded) {
             Ok(false) => return (Stage::Loading(ram, loaded), true),
-            Ok(true) => self.assemble(machine, ram.clone()),
+            Ok(true) => self.assemble(machine, &life.settings, ram.clone()),
             Err(refusal) => Err(refusal),
         };
         match built {
             Ok(guest) => {
                 guest.start();
+                life.begun += 1;
                 // What it starts for is done.
                 life.take(Request::Start);
                 life.take(Request::Reset);
@@ -241,8 +262,14 @@ impl Slot {
         }
     }
 
-    fn assemble(&self, machine: &Machine, ram: Arc<GuestRam>) -> Result<Guest, Refusal> {
-        let guest = Guest::new(machine, self.index, &self.config, &self.console, ram)?;
+    fn assemble(
+        &self,
+        machine: &Machine,
+        settings: &Settings,
+        ram: Arc<GuestRam>,
+    ) -> Result<Guest, Refusal> {
+        let (config, console) = (&self.config, &self.console);
+        let guest = Guest::new(machine, (self.index, config), settings, console, ram)?;
         let (lasting, passed) = (&self.lasting, &self.config.devices);
         if let Err(refusal) = devices::add(&guest, lasting, passed, machine.boot_time) {
             self.console.disconnect();
@@ -412,6 +439,15 @@ impl Slot {
 
     fn say(&self, what: &str) {
         log::info!("guest {} {what}", self.config.name);
+    }
+}
+
+impl Stage {
+    fn guest(&self) -> Option<&Guest> {
+        match self {
+            Self::On(guest, _) | Self::Ending(guest, _) | Self::LettingGo(guest, ..) => Some(guest),
+            Self::Off | Self::Loading(..) | Self::Scrubbing(..) => None,
+        }
     }
 }
 

@@ -50,6 +50,7 @@ use trapline_vcpu::{
     vmid::VmidAllocator,
 };
 
+use control::Desk;
 use devices::Keeper;
 use guest::Identity;
 use hotplug::Hotplug;
@@ -74,6 +75,8 @@ pub struct Machine {
     pub pcpu_count: usize,
     /// The interrupt controller; the guests' are like it.
     gic: &'static Gic,
+    /// Where the user's commands come in.
+    desk: Desk,
     /// The guests' places, by their numbers.
     slots: Vec<Slot>,
     /// By vCPU number, whose it is.
@@ -211,6 +214,20 @@ impl Machine {
         self.slots.len()
     }
 
+    /// The same for guest `index`, which exists, and whoever gave command `number` is told what came of it. Between steps.
+    fn ask(&self, index: usize, request: Request, number: u32) {
+        if self.slots[index].ask(request, number) {
+            self.call();
+        }
+    }
+
+    /// Takes a byte of a command of the user's.
+    fn take_command(&self, byte: u8, is_last: bool) {
+        if self.desk.take(byte, is_last) {
+            self.call();
+        }
+    }
+
     /// What guest `index` does now, in a word; `None` if there is no such guest.
     #[allow(dead_code, reason = "only some images ask")]
     pub fn state(&self, index: usize) -> Option<&'static str> {
@@ -230,6 +247,7 @@ impl Machine {
 
     /// Reports on the guests, which have ended, and ends the run.
     pub fn finish(&self) -> ! {
+        self.slots.iter().for_each(Slot::dismiss);
         report::finish(self)
     }
 
@@ -239,6 +257,12 @@ impl Machine {
         watchdog::report();
         let _ = self.hotplug.is_waiting();
         self.let_go(engine);
+        let is_obeyed = self.desk.attend(self);
+        self.serve_a_guest() || is_obeyed
+    }
+
+    /// Does a piece of work on the life of the guest whose turn it is; false if there is none.
+    fn serve_a_guest(&self) -> bool {
         let count = self.slots.len();
         let first = self.last_served.load(Relaxed) + 1;
         let in_turn = (0..count).map(|offset| (first + offset) % count);
@@ -381,16 +405,19 @@ fn prepare(
     .map_err(|error| ("pool", error))?;
     let pcpu_count = usize::from(config.pcpu_count);
     let staging = Staging::map(&config)?;
-    let slots = config.guests.into_iter().enumerate();
+    let guests = config.guests.into_iter().enumerate();
+    let slots = guests.map(|(index, guest)| {
+        let settings = guest::settings(index, &guest, pcpus)?;
+        Ok(Slot::new(index, guest, settings))
+    });
     Ok(Machine {
         pool,
         vmids: Arc::new(VmidAllocator::new(geometry.vmid_bits(), pcpu_count)),
         geometry,
         pcpu_count,
         gic,
-        slots: slots
-            .map(|(index, guest)| Slot::new(index, guest))
-            .collect(),
+        desk: Desk::new(config.policy),
+        slots: slots.collect::<Result<_, Refusal>>()?,
         owners: (0..max_vcpus).map(|_| AtomicU16::new(0)).collect(),
         staging,
         nobody: Stage2::new(geometry, Identity),

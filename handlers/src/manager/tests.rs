@@ -32,10 +32,12 @@ impl Vcpu for Plain {
     }
 }
 
+type Handles = Vec<Arc<VcpuHandle<Plain>>>;
+
 /// Two pCPUs, `web` with two vCPUs, and `db` with one, which is off.
 struct Fake {
     pool: Arc<Pool<Plain>>,
-    vms: [RefCell<(Settings, Vec<Arc<VcpuHandle<Plain>>>)>; 2],
+    vms: [RefCell<(Settings, Handles)>; 2],
     asked: Cell<Option<(usize, Request)>>,
 }
 

@@ -19,6 +19,11 @@ pub fn report(record: fmt::Arguments<'_>) {
     send_line(Channel::Report, record);
 }
 
+/// Sends one line to whoever gives commands, cut at the length of a log line; it does not allocate.
+pub fn control(text: fmt::Arguments<'_>) {
+    send_line(Channel::Control, text);
+}
+
 fn send_line(channel: Channel, text: fmt::Arguments<'_>) {
     let mut line = Line::new();
     // A line that does not fit is cut; that is all that can go wrong.

@@ -109,6 +109,20 @@ pub fn option_names(name: &str) -> &'static [&'static str] {
     }
 }
 
+/// What of an [`Entitlement`](crate::Entitlement) the policy called `name` looks at, `budget` for a reservation, and `affinity`, which
+/// all look at; `None` if there is no such policy.
+pub fn setting_names(name: &str) -> Option<&'static [&'static str]> {
+    Some(match name {
+        RoundRobin::NAME | Pinned::NAME | Gang::NAME => &["affinity"],
+        Fair::NAME => &["affinity", "weight", "slice"],
+        Credit::NAME => &["affinity", "weight", "slice", "cap"],
+        Deadline::NAME => &["affinity", "budget"],
+        Priority::NAME => &["affinity", "priority", "slice"],
+        TableDriven::NAME => &["affinity", "slice"],
+        _ => return None,
+    })
+}
+
 /// The policy called `name`.
 pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Policy>, PolicyError> {
     let PolicyOptions {
@@ -170,6 +184,7 @@ mod tests {
         for name in NAMES {
             let policy = policy_by_name(name, options(1, 1)).unwrap();
             assert_eq!(policy.name(), name);
+            assert!(setting_names(name).is_some_and(|names| names.contains(&"affinity")));
         }
         assert_eq!(
             message("lottery", options(1, 1)),

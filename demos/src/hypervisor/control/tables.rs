@@ -1,0 +1,213 @@
+//! What is shown as a table, row by row.
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::ops::Range;
+
+use trapline_demos::control::{HELP, Part};
+use trapline_handlers::manager::{VcpuSettings, VcpuStatus};
+use trapline_platform::timer;
+use trapline_sched::PcpuId;
+
+use super::answer;
+use crate::hypervisor::Machine;
+
+/// How many rows are shown at a time: what a pCPU does in between is to be short.
+const ROWS: usize = 4;
+
+const SETTINGS: &str = "weight\tslice_us\tcap\tpriority\tbudget_us\tperiod_us\taffinity";
+
+/// A table that is being shown.
+pub(super) struct Table {
+    columns: String,
+    /// What the rows are of.
+    of: Of,
+    /// What is still to come, by number.
+    rest: Range<usize>,
+    /// The vCPU of the VM that comes next.
+    vcpu: usize,
+}
+
+enum Of {
+    Help,
+    Vms,
+    Vcpus,
+    Pools,
+    Pcpus,
+}
+
+impl Table {
+    const fn new(columns: String, of: Of, rest: Range<usize>) -> Self {
+        Self {
+            columns,
+            of,
+            rest,
+            vcpu: 0,
+        }
+    }
+
+    /// What commands there are.
+    pub(super) fn help() -> Self {
+        Self::new("command\tmeaning".into(), Of::Help, 0..HELP.len())
+    }
+
+    /// All VMs.
+    pub(super) fn vms(machine: &Machine) -> Self {
+        let columns = format!("vm\tstate\tvcpus\t{SETTINGS}");
+        Self::new(columns, Of::Vms, 0..machine.slots.len())
+    }
+
+    /// The vCPUs of these VMs.
+    pub(super) fn vcpus(vms: Range<usize>) -> Self {
+        let columns = format!("vcpu\tstate\tpcpu\t{SETTINGS}\trun_ms\tready_ms\tblocked_ms");
+        Self::new(columns, Of::Vcpus, vms)
+    }
+
+    /// The pool.
+    pub(super) fn pools() -> Self {
+        Self::new("pool\tpolicy\tpcpus\tidle".into(), Of::Pools, 0..1)
+    }
+
+    /// All pCPUs of the pool.
+    pub(super) fn pcpus(machine: &Machine) -> Self {
+        let columns = "pcpu\tstate\tbusy_ms\tidle_ms\tswitches\tkicks";
+        Self::new(columns.into(), Of::Pcpus, 0..machine.pcpu_count)
+    }
+
+    /// Shows the next rows as a part of the answer to command `number`; true if there are more.
+    pub(super) fn show(&mut self, machine: &Machine, number: u32) -> bool {
+        if !self.columns.is_empty() {
+            answer(number, Part::Columns(&core::mem::take(&mut self.columns)));
+        }
+        for _ in 0..ROWS {
+            let Some(row) = self.next(machine) else {
+                return false;
+            };
+            answer(number, Part::Row(&row));
+        }
+        true
+    }
+
+    fn next(&mut self, machine: &Machine) -> Option<String> {
+        loop {
+            let index = self.rest.start;
+            if index == self.rest.end {
+                return None;
+            }
+            let row = match self.of {
+                Of::Help => Some(format!("{}\t{}", HELP[index].0, HELP[index].1)),
+                Of::Vms => Some(vm(machine, index)),
+                Of::Vcpus => {
+                    let row = vcpu(machine, index, self.vcpu);
+                    self.vcpu += 1;
+                    row
+                }
+                Of::Pools => Some(pool(machine)),
+                Of::Pcpus => pcpu(machine, index),
+            };
+            let is_last_of_vm = matches!(self.of, Of::Vcpus) && row.is_none();
+            if is_last_of_vm || !matches!(self.of, Of::Vcpus) {
+                self.rest.start += 1;
+                self.vcpu = 0;
+            }
+            if row.is_some() {
+                return row;
+            }
+        }
+    }
+}
+
+fn vm(machine: &Machine, vm: usize) -> String {
+    let status = machine.manager().vm(vm);
+    let settings = match &status.settings {
+        Some(settings) => cells(settings),
+        // One of them would be as wrong as another.
+        None => ["mixed"; 7].join("\t"),
+    };
+    format!(
+        "{}\t{}\t{}\t{settings}",
+        status.name, status.state, status.vcpus
+    )
+}
+
+/// `None` if the VM has fewer vCPUs.
+fn vcpu(machine: &Machine, vm: usize, vcpu: usize) -> Option<String> {
+    let VcpuStatus {
+        activity,
+        pcpu,
+        settings,
+        times,
+    } = machine.manager().vcpu(vm, vcpu, timer::now()).ok()?;
+    let name = &machine.slots[vm].config.name;
+    let pcpu = pcpu.map_or("-".into(), |pcpu| pcpu.index().to_string());
+    let times = [times.run, times.ready, times.blocked].map(milliseconds);
+    Some(format!(
+        "{name}/{vcpu}\t{}\t{pcpu}\t{}\t{}",
+        activity.word(),
+        cells(&settings),
+        times.join("\t")
+    ))
+}
+
+fn pool(machine: &Machine) -> String {
+    let status = machine.manager().pool();
+    let policy = if status.has_failed {
+        format!("round-robin, {} has failed", status.policy)
+    } else {
+        status.policy.into()
+    };
+    let idle = match status.idle {
+        idle if idle.is_empty() => "-".into(),
+        idle => idle.to_string(),
+    };
+    format!("0\t{policy}\t{}\t{idle}", status.pcpus)
+}
+
+fn pcpu(machine: &Machine, index: usize) -> Option<String> {
+    let status = machine
+        .manager()
+        .pcpu(PcpuId::new(index as u16)?, timer::now())?;
+    let counters = status.counters;
+    let state = if status.is_idle { "idle" } else { "busy" };
+    let times = [counters.times.busy, counters.times.idle].map(milliseconds);
+    Some(format!(
+        "{index}\t{state}\t{}\t{}\t{}",
+        times.join("\t"),
+        counters.switches,
+        counters.kicks_received
+    ))
+}
+
+/// The columns of [`SETTINGS`].
+fn cells(settings: &VcpuSettings) -> String {
+    let VcpuSettings {
+        entitlement,
+        affinity,
+    } = settings;
+    let or_none = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
+    let reservation = entitlement.reservation;
+    let cells: Vec<String> = [
+        entitlement.weight.get().to_string(),
+        or_none(entitlement.slice.map(microseconds)),
+        or_none(entitlement.cap.map(u64::from)),
+        entitlement.priority.to_string(),
+        or_none(reservation.map(|reservation| microseconds(reservation.budget()))),
+        or_none(reservation.map(|reservation| microseconds(reservation.period()))),
+        affinity.to_string(),
+    ]
+    .into();
+    cells.join("\t")
+}
+
+fn microseconds(ticks: u64) -> u64 {
+    let scaled = u128::from(ticks) * 1_000_000;
+    scaled.div_ceil(u128::from(timer::frequency())) as u64
+}
+
+fn milliseconds(ticks: u64) -> String {
+    let tenths = u128::from(ticks) * 10_000 / u128::from(timer::frequency());
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
