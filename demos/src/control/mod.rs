@@ -16,3 +16,6 @@ pub use reply::{Part, Reply, number_and_text};
 
 /// The longest question, its number included, in bytes.
 pub const LONGEST: usize = 256;
+
+/// Of no question: an answer with it says that the hypervisor listens from now on.
+pub const LISTENING: u32 = 0;

@@ -3,7 +3,7 @@
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What separates the cells of a row.
 const CELL: char = '\t';
@@ -57,7 +57,7 @@ pub fn number_and_text(frame: &str) -> Option<(u32, &str)> {
 }
 
 /// A whole answer, as far as it has come.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
     /// The names of the table's columns, if there is a table.
     pub columns: Vec<String>,

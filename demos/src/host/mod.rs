@@ -6,6 +6,7 @@
 
 pub mod config_file;
 pub mod consoles;
+pub mod control_socket;
 pub mod cross;
 pub mod device_tree;
 pub mod failure;
@@ -18,6 +19,7 @@ pub mod machine;
 pub mod memory;
 pub mod output_file;
 pub mod places;
+pub mod prompt;
 pub mod report;
 pub mod request;
 pub mod session;

@@ -12,7 +12,7 @@ use trapline_platform::{
     uart::{self, ConsoleInput},
 };
 
-use super::MACHINE;
+use super::{MACHINE, control};
 
 /// How many typed bytes wait for a guest. A guest that does not read keeps what is typed for others and the commands waiting
 /// once its ring is full, so it is not small.
@@ -104,4 +104,5 @@ fn with<T>(console: u8, visit: impl FnOnce(&Console) -> T) -> Option<T> {
 /// Starts to take what is typed.
 pub(super) fn listen() {
     uart::set_console_input(&Line);
+    control::listen();
 }

@@ -33,6 +33,8 @@ pub enum Command {
     Run(Box<RunOptions>),
     /// Runs a guest that uses all that Trapline emulates at once, and checks that nothing is lost, doubled or damaged.
     Stress(Box<StressOptions>),
+    /// Gives commands to a run that was started with --control.
+    Control(ControlOptions),
     /// Measures what Trapline costs.
     Bench(BenchOptions),
     /// Builds the images for AArch64 and says where they are.
@@ -78,6 +80,9 @@ pub struct MachineOptions {
     /// File for all that was counted, as JSON
     #[arg(long, value_name = "FILE.json")]
     pub stats: Option<PathBuf>,
+    /// Unix socket, made for this run, on which `trapline control` and others give commands, see docs/guide/control.md
+    #[arg(long, value_name = "SOCKET", conflicts_with = "bare")]
+    pub control: Option<PathBuf>,
     /// No hypervisor: the guest directly on QEMU, to compare with
     #[arg(long, hide = true)]
     pub bare: bool,
@@ -163,7 +168,7 @@ pub struct StressOptions {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// All sizes of machine on several models of CPU, one after the other, with a table at the end
-    #[arg(long, conflicts_with_all = ["seconds", "boots", "vcpus", "pcpus", "cpu", "affinity", "log", "stats", "bare", "hypervisor"])]
+    #[arg(long, conflicts_with_all = ["seconds", "boots", "vcpus", "pcpus", "cpu", "affinity", "log", "stats", "control", "bare", "hypervisor"])]
     pub matrix: bool,
     /// How long all machines of --matrix take together; each gets a second at least, with 0 each gets one
     #[arg(long, value_name = "N", default_value_t = 30, requires = "matrix", value_parser = value_parser!(u32).range(..=10_000))]
@@ -181,7 +186,7 @@ pub struct StressOptions {
     pub sizes: Vec<Size>,
     /// Instead, so many times a machine with three Linux guests of four vCPUs each, from power-on to power-off
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000),
-          conflicts_with_all = ["seconds", "seed", "affinity", "log", "stats", "bare", "hypervisor"])]
+          conflicts_with_all = ["seconds", "seed", "affinity", "log", "stats", "control", "bare", "hypervisor"])]
     pub boots: Option<u32>,
     #[command(flatten)]
     pub machine: MachineOptions,
@@ -192,6 +197,23 @@ pub struct StressOptions {
 pub struct Size {
     pub vcpus: u16,
     pub pcpus: u16,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ControlOptions {
+    /// What the run was given with --control
+    #[arg(value_name = "SOCKET")]
+    pub socket: PathBuf,
+    /// One command, for example `list vcpus`; `help` has them all [default: what comes on stdin, one a line]
+    #[arg(
+        value_name = "COMMAND",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub command: Vec<String>,
+    /// Each answer as one line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -291,6 +313,7 @@ mod tests {
                 "--affinity 0",
                 "--log x",
                 "--stats x",
+                "--control x",
                 "--bare",
             ] {
                 assert!(

@@ -5,6 +5,7 @@
 
 mod bench;
 mod cli;
+mod control;
 mod images;
 mod judge;
 mod plan;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let result = match cli.command() {
         Command::Run(options) => run::run(&options),
         Command::Stress(options) => stress::stress(&options),
+        Command::Control(options) => control::control(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::Images(options) => images::images(&options),
     };

@@ -11,6 +11,7 @@ use trapline_demos::{
     config::PolicyConfig,
     host::{
         consoles::{Pty, Sink, Target},
+        control_socket::ControlSocket,
         failure::{HYPERVISOR_FAILED, Result, TIMEOUT, at},
         launch::Inputs,
         output_file::OutputFile,
@@ -111,7 +112,7 @@ impl Run<'_> {
         // Files that cannot be written are refused first. They keep their contents until the run is certain to start.
         let files = Files::open(self, request, options)?;
         let launch = request.prepare(inputs)?;
-        let (log, sinks) = files.commit(request.guests.len())?;
+        let (log, sinks, control) = files.commit(request.guests.len())?;
         let names = request.guests.iter().map(|guest| guest.name.clone());
         let timeout = options
             .timeout
@@ -132,6 +133,7 @@ impl Run<'_> {
             shows_log: !options.quiet,
             log,
             markers: &markers,
+            control,
             elf: launch.hypervisor.as_ref().map(|built| built.elf.as_path()),
         };
         let mut ended = session.run()?;
@@ -168,6 +170,7 @@ struct Files {
     log: Option<OutputFile>,
     stats: Option<OutputFile>,
     consoles: Vec<(usize, Elsewhere)>,
+    control: Option<ControlSocket>,
 }
 
 /// Where a console goes that does not go to the screen.
@@ -190,6 +193,7 @@ impl Files {
             log: None,
             stats: None,
             consoles: Vec::new(),
+            control: None,
         };
         let open = |path: &Path, option: String, files: &Self| {
             OutputFile::open(path, option, &files.opened(), &inputs)
@@ -210,6 +214,8 @@ impl Files {
             };
             files.consoles.push((*guest, opened));
         }
+        let control = options.control.as_deref();
+        files.control = control.map(ControlSocket::bind).transpose()?;
         Ok(files)
     }
 
@@ -224,8 +230,11 @@ impl Files {
         self.log.iter().chain(&self.stats).chain(consoles).collect()
     }
 
-    /// The log, and each guest's console.
-    fn commit(self, guest_count: usize) -> Result<(Option<File>, Vec<Sink>)> {
+    /// The log, each guest's console, and the socket for commands.
+    fn commit(
+        self,
+        guest_count: usize,
+    ) -> Result<(Option<File>, Vec<Sink>, Option<ControlSocket>)> {
         let log = self.log.map(OutputFile::commit).transpose()?;
         if let Some(stats) = self.stats {
             stats.commit()?;
@@ -237,7 +246,7 @@ impl Files {
                 Elsewhere::Pty(pty) => Sink::Pty(pty),
             };
         }
-        Ok((log, sinks))
+        Ok((log, sinks, self.control))
     }
 }
 

@@ -23,6 +23,10 @@ pub use self::pty::{Keyboard, Pty};
 const QUIET: Duration = Duration::from_millis(150);
 /// A line that is longer is shown in parts, and is no marker.
 const LONGEST_LINE: usize = 4096;
+/// How much waits for the end of a command that is being typed, in bytes.
+const MOST_HELD: usize = 256 << 10;
+/// To the start of the line, and nothing on it. [ECMA-48: EL]
+const CLEAR_LINE: &[u8] = b"\r\x1b[K";
 
 /// Where a console goes that does not go to the screen.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -77,6 +81,18 @@ pub struct Consoles {
     waiting: Vec<u8>,
     /// What has to go to the screen.
     screen: Vec<u8>,
+    /// The line in which the user types a command: the screen stands still meanwhile.
+    prompt: Option<Held>,
+}
+
+/// What waits until the user has typed a command.
+struct Held {
+    /// The line as it stands.
+    shown: String,
+    /// The focused guest's line when the prompt came.
+    tail: Vec<u8>,
+    /// What others have to say.
+    said: Vec<u8>,
 }
 
 impl Consoles {
@@ -100,7 +116,34 @@ impl Consoles {
             tail: Vec::new(),
             waiting: Vec::new(),
             screen: Vec::new(),
+            prompt: None,
         }
+    }
+
+    /// A command is being typed, and its line stands so, below what the guests have written.
+    pub fn show_prompt(&mut self, shown: String) {
+        match &mut self.prompt {
+            Some(held) => held.shown = shown,
+            None => {
+                let (tail, said) = (self.tail.clone(), Vec::new());
+                self.prompt = Some(Held { shown, tail, said });
+            }
+        }
+    }
+
+    /// The command has been typed, or the user does not want one. Returns what was said meanwhile.
+    pub fn close_prompt(&mut self) -> Vec<u8> {
+        let Some(held) = self.prompt.take() else {
+            return Vec::new();
+        };
+        self.screen.splice(0..0, held.tail);
+        held.said
+    }
+
+    /// Keeps `text`, which is not for the screen, while a command is being typed; false if none is, and it can be said.
+    pub fn holds(&mut self, text: &[u8]) -> bool {
+        let held = self.prompt.as_mut();
+        held.map(|held| held.said.extend(text)).is_some()
     }
 
     /// Who has the focus.
@@ -233,9 +276,20 @@ impl Consoles {
         }
     }
 
-    /// What has to go to the screen now.
+    /// What has to go to the screen now. While a command is being typed that is nothing, unless very much waits.
     pub fn take_screen(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.screen)
+        let screen = std::mem::take(&mut self.screen);
+        let Some(held) = &mut self.prompt else {
+            return screen;
+        };
+        if screen.len() < MOST_HELD {
+            self.screen = screen;
+            return Vec::new();
+        }
+        let tail = std::mem::replace(&mut held.tail, self.tail.clone());
+        let line_end = self.line_end.as_bytes();
+        let parts = [CLEAR_LINE, &tail, &screen, line_end, held.shown.as_bytes()];
+        parts.concat()
     }
 
     /// Nothing comes any more: shows what is left, and returns the marked lines of each guest.

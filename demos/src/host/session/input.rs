@@ -7,16 +7,24 @@ use std::{
     thread,
 };
 
-use super::{Event, line::Line};
+use super::{
+    Event,
+    line::Line,
+    output::{say, show},
+    requests::Requests,
+};
 use crate::host::{
     consoles::{Consoles, Keyboard},
     keys::{Action, HELP, Keys},
+    prompt::{Edit, PROMPT},
 };
 
 /// What the user's keys act on.
 pub struct Input {
     /// The way to the guests.
     pub line: Arc<Line<ChildStdin>>,
+    /// Commands on that way.
+    pub requests: Arc<Requests<ChildStdin>>,
     /// The guests' consoles, with the focus.
     pub consoles: Arc<Mutex<Consoles>>,
     /// On a pipe, the guest that gets everything; on a terminal the focus says who.
@@ -47,12 +55,12 @@ pub fn spawn(mut input: Input) {
                 let _ = input.events.send(Event::Left);
                 return;
             }
-            if actions
-                .into_iter()
-                .try_for_each(|action| input.act(action))
-                .is_err()
-            {
+            let mut actions = actions.into_iter();
+            if actions.try_for_each(|action| input.act(action)).is_err() {
                 return;
+            }
+            if let Some(prompt) = keys.prompt() {
+                input.consoles().show_prompt(prompt);
             }
         }
     });
@@ -88,7 +96,7 @@ impl Input {
                 if let Some(guest) = focus {
                     let is_paused = !self.is_paused[guest];
                     self.is_paused[guest] = is_paused;
-                    self.command(if is_paused { "pause" } else { "resume" }, guest)?;
+                    self.press(if is_paused { "pause" } else { "resume" }, guest);
                 }
             }
             Action::Start | Action::Reset => {
@@ -96,24 +104,60 @@ impl Input {
                     let is_start = action == Action::Start;
                     // One that is on and paused stays so: there is nothing to start.
                     self.is_paused[guest] &= is_start;
-                    self.command(if is_start { "start" } else { "reset" }, guest)?;
+                    self.press(if is_start { "start" } else { "reset" }, guest);
                 }
             }
             Action::Button => {
                 if let Some(guest) = focus {
-                    self.command("button", guest)?;
+                    self.press("button", guest);
                 }
             }
+            Action::Prompt => {
+                self.consoles().show_prompt(PROMPT.into());
+                echo(&format!("\r\n{PROMPT}"));
+            }
+            Action::Edit(Edit::Show(text)) => echo(&text),
+            Action::Edit(Edit::Run(command)) => {
+                self.close_prompt();
+                self.give(&command);
+            }
+            Action::Edit(Edit::Leave) => self.close_prompt(),
             Action::Help => self.say(HELP),
             Action::Leave => {}
         }
         Ok(())
     }
 
-    fn command(&self, command: &str, guest: usize) -> std::io::Result<()> {
+    /// Does what a key stands for; the log has what comes of it.
+    fn press(&self, verb: &str, guest: usize) {
         let name = self.consoles().name(guest).unwrap_or_default().to_owned();
-        self.say(&format!("{command} {name}"));
-        self.line.command(&format!("{command} {name}"))
+        let command = format!("{verb} {name}");
+        self.say(&command);
+        let consoles = self.consoles.clone();
+        self.requests.send(&command, move |reply| {
+            if let Some(why) = reply.error {
+                let text = format!("trapline: error: {why}\r\n");
+                say(&mut lock(&consoles), &text);
+            }
+        });
+    }
+
+    /// Gives a typed command, and shows the answer.
+    fn give(&self, command: &str) {
+        let consoles = self.consoles.clone();
+        self.requests.send(command, move |reply| {
+            let text = reply.to_string().replace('\n', "\r\n");
+            say(&mut lock(&consoles), &text);
+        });
+    }
+
+    fn close_prompt(&self) {
+        echo("\r\n");
+        let mut consoles = self.consoles();
+        let said = consoles.close_prompt();
+        say(&mut consoles, &String::from_utf8_lossy(&said));
+        // As in `move_focus`.
+        let _ = show(&mut consoles);
     }
 
     fn move_focus(&self, guest: Option<usize>) {
@@ -126,15 +170,24 @@ impl Input {
         drop(consoles);
         self.say(&format!("console of {name}"));
         // What the guest left on its line comes below; nobody reads stdout if that fails, which the output notices.
-        let _ = super::output::show(&mut self.consoles());
+        let _ = show(&mut self.consoles());
     }
 
     fn consoles(&self) -> MutexGuard<'_, Consoles> {
-        self.consoles.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.consoles)
     }
 
     fn say(&self, text: &str) {
-        // There is nobody left to tell if the terminal has gone.
-        let _ = write!(stderr(), "\r\ntrapline: {text}\r\n");
+        say(&mut self.consoles(), &format!("\r\ntrapline: {text}\r\n"));
     }
+}
+
+fn lock(consoles: &Mutex<Consoles>) -> MutexGuard<'_, Consoles> {
+    consoles.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Shows what the user types.
+fn echo(text: &str) {
+    // There is nobody left to tell if the terminal has gone.
+    let _ = stderr().write_all(text.as_bytes());
 }

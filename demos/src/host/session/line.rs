@@ -30,6 +30,11 @@ impl<W: Write> Line<W> {
         }
     }
 
+    /// A hypervisor listens there.
+    pub const fn is_framed(&self) -> bool {
+        self.is_framed
+    }
+
     /// Types `bytes` on the console of `guest`.
     ///
     /// # Errors
@@ -56,19 +61,26 @@ impl<W: Write> Line<W> {
         state.pipe.flush()
     }
 
-    /// Tells the hypervisor to do something, such as `pause NAME`. Nobody hears it where there is none.
+    /// Gives the hypervisor `command`, of [`crate::control::LONGEST`] bytes at most with `number`, which the answer will have.
     ///
     /// # Errors
     /// QEMU has gone.
-    pub fn command(&self, command: &str) -> io::Result<()> {
-        let Some(length) = u16::try_from(command.len()).ok().filter(|_| self.is_framed) else {
-            return Ok(());
-        };
+    pub fn command(&self, number: u32, command: &str) -> io::Result<()> {
+        let text = format!("{number} {command}");
+        let length = u16::try_from(text.len()).map_err(io::Error::other)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stream = frame_header(Channel::Control, length).to_vec();
-        stream.extend(command.bytes());
+        stream.extend(text.bytes());
         state.pipe.write_all(&stream)?;
         state.pipe.flush()
+    }
+}
+
+#[cfg(test)]
+impl Line<Vec<u8>> {
+    /// What has gone over it.
+    pub fn sent(&self) -> Vec<u8> {
+        self.state.lock().expect("nobody panicked").pipe.clone()
     }
 }
 
@@ -79,7 +91,7 @@ mod tests {
     fn sent(is_framed: bool, send: impl FnOnce(&Line<Vec<u8>>)) -> Vec<u8> {
         let line = Line::new(Vec::new(), is_framed);
         send(&line);
-        line.state.into_inner().expect("nobody panicked").pipe
+        line.sent()
     }
 
     #[test]
@@ -96,14 +108,13 @@ mod tests {
     fn a_line_without_hypervisor_has_no_frames() {
         let bytes = sent(false, |line| {
             line.type_to(0, b"\0a").expect("memory takes it");
-            line.command("pause a").expect("memory takes it");
         });
         assert_eq!(bytes, b"\0a");
     }
 
     #[test]
     fn a_command_is_one_frame() {
-        let bytes = sent(true, |line| line.command("list").expect("memory takes it"));
-        assert_eq!(bytes, b"\0\x05\x04\0list");
+        let give = |line: &Line<Vec<u8>>| line.command(17, "list").expect("memory takes it");
+        assert_eq!(sent(true, give), b"\0\x05\x07\x0017 list");
     }
 }

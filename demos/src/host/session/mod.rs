@@ -10,12 +10,13 @@
 mod input;
 mod line;
 mod output;
+mod requests;
 
 use std::{
     fs::File,
     io::Read,
     path::Path,
-    process::{Child, Command, ExitStatus as ProcessStatus, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus as ProcessStatus, Stdio},
     sync::{
         Arc, Mutex,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -33,9 +34,11 @@ use self::{
     input::Input,
     line::Line,
     output::{Output, Streams},
+    requests::Requests,
 };
 use super::{
     consoles::{Consoles, Keyboard, Sink},
+    control_socket::{ControlSocket, Served},
     failure::{HYPERVISOR_FAILED, Result, TIMEOUT, at},
     keys::HELP,
     report::{GuestEnd, RunReport},
@@ -70,6 +73,8 @@ pub struct Session<'a> {
     pub log: Option<File>,
     /// Console lines that start with one of these, after Linux's time stamp, are kept.
     pub markers: &'a [&'a str],
+    /// Where other programs give commands.
+    pub control: Option<ControlSocket>,
     /// The hypervisor's file with symbols, to make a panic report readable.
     pub elf: Option<&'a Path>,
 }
@@ -138,6 +143,10 @@ impl Session<'_> {
             }
         }
         let consoles = Arc::new(Mutex::new(consoles));
+        // The pipe stays open even with no input: an end of file there means nothing to QEMU, but keeps it polling.
+        let pipe = child.stdin.take().expect("QEMU's stdin is a pipe");
+        let line = Arc::new(Line::new(pipe, self.is_framed));
+        let requests = Arc::new(Requests::new(line.clone()));
         let streams = Streams {
             is_framed: self.is_framed,
             shows_console: self.shows_console,
@@ -145,32 +154,33 @@ impl Session<'_> {
             line_end,
             log: self.log.take(),
             consoles: consoles.clone(),
+            requests: requests.clone(),
         };
         let output = child
             .stdout
             .take()
             .map(|pipe| output::spawn(pipe, streams, events.clone()));
         let complaints = child.stderr.take().map(collect);
-        // The pipe stays open even with no input: an end of file there means nothing to QEMU, but keeps it polling.
-        let line = child.stdin.take();
-        let line = line.map(|pipe| Arc::new(Line::new(pipe, self.is_framed)));
-        if let Some(line) = &line {
-            for (guest, keyboard) in keyboards {
-                input::spawn_keyboard(keyboard, guest, line.clone());
-            }
-            if let Some(guest) = self.input {
-                input::spawn(Input {
-                    line: line.clone(),
-                    consoles,
-                    guest: terminal.is_none().then_some(guest),
-                    is_terminal: terminal.is_some(),
-                    is_paused: vec![false; names.len()],
-                    events,
-                });
-            }
+        let control = self.control.take();
+        let served = control.map(|socket| serve(socket, &requests));
+        for (guest, keyboard) in keyboards {
+            input::spawn_keyboard(keyboard, guest, line.clone());
+        }
+        if let Some(guest) = self.input {
+            input::spawn(Input {
+                line: line.clone(),
+                requests: requests.clone(),
+                consoles,
+                guest: terminal.is_none().then_some(guest),
+                is_terminal: terminal.is_some(),
+                is_paused: vec![false; names.len()],
+                events,
+            });
         }
         let end = wait(&inbox, started, self.timeout);
         let process = stop(&mut child, matches!(end, End::Closed));
+        requests.close();
+        drop(served);
         drop(line);
         drop(terminal);
         if let Some(signals) = signals {
@@ -258,6 +268,16 @@ impl Session<'_> {
         let reason = complaint.map_or(what.clone(), |complaint| format!("{what}: {complaint}"));
         (HYPERVISOR_FAILED, Some(reason))
     }
+}
+
+/// Lets clients of `socket` give commands.
+fn serve(socket: ControlSocket, requests: &Arc<Requests<ChildStdin>>) -> Served {
+    let requests = requests.clone();
+    let answer = move |command: &str| {
+        let reply = requests.ask(command).recv();
+        reply.expect("every request is answered")
+    };
+    socket.serve(Arc::new(answer))
 }
 
 /// What is typed on the pseudo-terminals among the consoles.

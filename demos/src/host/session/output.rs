@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write, stderr, stdout},
-    process::ChildStdout,
+    process::{ChildStdin, ChildStdout},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Sender},
     thread::{self, JoinHandle},
     time::Instant,
@@ -11,7 +11,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Event;
+use super::{Event, requests::Requests};
 use crate::{
     host::{consoles::Consoles, report::RunReport},
     wire::{Channel, Piece, Splitter},
@@ -31,6 +31,8 @@ pub struct Streams {
     pub log: Option<File>,
     /// The guests' consoles.
     pub consoles: Arc<Mutex<Consoles>>,
+    /// Commands that wait for answers.
+    pub requests: Arc<Requests<ChildStdin>>,
 }
 
 /// What was kept.
@@ -71,6 +73,14 @@ pub fn show(consoles: &mut Consoles) -> io::Result<()> {
     }
     stdout().write_all(&screen)?;
     stdout().flush()
+}
+
+/// Says `text`, which has its line ends, beside the consoles; later if the user is typing a command.
+pub fn say(consoles: &mut Consoles, text: &str) {
+    if !consoles.holds(text.as_bytes()) {
+        // There is nobody left to tell if the terminal has gone.
+        let _ = stderr().write_all(text.as_bytes());
+    }
 }
 
 struct Reader {
@@ -183,7 +193,13 @@ impl Reader {
                 .output
                 .panic
                 .push_str(&String::from_utf8_lossy(payload)),
-            Channel::Trace | Channel::Control | Channel::Unknown(_) => {}
+            Channel::Control => {
+                if !self.streams.requests.receive(payload) {
+                    self.log(b"an answer to nothing that was asked");
+                    self.log(payload);
+                }
+            }
+            Channel::Trace | Channel::Unknown(_) => {}
         }
     }
 
@@ -195,7 +211,10 @@ impl Reader {
         } else if self.streams.shows_log {
             self.sort_console();
             self.show_console(|_| {});
-            let _ = write!(stderr(), "{line}{}", self.streams.line_end);
+            say(
+                &mut self.consoles(),
+                &format!("{line}{}", self.streams.line_end),
+            );
         }
     }
 }

@@ -16,6 +16,7 @@ fn session(script: &str, timeout: Duration) -> Ended {
         shows_log: false,
         log: None,
         markers: &["MARK "],
+        control: None,
         elf: None,
     };
     session.run().expect("sh starts")

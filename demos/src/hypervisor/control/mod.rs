@@ -18,7 +18,7 @@ use alloc::{format, string::String};
 use crossbeam_queue::ArrayQueue;
 use trapline_demos::{
     config::PolicyConfig,
-    control::{Command, LONGEST, Part, number_and_text},
+    control::{Command, LISTENING, LONGEST, Part, number_and_text},
 };
 use trapline_handlers::Agenda;
 use trapline_platform::{channel, relax::Lock, wire::Channel};
@@ -52,6 +52,11 @@ struct Coming {
 struct Job {
     number: u32,
     rest: Table,
+}
+
+/// Says that commands are taken from now on.
+pub(super) fn listen() {
+    channel::control(format_args!("{LISTENING} {}", Part::Done));
 }
 
 /// Says a part of the answer to command `number`.

@@ -49,6 +49,7 @@ fn machine(vcpus: u16, pcpus: u16, cpu: &str) -> MachineOptions {
         gic: None,
         log: None,
         stats: None,
+        control: None,
         bare: false,
         hypervisor: "hypervisor".into(),
     }
