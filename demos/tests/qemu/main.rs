@@ -5,6 +5,7 @@
 mod bad_input;
 mod churn;
 mod command;
+mod control;
 mod counted;
 mod disks;
 mod examples;

@@ -7,6 +7,7 @@
 //! ```
 //! A failed expectation prints the command, the console and the log.
 
+mod control;
 mod output;
 mod terminal;
 
@@ -26,8 +27,8 @@ use trapline_demos::host::{
     setup::{guest::StockGuest, qemu::Qemu},
 };
 
-pub use self::output::Output;
 use self::terminal::Terminal;
+pub use self::{control::Control, output::Output};
 
 /// One QEMU at a time: their deadlines suppose that the machine is theirs.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -209,6 +210,23 @@ impl Run {
         let guest = value("--guest").or(is_stress.then_some("stress-guest"));
         let hypervisor = value("--hypervisor").unwrap_or(cross::HYPERVISOR);
         guest.into_iter().chain([hypervisor]).collect()
+    }
+
+    /// Runs the command to its end, while `act` gives commands on its control socket. What `act` fails with is seen when the run
+    /// has ended.
+    pub fn start_and(self, act: impl FnOnce(&Control) + Send) -> Output {
+        let scratch = tempfile::tempdir().expect("a directory for temporary files");
+        let socket = scratch.path().join("control");
+        let run = self.option("--control", socket.display());
+        let (output, acted) = thread::scope(|scope| {
+            let actor = scope.spawn(|| act(&Control::wait(&socket)));
+            (run.start(), actor.join())
+        });
+        output.require(acted.is_ok(), || {
+            "what was done meanwhile failed, see above".into()
+        });
+        output.require(!socket.exists(), || "the socket is left behind".into());
+        output
     }
 
     /// Runs the command to its end.

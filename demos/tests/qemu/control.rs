@@ -1,0 +1,327 @@
+//! What a user does to a machine while it runs, through its socket and its prompt.
+
+use std::{fs, process::Command, thread};
+
+use crate::harness::{Control, Run};
+
+/// Runs the guests that `text` describes.
+fn run(text: &str) -> Run {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    // It stays until the end of the test process: the run reads it when it starts.
+    let path = directory.keep().join("vms.toml");
+    fs::write(&path, text).expect("room for a file");
+    Run::on_qemu("run").option("--config", path.display())
+}
+
+/// A guest that is busy on all its CPUs until somebody stops it.
+fn busy(name: &str, vcpus: usize, more: &str) -> String {
+    format!(
+        "[[vm]]
+name = \"{name}\"
+guest = \"bench-guest\"
+memory = 64
+vcpus = {vcpus}
+append = \"figures=work milliseconds=1000000\"
+{more}
+"
+    )
+}
+
+const MACHINE: &str = "pcpus = 2\npolicy = \"fair\"\nslice_us = 1000\n";
+
+/// The times in the column, in milliseconds.
+fn times(cells: &[String]) -> Vec<f64> {
+    let time = |cell: &String| cell.parse().expect("a time");
+    cells.iter().map(time).collect()
+}
+
+#[test]
+fn two_users_are_told_what_each_asked() {
+    let guests = busy("web", 2, "") + &busy("db", 3, "") + &busy("spare", 1, "start = false");
+    let output = run(&(MACHINE.to_owned() + &guests))
+        .deadline(120)
+        .start_and(|control| {
+            let mut client = control.connect();
+            assert_eq!(client.column("list", "vm"), ["web", "db", "spare"]);
+            assert_eq!(client.column("list vms", "state"), ["on", "on", "off"]);
+            assert_eq!(client.column("list pools", "policy"), ["fair"]);
+            assert_eq!(client.column("list pcpus", "pcpu"), ["0", "1"]);
+            assert_eq!(client.column("list vcpus", "vcpu").len(), 6);
+            assert!(client.done("help").len() > 10);
+            let ask = |vm: &str, expected: &[&str]| {
+                let mut client = control.connect();
+                for _ in 0..40 {
+                    assert_eq!(client.column(&format!("list vcpus {vm}"), "vcpu"), expected);
+                }
+            };
+            thread::scope(|scope| {
+                scope.spawn(|| ask("web", &["web/0", "web/1"]));
+                scope.spawn(|| ask("db", &["db/0", "db/1", "db/2"]));
+            });
+            client.done("stop web");
+            client.done("stop db");
+        });
+    output.expect_exit(0);
+    output.expect_no_exit_allocation();
+}
+
+#[test]
+fn a_share_follows_the_weight() {
+    let guests = busy("a", 1, "") + &busy("b", 1, "");
+    let machine = MACHINE.replace("pcpus = 2", "pcpus = 1");
+    let output = run(&(machine + &guests))
+        .icount()
+        .deadline(240)
+        .start_and(|control| {
+            let mut client = control.connect();
+            let mut share = || {
+                let before = times(&client.column("list vcpus", "run_ms"));
+                client.until("list vcpus", "run_ms", |cells| {
+                    times(cells)[0] > before[0] + 400.0
+                });
+                let after = times(&client.column("list vcpus", "run_ms"));
+                (after[1] - before[1]) / (after[0] - before[0])
+            };
+            let even = share();
+            control.connect().done("set weight b 4096");
+            let weighted = share();
+            control.connect().done("set weight a 4096");
+            let again = share();
+            for (share, expected) in [(even, 1.0), (weighted, 4.0), (again, 1.0)] {
+                let error = share / expected - 1.0;
+                assert!(error.abs() <= 0.03, "{share:.3} instead of {expected}");
+            }
+            client.done("stop a");
+            client.done("stop b");
+        });
+    output.expect_exit(0);
+    output.expect_no_exit_allocation();
+}
+
+#[test]
+fn lives_and_places_change_when_they_are_told_to() {
+    let guests = busy("web", 2, "") + &busy("db", 2, "") + &busy("spare", 1, "start = false");
+    let output = run(&(MACHINE.to_owned() + &guests))
+        .deadline(120)
+        .start_and(|control| {
+            let mut client = control.connect();
+            let is_on = |cells: &[String]| times(cells).iter().all(|time| *time > 0.0);
+            client.until("list vcpus web", "run_ms", is_on);
+            client.done("pause web");
+            let before = client.column("list vcpus web", "run_ms");
+            client.until("list vcpus db", "run_ms", |cells| times(cells)[0] > 200.0);
+            assert_eq!(
+                client.column("list vcpus web", "run_ms"),
+                before,
+                "it is paused"
+            );
+            assert_eq!(client.column("list vcpus web", "state"), ["blocked"; 2]);
+            assert_eq!(client.column("list", "state"), ["paused", "on", "off"]);
+            client.done("resume web");
+            client.until("list vcpus web", "run_ms", |cells| {
+                times(cells)[0] > times(&before)[0]
+            });
+            client.done("set affinity web/1 1");
+            client.done("set affinity db 0");
+            let settled = |cells: &[String]| cells == ["0", "0"];
+            client.until("list vcpus db", "pcpu", settled);
+            client.until("list vcpus web", "pcpu", |cells| cells[1] == "1");
+            assert_eq!(client.column("list", "affinity"), ["mixed", "0", "0-1"]);
+            // What is set for a guest that is off holds in its next life, and in those after it.
+            let remark = client.done("set weight spare 77");
+            assert_eq!(remark, ["spare is off: it has this from its next start on"]);
+            client.done("start spare");
+            assert_eq!(client.column("list vcpus spare", "weight"), ["77"]);
+            client.until("list vcpus spare", "run_ms", |cells| times(cells)[0] > 50.0);
+            client.done("reset spare");
+            assert_eq!(client.column("list vcpus spare", "weight"), ["77"]);
+            client.until("list vcpus spare", "run_ms", |cells| times(cells)[0] > 0.0);
+            client.done("stop spare");
+            assert_eq!(client.column("list", "state"), ["on", "on", "off"]);
+            client.done("stop web");
+            client.done("stop db");
+        });
+    output.expect_exit(0);
+    output.expect_no_exit_allocation();
+}
+
+#[test]
+fn policies_are_swapped_and_nobody_is_lost() {
+    let stress = |name: &str| {
+        format!(
+            "[[vm]]\nname = \"{name}\"\nguest = \"stress\"\nmemory = 64\nvcpus = 4\nappend = \"seconds=6\"\n"
+        )
+    };
+    let machine = MACHINE.to_owned() + &stress("a") + &stress("b");
+    let output = run(&machine).deadline(120).start_and(|control| {
+        let mut client = control.connect();
+        for policy in [
+            "credit slice_us=500 period_us=20000",
+            "deadline",
+            "gang",
+            "priority slice_us=2000",
+            "round-robin",
+            "fair",
+        ] {
+            client.done(&format!("policy {policy}"));
+            let name = policy.split(' ').next().unwrap_or_default();
+            assert_eq!(client.column("list pools", "policy"), [name]);
+        }
+    });
+    output.expect_exit(0);
+    for name in ["a", "b"] {
+        output.expect_in_order([format!("[{name}] STRESS PASS vcpus=4").as_str()]);
+    }
+    output.expect_no_exit_allocation();
+}
+
+/// What is wrong, and what is said about it.
+const REFUSED: [(&str, &str); 18] = [
+    (
+        "explode",
+        "there is no command \"explode\"; there are: help list set",
+    ),
+    (
+        "set weight mail 1",
+        "there is no VM \"mail\"; there are: web db",
+    ),
+    (
+        "list vcpus mail",
+        "there is no VM \"mail\"; there are: web db",
+    ),
+    ("pause mail", "there is no VM \"mail\"; there are: web db"),
+    (
+        "set weight web 0",
+        "a weight of \"0\": it must be 1 to 10000",
+    ),
+    ("set weight web 10001", "it must be 1 to 10000"),
+    ("set weight web/2 9", "web has no vCPU 2: it has 2, from 0"),
+    ("set slice web 1", "a slice of \"1\": it must be 50 to"),
+    (
+        "set cap web 201",
+        "a cap of 201 hundredths of a pCPU: it must be 1 to 200",
+    ),
+    ("set priority web 256", "it must be 0 to 255"),
+    (
+        "set budget web 6000 5000",
+        "a budget of 6000 us in a period of 5000 us",
+    ),
+    (
+        "set budget web 4000 5000",
+        "policy deadline refuses it for vCPU 0 of web",
+    ),
+    ("set affinity web 1-2", "the pool has no pcpu2: it has 0-1"),
+    (
+        "set affinity web 2-1",
+        "a pCPU range must not end before it starts",
+    ),
+    (
+        "policy lottery",
+        "there is no policy \"lottery\"; there are: round-robin",
+    ),
+    ("policy table", "the policy table needs a table"),
+    (
+        "policy credit weight=3",
+        "policy credit has no option \"weight\"; it has: slice_us period_us",
+    ),
+    ("policy pinned slice_us=100", "policy pinned has no options"),
+];
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let guests = busy("web", 2, "") + &busy("db", 1, "budget_us = 2000\nperiod_us = 5000");
+    let machine = MACHINE.replace("fair", "deadline");
+    let output = run(&(machine + &guests))
+        .deadline(120)
+        .start_and(|control| {
+            let mut client = control.connect();
+            // Beside it, 4 ms of 5 do not fit; nor do two of them on the other one.
+            client.done("set affinity web 0");
+            client.done("set affinity db 0");
+            let state = |control: &Control| {
+                let mut client = control.connect();
+                let pool = client.column("list pools", "policy");
+                (client.done("list"), pool)
+            };
+            let before = state(control);
+            for (command, expected) in REFUSED {
+                let answer = client.give(command);
+                let is_refused = answer.end.starts_with("error: ") && answer.end.contains(expected);
+                assert!(
+                    is_refused && answer.lines.is_empty(),
+                    "{command}: {answer:?}"
+                );
+                assert_eq!(state(control), before, "{command}");
+            }
+            // What did fit still fits.
+            client.done("set budget web 1500 5000");
+            client.done("stop web");
+            client.done("stop db");
+        });
+    output.expect_exit(0);
+    output.expect_no_exit_allocation();
+}
+
+#[test]
+fn the_command_gives_commands_as_well() {
+    let output = run(&(MACHINE.to_owned() + &busy("web", 1, "")))
+        .deadline(60)
+        .start_and(|control| {
+            let give = |arguments: &[&str]| {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_trapline"));
+                let output = command
+                    .arg("control")
+                    .arg(control.path())
+                    .args(arguments)
+                    .output();
+                let output = output.expect("it starts");
+                let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                (output.status.code(), said)
+            };
+            assert_eq!(
+                give(&["set", "weight", "web", "7"]),
+                (Some(0), "ok\n".into())
+            );
+            let (status, said) = give(&["pause", "mail"]);
+            assert_eq!(status, Some(1));
+            assert!(said.starts_with("error: there is no VM \"mail\""), "{said}");
+            let (status, said) = give(&["--json", "list", "pools"]);
+            let reply: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+            assert_eq!((status, &reply["rows"][0][1]), (Some(0), &"fair".into()));
+            assert_eq!(give(&["stop", "web"]), (Some(0), "ok\n".into()));
+        });
+    output.expect_exit(0);
+}
+
+const SHELL: &str = "trapline guest /root # ";
+
+#[test]
+fn a_command_is_typed_at_a_prompt() {
+    let run = run("pcpus = 2\n[[vm]]\nname = \"one\"\nguest = \"linux\"\nvcpus = 2\n");
+    let output = run
+        .on_terminal()
+        .deadline(120)
+        .type_after(SHELL, "\x01cset weigth\x7f\x7fht one 77\r")
+        .type_after(
+            SHELL,
+            "\x01cset weight one 0\r\x01cpause\x1becho left$((6 * 7))\n",
+        )
+        .type_after("\nleft42", "\x01clist\r")
+        .type_after(SHELL, "poweroff\n")
+        .start();
+    output.expect_exit(0);
+    let said = output.log.replace('\r', "");
+    let order = [
+        "policy round-robin does not look at it\nok\n",
+        "error: a weight of \"0\": it must be 1 to 10000\n",
+        "one  on     2      77 ",
+    ];
+    let mut rest = said.as_str();
+    for expected in order {
+        let found = rest.split_once(expected);
+        output.require(found.is_some(), || {
+            format!("`{expected}` is not said in its place")
+        });
+        rest = found.map_or("", |(_, rest)| rest);
+    }
+}
