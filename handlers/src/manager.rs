@@ -3,7 +3,7 @@
 //! ```text
 //!  text, GUI, API of the embedder --> Manager --> Settings of a VM --> Pool::set_all --> the policy admits
 //!                                        |'-----> Agenda of a VM (start, stop, reset, pause, resume)
-//!                                        '------> Pool::set_policy
+//!                                        '------> Pool::set_policy, create_pool, move_vcpus, ...
 //! ```
 //! What a VM shall get ([`Settings`]) lasts longer than its vCPUs: it can be changed while the VM is off, and holds for the next
 //! life. [`Managed`] says what the embedder's machine is made of. Nothing here is for exit paths: it allocates, and may wait for
@@ -15,14 +15,20 @@ mod status;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use alloc::{borrow::ToOwned, boxed::Box, string::String, sync::Arc, vec::Vec};
+use alloc::{
+    borrow::ToOwned,
+    boxed::Box,
+    string::{String, ToString},
+    sync::Arc,
+    vec::Vec,
+};
 
 pub use error::ManageError;
 pub use settings::{Settings, VcpuSettings};
 pub use status::{PcpuStatus, PoolStatus, VcpuActivity, VcpuStatus, VmStatus};
 use trapline_sched::{
-    PcpuId, PcpuSet, Policy, PolicyOptions, Pool, Reservation, Vcpu, VcpuHandle, Weight,
-    policy_by_name,
+    PcpuId, PcpuSet, Policy, PolicyOptions, Pool, PoolChangeError, PoolId, PoolInfo, Reservation,
+    Vcpu, VcpuHandle, VcpuId, Weight, policy_by_name,
 };
 
 use crate::agenda::Request;
@@ -32,7 +38,7 @@ pub trait Managed {
     /// What its pool schedules.
     type Vcpu: Vcpu;
 
-    /// The pool that all its VMs are in.
+    /// All its pCPUs and vCPUs.
     fn pool(&self) -> &Pool<Self::Vcpu>;
 
     /// How many VMs there are, whether on or off; they are numbered from 0.
@@ -122,9 +128,10 @@ impl<'a, M: Managed> Manager<'a, M> {
     /// Limits what VM `vm` gets, all its vCPUs together, to so many hundredths of a pCPU; `None`: no limit.
     ///
     /// # Errors
-    /// See [`Self::set_weight`]; or it is none, or more than the pool has.
+    /// See [`Self::set_weight`]; or it is none, or more than its pool has.
     pub fn set_cap(&self, vm: usize, cap: Option<u32>) -> Result<(), ManageError> {
-        let most = 100 * self.0.pool().pcpus().len();
+        let pool = self.0.with_vm(vm, |settings, _| settings.pool());
+        let most = 100 * self.pcpus_of(pool).len();
         if let Some(cap) = cap.filter(|cap| !(1..=most).contains(cap)) {
             return Err(ManageError::BadCap { cap, most });
         }
@@ -144,9 +151,7 @@ impl<'a, M: Managed> Manager<'a, M> {
     ) -> Result<(), ManageError> {
         let (machine, pool) = (self.0, self.0.pool());
         machine.with_vm(vm, |settings, handles| {
-            let changed = settings.changed(vcpu, edit);
-            let result = changed.and_then(|next| next.apply(pool, handles).map(|()| next));
-            match result {
+            match settings.changed(vcpu, edit, pool, handles) {
                 Ok(next) => {
                     *settings = next;
                     Ok(())
@@ -156,30 +161,126 @@ impl<'a, M: Managed> Manager<'a, M> {
         })
     }
 
-    /// Lets the policy called `name` say who runs next from now on.
+    /// The pool called `name`, or of the number that `name` is, as in `pool1`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find_pool(&self, name: &str) -> Result<PoolId, ManageError> {
+        let pools = self.0.pool().pools();
+        let is_it = |pool: &&PoolInfo| pool.name == name || pool.id.to_string() == name;
+        let found = pools.iter().find(is_it).map(|pool| pool.id);
+        found.ok_or_else(|| ManageError::UnknownPool {
+            name: name.to_owned(),
+            known: pools.iter().map(|pool| pool.name.clone()).collect(),
+        })
+    }
+
+    /// The pCPUs that `pool` has; none if there is no such pool.
+    pub fn pcpus_of(&self, pool: PoolId) -> PcpuSet {
+        settings::pcpus_of(self.0.pool(), pool)
+    }
+
+    /// Lets the policy called `name` say who runs next in `pool` from now on.
     ///
     /// # Errors
     /// There is no such policy, it makes no sense with these options, or it cannot keep what some vCPU shall get; the old one goes
     /// on then.
-    pub fn set_policy(&self, name: &str, options: PolicyOptions) -> Result<(), ManageError> {
-        let policy = policy_by_name(name, options).map_err(|error| ManageError::Policy {
-            name: name.to_owned(),
-            error,
-        })?;
-        self.replace_policy(policy)
+    pub fn set_policy(
+        &self,
+        pool: PoolId,
+        name: &str,
+        options: PolicyOptions,
+    ) -> Result<(), ManageError> {
+        self.replace_policy(pool, self.policy(name, options)?)
     }
 
     /// The same with a policy of the embedder's.
     ///
     /// # Errors
     /// It cannot keep what some vCPU shall get; the old one goes on then.
-    pub fn replace_policy(&self, policy: Box<dyn Policy>) -> Result<(), ManageError> {
+    pub fn replace_policy(&self, pool: PoolId, policy: Box<dyn Policy>) -> Result<(), ManageError> {
         let name = policy.name();
-        let result = self.0.pool().set_policy(policy);
-        result.map_err(|refusal| ManageError::Refused {
+        let result = self.0.pool().set_policy(pool, policy);
+        result.map_err(|error| ManageError::TakeOver {
             policy: name,
-            vcpu: None,
-            refusal,
+            error,
+        })
+    }
+
+    fn policy(&self, name: &str, options: PolicyOptions) -> Result<Box<dyn Policy>, ManageError> {
+        policy_by_name(name, options).map_err(|error| ManageError::Policy {
+            name: name.to_owned(),
+            error,
+        })
+    }
+
+    /// Makes a pool called `name` of `pcpus`, which leave the pools that have them, with the policy called `policy`.
+    ///
+    /// # Errors
+    /// See [`Self::set_policy`] and [`Pool::create_pool`].
+    pub fn create_pool(
+        &self,
+        name: &str,
+        pcpus: PcpuSet,
+        policy: &str,
+        options: PolicyOptions,
+    ) -> Result<PoolId, ManageError> {
+        let policy = self.policy(policy, options)?;
+        let result = self.0.pool().create_pool(name, pcpus, policy);
+        result.map_err(|error| self.pool_error(error))
+    }
+
+    /// Gives the pCPUs of `pool` to `heir`, and `pool` is no more.
+    ///
+    /// # Errors
+    /// A VM belongs to it, even if it is off; or see [`Pool::remove_pool`].
+    pub fn remove_pool(&self, pool: PoolId, heir: PoolId) -> Result<(), ManageError> {
+        let is_in_it = |&vm: &usize| self.0.with_vm(vm, |settings, _| settings.pool() == pool);
+        if let Some(vm) = (0..self.0.vm_count()).find(is_in_it) {
+            let vm = self.0.vm_name(vm).to_owned();
+            return Err(ManageError::PoolInUse { pool, vm });
+        }
+        let result = self.0.pool().remove_pool(pool, heir);
+        result.map_err(|error| self.pool_error(error))
+    }
+
+    /// Moves `pcpu` to `pool`.
+    ///
+    /// # Errors
+    /// See [`Pool::move_pcpu`].
+    pub fn move_pcpu(&self, pcpu: PcpuId, pool: PoolId) -> Result<(), ManageError> {
+        let result = self.0.pool().move_pcpu(pcpu, pool);
+        result.map_err(|error| self.pool_error(error))
+    }
+
+    /// Moves VM `vm` with all its vCPUs to `pool`, for this life and the next ones.
+    ///
+    /// # Errors
+    /// See [`Pool::move_vcpus`]. A VM that is off is not started later if its vCPUs may run on no pCPU of the pool.
+    pub fn set_pool(&self, vm: usize, pool: PoolId) -> Result<(), ManageError> {
+        let machine = self.0;
+        let result = machine.with_vm(vm, |settings, handles| {
+            settings.move_to(pool, machine.pool(), handles)
+        });
+        result.map_err(|error| self.pool_error(error))
+    }
+
+    fn pool_error(&self, error: PoolChangeError) -> ManageError {
+        let vcpu = match &error {
+            PoolChangeError::NoPlace { vcpu, .. } => self.owner(*vcpu),
+            _ => None,
+        };
+        ManageError::Pool { vcpu, error }
+    }
+
+    /// The VM of a vCPU, and its index there.
+    fn owner(&self, id: VcpuId) -> Option<(String, usize)> {
+        (0..self.0.vm_count()).find_map(|vm| {
+            let index = self.0.with_vm(vm, |_, handles| {
+                let mut handles = handles.iter();
+                handles.position(|handle| handle.id() == id)
+            });
+            Some((self.0.vm_name(vm).to_owned(), index?))
         })
     }
 
@@ -201,12 +302,12 @@ impl<'a, M: Managed> Manager<'a, M> {
         VcpuStatus::of(self.0, vm, vcpu, now)
     }
 
-    /// How the pool is.
-    pub fn pool(&self) -> PoolStatus {
-        PoolStatus::of(self.0.pool())
+    /// How the pools are.
+    pub fn pools(&self) -> Vec<PoolStatus> {
+        PoolStatus::all(self.0.pool())
     }
 
-    /// How `pcpu` is at `now`; `None` if the pool does not have it.
+    /// How `pcpu` is at `now`; `None` if the machine does not have it.
     pub fn pcpu(&self, pcpu: PcpuId, now: u64) -> Option<PcpuStatus> {
         PcpuStatus::of(self.0.pool(), pcpu, now)
     }

@@ -15,8 +15,8 @@ pub struct Change<V: Vcpu> {
     pub vcpu: Arc<VcpuHandle<V>>,
     /// What it shall get.
     pub entitlement: Entitlement,
-    /// Where it may run.
-    pub affinity: PcpuSet,
+    /// Where it may run; `None`: where it may run already.
+    pub affinity: Option<PcpuSet>,
 }
 
 impl<V: Vcpu> Pool<V> {
@@ -27,7 +27,7 @@ impl<V: Vcpu> Pool<V> {
     /// The first vCPU that cannot have it, and why; nothing has changed then.
     pub fn set_all(&self, changes: &[Change<V>]) -> Result<(), (VcpuId, AffinityError)> {
         let entitlements = self.entitlements();
-        let moved = self.with_regime(|regime| {
+        let changed = self.with_regime(|regime| {
             let mut admitted = Vec::with_capacity(changes.len());
             for change in changes {
                 let id = change.vcpu.id();
@@ -36,7 +36,10 @@ impl<V: Vcpu> Pool<V> {
                 let Some(policy) = policy.filter(|_| !change.vcpu.is_gone()) else {
                     continue;
                 };
-                let allowed = self.check_affinity(change.affinity, pool);
+                let allowed = match change.affinity {
+                    Some(affinity) => self.check_affinity(affinity, pool),
+                    None => Ok(entitlements.affinity(id)),
+                };
                 let place = allowed.and_then(|allowed| {
                     let home = ask(&**policy, id, &change.entitlement, allowed);
                     Ok((allowed, home.map_err(AffinityError::Entitlement)?))
@@ -44,26 +47,28 @@ impl<V: Vcpu> Pool<V> {
                 match place {
                     Ok(place) => admitted.push((change, policy, place)),
                     Err(error) => {
-                        let changed = admitted.iter().rev();
-                        changed.for_each(|(change, policy, _)| {
+                        let before = admitted.iter().rev();
+                        before.for_each(|(change, policy, _)| {
                             self.give_back(&***policy, &change.vcpu);
                         });
                         return Err((id, error));
                     }
                 }
             }
-            let mut moved = Vec::with_capacity(admitted.len());
+            let mut changed = Vec::with_capacity(admitted.len());
             for (change, _, (allowed, home)) in admitted {
-                let (id, affinity) = (change.vcpu.id(), change.affinity);
-                moved.push((change, affinity != entitlements.asked(id)));
+                let id = change.vcpu.id();
+                changed.push(change);
                 entitlements.set(id, &change.entitlement);
-                entitlements.set_pool(id, entitlements.pool(id), affinity);
+                if let Some(affinity) = change.affinity {
+                    entitlements.set_pool(id, entitlements.pool(id), affinity);
+                }
                 entitlements.set_place(id, allowed, home);
             }
-            Ok(moved)
+            Ok(changed)
         })?;
-        for (change, is_moved) in moved {
-            if is_moved {
+        for change in changed {
+            if change.affinity.is_some() {
                 change.vcpu.request_migrate();
             }
             change.vcpu.end_turn();
@@ -151,7 +156,7 @@ mod tests {
         let change = |vcpu: &Arc<VcpuHandle<Plain>>| Change {
             vcpu: vcpu.clone(),
             entitlement: *entitlement,
-            affinity,
+            affinity: Some(affinity),
         };
         handles.iter().map(change).collect()
     }
@@ -184,10 +189,10 @@ mod tests {
         let before = state(&pool, &handles);
         let mut changes = all_at(&handles, &reserved(40), PcpuSet::all(2));
         let [first, second] = [0, 1].map(|index| PcpuSet::only(PcpuId::new(index).unwrap()));
-        changes[0].affinity = second;
+        changes[0].affinity = Some(second);
         changes[0].entitlement = reserved(20);
-        changes[1].affinity = first;
-        changes[2].affinity = second;
+        changes[1].affinity = Some(first);
+        changes[2].affinity = Some(second);
         changes[2].entitlement = reserved(90);
         let (vcpu, why) = pool.set_all(&changes).unwrap_err();
         assert_eq!(vcpu, handles[2].id());
@@ -206,10 +211,10 @@ mod tests {
         let (pool, handles) = pool(Box::new(Deadline::with_slice(1, 8)), &[60, 50]);
         let before = state(&pool, &handles);
         let mut changes = all_at(&handles, &reserved(1), PcpuSet::all(2));
-        changes[1].affinity = PcpuSet::all(3);
+        changes[1].affinity = Some(PcpuSet::all(3));
         let absent = AffinityError::AbsentPcpu(PcpuId::new(2).unwrap());
         assert_eq!(pool.set_all(&changes), Err((handles[1].id(), absent)));
-        changes[1].affinity = PcpuSet::EMPTY;
+        changes[1].affinity = Some(PcpuSet::EMPTY);
         assert_eq!(
             pool.set_all(&changes),
             Err((handles[1].id(), AffinityError::Empty))

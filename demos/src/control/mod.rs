@@ -11,7 +11,7 @@
 mod command;
 mod reply;
 
-pub use command::{BadCommand, Command, HELP, Life, Listing, Setting, Who};
+pub use command::{BadCommand, Command, HELP, Life, Listing, PolicyChoice, Setting, Who};
 pub use reply::{Part, Reply, number_and_text};
 
 /// The longest question, its number included, in bytes.

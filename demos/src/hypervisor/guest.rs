@@ -248,15 +248,17 @@ fn create_vcpus(
     space: &Arc<AddressSpace>,
 ) -> Result<Vec<Arc<VcpuHandle<GuestVcpu>>>, Refusal> {
     let mut handles = Vec::with_capacity(vcpus.count());
-    for (vcpu, settings) in settings.vcpus().iter().enumerate() {
+    for (vcpu, own) in settings.vcpus().iter().enumerate() {
+        let pcpus = settings.affinity_in(vcpu, &machine.pool);
         let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
         let (affinity, space) = (guest_machine::mpidr_affinity(vcpu), space.clone());
         let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
         let shared = VcpuShared::default();
-        match machine
+        let (pool, entitlement) = (settings.pool(), &own.entitlement);
+        let created = machine
             .pool
-            .create_vcpu(settings.affinity, &settings.entitlement, make, shared)
-        {
+            .create_vcpu_in(pool, pcpus, entitlement, make, shared);
+        match created {
             Ok(handle) => {
                 machine.own(handle.id(), index);
                 vcpus.attach(vcpu, handle.clone());

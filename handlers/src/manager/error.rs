@@ -3,7 +3,9 @@
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::fmt;
 
-use trapline_sched::{AffinityError, PcpuSet, PolicyError, Pool, Refusal, Vcpu, policies::NAMES};
+use trapline_sched::{
+    AffinityError, PolicyError, Pool, PoolChangeError, PoolId, Vcpu, policies::NAMES,
+};
 
 /// Why nothing was done. Its text has the numbers, and what there is to choose from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,21 +33,42 @@ pub enum ManageError {
         /// What there is.
         most: u32,
     },
-    /// The vCPU could not run there.
-    Affinity {
-        /// The pCPUs of the pool.
-        pcpus: PcpuSet,
+    /// No pool is called so.
+    UnknownPool {
+        /// What was asked for.
+        name: String,
+        /// What the pools are called.
+        known: Vec<String>,
+    },
+    /// The pool cannot go because a VM belongs to it.
+    PoolInUse {
+        /// The pool.
+        pool: PoolId,
+        /// One that belongs to it.
+        vm: String,
+    },
+    /// A vCPU could not run there, or its policy cannot keep it.
+    Vcpu {
+        /// The VM's name, and the vCPU's index.
+        vcpu: (String, usize),
+        /// The policy of its pool.
+        policy: &'static str,
         /// Why not.
         error: AffinityError,
     },
-    /// The policy cannot keep it.
-    Refused {
-        /// Its name.
+    /// A policy cannot keep what some vCPU of the pool shall get, or there is no such pool.
+    TakeOver {
+        /// The policy.
         policy: &'static str,
-        /// Whose settings it refuses, if one VM's are changed: the VM's name, and the vCPU's index.
+        /// Why not.
+        error: PoolChangeError,
+    },
+    /// A pool cannot be so.
+    Pool {
+        /// The vCPU that is in the way: its VM's name, and its index.
         vcpu: Option<(String, usize)>,
-        /// What it says.
-        refusal: Refusal,
+        /// Why not.
+        error: PoolChangeError,
     },
     /// There is no such policy.
     Policy {
@@ -69,22 +92,31 @@ impl fmt::Display for ManageError {
                 f,
                 "a cap of {cap} hundredths of a pCPU: it must be 1 to {most}, which is all that the pool has"
             ),
-            Self::Affinity {
-                pcpus,
-                error: AffinityError::AbsentPcpu(pcpu),
-            } => write!(f, "the pool has no {pcpu}: it has {pcpus}"),
-            Self::Affinity { error, .. } => error.fmt(f),
-            Self::Refused {
+            Self::UnknownPool { name, known } => {
+                write!(
+                    f,
+                    "there is no pool {name:?}; there are: {}",
+                    known.join(" ")
+                )
+            }
+            Self::PoolInUse { pool, vm } => write!(f, "{vm} belongs to {pool}: move it first"),
+            Self::Vcpu {
+                vcpu: (vm, vcpu),
                 policy,
-                vcpu: Some((vm, vcpu)),
-                refusal,
+                error: AffinityError::Entitlement(refusal),
             } => write!(
                 f,
                 "policy {policy} refuses it for vCPU {vcpu} of {vm}: {refusal}"
             ),
-            Self::Refused {
-                policy, refusal, ..
-            } => write!(f, "policy {policy} cannot take over: {refusal}"),
+            Self::Vcpu { error, .. } => error.fmt(f),
+            Self::TakeOver { policy, error } => {
+                write!(f, "policy {policy} cannot take over: {error}")
+            }
+            Self::Pool {
+                vcpu: Some((vm, vcpu)),
+                error,
+            } => write!(f, "vCPU {vcpu} of {vm}: {error}"),
+            Self::Pool { error, .. } => error.fmt(f),
             Self::Policy {
                 name,
                 error: PolicyError::UnknownName,
@@ -102,8 +134,15 @@ impl core::error::Error for ManageError {}
 
 /// What is wrong with a VM's settings, before it is known whose they are.
 pub(super) enum SettingsError {
-    NoSuchVcpu { vcpu: usize, count: usize },
-    Refused { vcpu: usize, error: AffinityError },
+    NoSuchVcpu {
+        vcpu: usize,
+        count: usize,
+    },
+    Refused {
+        pool: PoolId,
+        vcpu: usize,
+        error: AffinityError,
+    },
 }
 
 impl SettingsError {
@@ -115,15 +154,12 @@ impl SettingsError {
                 count,
             },
             Self::Refused {
+                pool: of,
                 vcpu,
-                error: AffinityError::Entitlement(refusal),
-            } => ManageError::Refused {
-                policy: pool.policy_name(),
-                vcpu: Some((vm.to_owned(), vcpu)),
-                refusal,
-            },
-            Self::Refused { error, .. } => ManageError::Affinity {
-                pcpus: pool.pcpus(),
+                error,
+            } => ManageError::Vcpu {
+                vcpu: (vm.to_owned(), vcpu),
+                policy: pool.policy_name(of).unwrap_or_default(),
                 error,
             },
         }

@@ -2,7 +2,9 @@
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
-use trapline_sched::{AffinityError, Change, Entitlement, PcpuSet, Pool, Vcpu, VcpuHandle};
+use trapline_sched::{
+    AffinityError, Change, Entitlement, PcpuSet, Pool, PoolChangeError, PoolId, Vcpu, VcpuHandle,
+};
 
 use super::error::SettingsError;
 
@@ -17,64 +19,107 @@ pub struct VcpuSettings {
 
 /// What the vCPUs of one VM shall get, by index. A VM begins each life with it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Settings(Box<[VcpuSettings]>);
+pub struct Settings {
+    pool: PoolId,
+    vcpus: Box<[VcpuSettings]>,
+}
 
 impl Settings {
-    /// Those of a VM with as many vCPUs.
+    /// Those of a VM with as many vCPUs, in the first pool.
     pub fn new(vcpus: impl IntoIterator<Item = VcpuSettings>) -> Self {
-        Self(vcpus.into_iter().collect())
+        Self {
+            pool: PoolId::FIRST,
+            vcpus: vcpus.into_iter().collect(),
+        }
+    }
+
+    /// The pool that the VM belongs to.
+    pub const fn pool(&self) -> PoolId {
+        self.pool
     }
 
     /// Each vCPU's.
     pub fn vcpus(&self) -> &[VcpuSettings] {
-        &self.0
+        &self.vcpus
     }
 
-    /// These with those of `vcpu`, or of all, as `edit` leaves them.
-    pub(super) fn changed(
+    /// These with those of `vcpu`, or of all, as `edit` leaves them, which the VM's vCPUs, `handles` by index, have already. A VM
+    /// that is off has none: its policy is asked when it begins.
+    pub(super) fn changed<V: Vcpu>(
         &self,
         vcpu: Option<usize>,
         edit: impl Fn(&mut VcpuSettings),
+        pool: &Pool<V>,
+        handles: &[Arc<VcpuHandle<V>>],
     ) -> Result<Self, SettingsError> {
         let mut next = self.clone();
         match vcpu {
-            None => next.0.iter_mut().for_each(edit),
+            None => next.vcpus.iter_mut().for_each(edit),
             Some(vcpu) => {
-                let count = self.0.len();
-                let one = next.0.get_mut(vcpu);
+                let count = self.vcpus.len();
+                let one = next.vcpus.get_mut(vcpu);
                 edit(one.ok_or(SettingsError::NoSuchVcpu { vcpu, count })?);
             }
         }
-        Ok(next)
-    }
-
-    /// Lets `handles`, the VM's vCPUs by index, have what stands here. A VM that is off has none: its policy is asked when it
-    /// begins, and all that can be said now is whether its vCPUs may run anywhere.
-    pub(super) fn apply<V: Vcpu>(
-        &self,
-        pool: &Pool<V>,
-        handles: &[Arc<VcpuHandle<V>>],
-    ) -> Result<(), SettingsError> {
-        let is_possible = |(vcpu, settings): (usize, &VcpuSettings)| {
-            let error = match settings.affinity.difference(pool.pcpus()).first() {
-                Some(absent) => AffinityError::AbsentPcpu(absent),
-                None if settings.affinity.is_empty() => AffinityError::Empty,
-                None => return Ok(()),
-            };
-            Err(SettingsError::Refused { vcpu, error })
-        };
-        self.0.iter().enumerate().try_for_each(is_possible)?;
-        let vcpus = handles.iter().zip(&self.0);
-        let changes = vcpus.map(|(vcpu, settings)| Change {
+        let affinities = self.vcpus.iter().zip(&next.vcpus).map(|(before, after)| {
+            let is_other = before.affinity != after.affinity;
+            is_other.then_some(after.affinity)
+        });
+        for (vcpu, affinity) in affinities.clone().enumerate() {
+            let checked =
+                affinity.map_or(Ok(()), |set| pool.check_affinity(set, self.pool).map(drop));
+            checked.map_err(|error| self.refused(vcpu, error))?;
+        }
+        let vcpus = handles.iter().zip(&next.vcpus).zip(affinities);
+        let changes = vcpus.map(|((vcpu, settings), affinity)| Change {
             vcpu: vcpu.clone(),
             entitlement: settings.entitlement,
-            affinity: settings.affinity,
+            affinity,
         });
         let changes: Vec<Change<V>> = changes.collect();
         pool.set_all(&changes).map_err(|(id, error)| {
             let vcpu = handles.iter().position(|vcpu| vcpu.id() == id);
-            let vcpu = vcpu.unwrap_or_default();
-            SettingsError::Refused { vcpu, error }
-        })
+            self.refused(vcpu.unwrap_or_default(), error)
+        })?;
+        Ok(next)
     }
+
+    /// Where vCPU `vcpu`, which there is, may run when it is created in a `pool` whose pCPUs have perhaps become others since its
+    /// affinity was set.
+    pub fn affinity_in<V: Vcpu>(&self, vcpu: usize, pool: &Pool<V>) -> PcpuSet {
+        let affinity = self.vcpus[vcpu].affinity;
+        match affinity.intersection(pcpus_of(pool, self.pool)) {
+            rest if rest.is_empty() || affinity == pool.pcpus() => affinity,
+            rest => rest,
+        }
+    }
+
+    const fn refused(&self, vcpu: usize, error: AffinityError) -> SettingsError {
+        SettingsError::Refused {
+            pool: self.pool,
+            vcpu,
+            error,
+        }
+    }
+
+    /// The VM, whose vCPUs are `handles`, belongs to pool `to` from now on.
+    pub(super) fn move_to<V: Vcpu>(
+        &mut self,
+        to: PoolId,
+        pool: &Pool<V>,
+        handles: &[Arc<VcpuHandle<V>>],
+    ) -> Result<(), PoolChangeError> {
+        pool.move_vcpus(handles, to)?;
+        self.pool = to;
+        Ok(())
+    }
+}
+
+/// The pCPUs of the pool numbered `id`.
+pub(super) fn pcpus_of<V: Vcpu>(pool: &Pool<V>, id: PoolId) -> PcpuSet {
+    let own = pool
+        .pcpus()
+        .iter()
+        .filter(|&pcpu| pool.pool_of(pcpu) == Some(id));
+    own.fold(PcpuSet::EMPTY, |set, pcpu| set.union(PcpuSet::only(pcpu)))
 }

@@ -1,9 +1,10 @@
 //! How a machine is, for its user to look at. Each value is right for a moment; two are perhaps of different moments.
 
-use alloc::{borrow::ToOwned, string::String};
+use alloc::{borrow::ToOwned, string::String, vec::Vec};
 
 use trapline_sched::{
-    PcpuCounters, PcpuId, PcpuSet, Place, Pool, PowerState, Snapshot, Vcpu, VcpuTimes,
+    PcpuCounters, PcpuId, PcpuSet, Place, Pool, PoolId, PoolInfo, PowerState, Snapshot, Vcpu,
+    VcpuTimes,
 };
 
 use super::{ManageError, Managed, VcpuSettings, error::SettingsError};
@@ -15,6 +16,8 @@ pub struct VmStatus {
     pub name: String,
     /// What it does, in a word or two.
     pub state: &'static str,
+    /// The pool that it belongs to.
+    pub pool: PoolId,
     /// How many vCPUs it has, or will have.
     pub vcpus: usize,
     /// What its vCPUs shall get, if all shall get the same.
@@ -69,21 +72,19 @@ pub struct VcpuStatus {
 }
 
 /// How a pool is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PoolStatus {
-    /// Who says what runs next.
-    pub policy: &'static str,
-    /// It broke its promise, and round-robin has taken over.
-    pub has_failed: bool,
-    /// The pCPUs.
-    pub pcpus: PcpuSet,
-    /// Those of them that idle.
+    /// What it has.
+    pub info: PoolInfo,
+    /// Those of its pCPUs that idle.
     pub idle: PcpuSet,
 }
 
 /// How a pCPU is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PcpuStatus {
+    /// The pool that has it; `None`: it is unplugged.
+    pub pool: Option<PoolId>,
     /// It has nothing to run.
     pub is_idle: bool,
     /// What it has done.
@@ -93,15 +94,16 @@ pub struct PcpuStatus {
 impl VmStatus {
     pub(super) fn of<M: Managed>(machine: &M, vm: usize) -> Self {
         let state = machine.vm_state(vm);
-        let (vcpus, settings) = machine.with_vm(vm, |settings, _| {
-            let vcpus = settings.vcpus();
+        let (pool, vcpus, settings) = machine.with_vm(vm, |settings, _| {
+            let (pool, vcpus) = (settings.pool(), settings.vcpus());
             let first = vcpus.first().copied();
             let is_same = vcpus.iter().all(|vcpu| Some(vcpu) == first.as_ref());
-            (vcpus.len(), first.filter(|_| is_same))
+            (pool, vcpus.len(), first.filter(|_| is_same))
         });
         Self {
             name: machine.vm_name(vm).to_owned(),
             state,
+            pool,
             vcpus,
             settings,
         }
@@ -149,13 +151,13 @@ impl VcpuStatus {
 }
 
 impl PoolStatus {
-    pub(super) fn of<V: Vcpu>(pool: &Pool<V>) -> Self {
-        Self {
-            policy: pool.policy_name(),
-            has_failed: pool.failed_policy().is_some(),
-            pcpus: pool.pcpus(),
-            idle: pool.idle_pcpus(),
-        }
+    pub(super) fn all<V: Vcpu>(pool: &Pool<V>) -> Vec<Self> {
+        let idle = pool.idle_pcpus();
+        let status = |info: PoolInfo| Self {
+            idle: idle.intersection(info.pcpus),
+            info,
+        };
+        pool.pools().into_iter().map(status).collect()
     }
 }
 
@@ -163,6 +165,7 @@ impl PcpuStatus {
     pub(super) fn of<V: Vcpu>(pool: &Pool<V>, pcpu: PcpuId, now: u64) -> Option<Self> {
         let counters = pool.pcpu_counters(pcpu, now)?;
         Some(Self {
+            pool: pool.pool_of(pcpu),
             is_idle: pool.idle_pcpus().contains(pcpu),
             counters,
         })

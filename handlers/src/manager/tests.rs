@@ -85,6 +85,7 @@ fn settings(vm: u16, vcpus: usize) -> Settings {
 
 fn fake() -> Fake {
     let pool = Pool::new(PoolConfig {
+        name: "all".into(),
         pcpus: PcpuSet::all(2),
         max_vcpus: MAX_VCPUS,
         policy: Box::new(RoundRobin::with_slice(1)),
@@ -207,7 +208,7 @@ fn what_is_set_for_a_vm_that_is_off_is_kept_for_it() {
     let vcpu = manager.vcpu(1, 0, 9).expect("it has one");
     assert_eq!((vcpu.activity, vcpu.pcpu), (VcpuActivity::Off, None));
     let beyond = manager.set_affinity(DB, PcpuSet::all(3)).unwrap_err();
-    assert_eq!(beyond.to_string(), "the pool has no pcpu2: it has 0-1");
+    assert_eq!(beyond.to_string(), "the machine has no pcpu2");
 }
 
 #[test]
@@ -215,7 +216,7 @@ fn what_is_refused_changes_nothing() {
     let machine = fake();
     let manager = Manager::new(&machine);
     manager
-        .set_policy("deadline", options())
+        .set_policy(PoolId::FIRST, "deadline", options())
         .expect("nothing is reserved");
     let before = of_web(&machine);
     let third = Target {
@@ -241,14 +242,14 @@ fn what_is_refused_changes_nothing() {
         ),
         (
             manager.set_affinity(WEB, PcpuSet::all(3)),
-            "the pool has no pcpu2: it has 0-1",
+            "the machine has no pcpu2",
         ),
         (
-            manager.set_policy("lottery", options()),
+            manager.set_policy(PoolId::FIRST, "lottery", options()),
             "there is no policy \"lottery\"; there are: round-robin pinned fair deadline priority credit table gang",
         ),
         (
-            manager.set_policy("table", options()),
+            manager.set_policy(PoolId::FIRST, "table", options()),
             "the policy table needs a table",
         ),
     ];
@@ -258,7 +259,7 @@ fn what_is_refused_changes_nothing() {
             Err(expected.to_string())
         );
         assert_eq!(of_web(&machine), before, "{expected}");
-        assert_eq!(manager.pool().policy, "deadline", "{expected}");
+        assert_eq!(manager.pools()[0].info.policy, "deadline", "{expected}");
     }
     assert_eq!(
         manager.find("mail").map_err(|error| error.to_string()),
@@ -273,7 +274,7 @@ fn a_policy_refuses_in_its_own_words_and_for_the_whole_vm() {
     let machine = fake();
     let manager = Manager::new(&machine);
     manager
-        .set_policy("deadline", options())
+        .set_policy(PoolId::FIRST, "deadline", options())
         .expect("nothing is reserved");
     let one = PcpuSet::all(1);
     manager.set_affinity(WEB, one).expect("it may run there");
@@ -301,14 +302,14 @@ fn a_policy_that_cannot_keep_what_was_promised_does_not_take_over() {
         .set_reservation(WEB, reservation(3, 5))
         .expect("round-robin does not look at it");
     let refused = manager
-        .set_policy("deadline", options())
+        .set_policy(PoolId::FIRST, "deadline", options())
         .unwrap_err()
         .to_string();
     assert!(
         refused.starts_with("policy deadline cannot take over: a budget of 3 ticks"),
         "{refused}"
     );
-    assert_eq!(manager.pool().policy, "round-robin");
+    assert_eq!(manager.pools()[0].info.policy, "round-robin");
 }
 
 #[test]
@@ -321,5 +322,71 @@ fn lives_are_asked_for_and_pcpus_looked_at() {
     let status = manager.pcpu(pcpu, 9).expect("the pool has it");
     assert_eq!((status.is_idle, status.counters.times.idle), (false, 9));
     assert_eq!(manager.pcpu(PcpuId::new(2).expect("in range"), 9), None);
-    assert_eq!(manager.pool().pcpus, PcpuSet::all(2));
+    assert_eq!(manager.pools()[0].info.pcpus, PcpuSet::all(2));
+}
+
+#[test]
+fn pools_come_and_go_with_what_belongs_to_them() {
+    let machine = fake();
+    let manager = Manager::new(&machine);
+    let [first, second] = [0, 1].map(|index| PcpuId::new(index).expect("in range"));
+    let only = PcpuSet::only(second);
+    let fast = manager.create_pool("fast", only, "fair", options());
+    let fast = fast.expect("the other pool keeps a pCPU");
+    assert_eq!(manager.find_pool("fast"), Ok(fast));
+    assert_eq!(manager.find_pool(&fast.to_string()), Ok(fast));
+    let said = |result: Result<(), ManageError>| result.unwrap_err().to_string();
+    assert_eq!(
+        said(manager.find_pool("slow").map(drop)),
+        "there is no pool \"slow\"; there are: all fast"
+    );
+    assert_eq!(manager.set_pool(0, fast), Ok(()));
+    assert_eq!(manager.set_pool(1, fast), Ok(()));
+    assert_eq!((manager.vm(0).pool, manager.vm(1).pool), (fast, fast));
+    let handles = machine.with_vm(0, |_, handles| handles.to_vec());
+    assert!(handles.iter().all(|handle| handle.pool_id() == fast));
+    // Both may still run wherever their pool is, and a cap is measured by it.
+    assert_eq!(manager.set_weight(WEB, weight(3)), Ok(()));
+    assert_eq!(manager.set_affinity(SECOND, only), Ok(()));
+    assert!(said(manager.set_affinity(SECOND, PcpuSet::only(first))).contains("pcpu0 is not in"));
+    assert!(said(manager.set_cap(0, Some(101))).contains("it must be 1 to 100"));
+    assert_eq!(
+        said(manager.remove_pool(fast, PoolId::FIRST)),
+        "web belongs to pool1: move it first"
+    );
+    assert_eq!(manager.set_affinity(SECOND, PcpuSet::all(2)), Ok(()));
+    assert_eq!(manager.set_pool(0, PoolId::FIRST), Ok(()));
+    assert_eq!(
+        said(manager.remove_pool(fast, PoolId::FIRST)),
+        "db belongs to pool1: move it first",
+        "a VM that is off belongs to it as well"
+    );
+    assert_eq!(manager.set_pool(1, PoolId::FIRST), Ok(()));
+    assert!(said(manager.move_pcpu(second, PoolId::FIRST)).contains("needs at least one"));
+    assert_eq!(manager.remove_pool(fast, PoolId::FIRST), Ok(()));
+    assert_eq!(manager.pools().len(), 1);
+    assert_eq!(manager.pools()[0].info.pcpus, PcpuSet::all(2));
+}
+
+#[test]
+fn a_vcpu_that_is_in_the_way_is_named_as_its_user_knows_it() {
+    let machine = fake();
+    let manager = Manager::new(&machine);
+    let [first, second] = [0, 1].map(|index| PcpuSet::only(PcpuId::new(index).expect("in range")));
+    manager
+        .set_affinity(SECOND, second)
+        .expect("it may run there");
+    let refused = manager.create_pool("fast", second, "fair", options());
+    let said = refused.unwrap_err().to_string();
+    assert!(said.starts_with("vCPU 1 of web: "), "{said}");
+    let settings = machine.with_vm(0, |settings, _| settings.clone());
+    assert_eq!(settings.affinity_in(0, &machine.pool), PcpuSet::all(2));
+    assert_eq!(settings.affinity_in(1, &machine.pool), second);
+    assert_eq!(manager.pools().len(), 1);
+    assert_eq!(manager.set_affinity(SECOND, first), Ok(()));
+    assert!(
+        manager
+            .create_pool("fast", second, "fair", options())
+            .is_ok()
+    );
 }

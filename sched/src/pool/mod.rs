@@ -213,11 +213,10 @@ impl<V: Vcpu> Pool<V> {
     }
 
     /// What of `set` pool `pool` has: all, or `set` names every pCPU of the machine and so none in particular.
-    pub(crate) fn check_affinity(
-        &self,
-        set: PcpuSet,
-        pool: PoolId,
-    ) -> Result<PcpuSet, AffinityError> {
+    ///
+    /// # Errors
+    /// It has none, or not all of them.
+    pub fn check_affinity(&self, set: PcpuSet, pool: PoolId) -> Result<PcpuSet, AffinityError> {
         if set.is_empty() {
             return Err(AffinityError::Empty);
         }

@@ -36,8 +36,8 @@ pub(super) struct Desk {
     /// Whether there is something to do, and that one pCPU at a time does it.
     agenda: Agenda,
     job: Lock<Option<Job>>,
-    /// The options of the policy that is at work, as far as somebody chose it by name.
-    policy: Lock<PolicyConfig>,
+    /// The options of policies for which none are given.
+    policy: PolicyConfig,
 }
 
 /// A command whose bytes are coming in, or have come.
@@ -65,14 +65,14 @@ pub(super) fn answer(number: u32, part: Part<'_>) {
 }
 
 impl Desk {
-    /// A desk of a machine that begins with `policy`.
+    /// A desk of a machine whose configuration has `policy`.
     pub(super) fn new(policy: PolicyConfig) -> Self {
         Self {
             coming: Lock::new(Coming::NOTHING),
             queue: ArrayQueue::new(WAITING),
             agenda: Agenda::new(),
             job: Lock::new(None),
-            policy: Lock::new(policy),
+            policy,
         }
     }
 

@@ -7,11 +7,14 @@ use alloc::{
 
 use trapline_demos::{
     config::PolicyConfig,
-    control::{Command, Life, Listing, Part, Setting, Who},
+    control::{Command, Life, Listing, Part, PolicyChoice, Setting, Who},
 };
-use trapline_handlers::{Request, manager::Target};
+use trapline_handlers::{
+    Request,
+    manager::{ManageError, Target},
+};
 use trapline_platform::timer;
-use trapline_sched::{Reservation, policies::setting_names};
+use trapline_sched::{PcpuSet, PolicyOptions, PoolId, Reservation, policies::setting_names};
 
 use super::{answer, tables::Table};
 use crate::hypervisor::Machine;
@@ -40,24 +43,48 @@ pub(super) fn obey(
             let vm = find(vm)?;
             Ok(Some(Table::vcpus(vm..vm + 1)))
         }
-        Command::List(Listing::Pools) => Ok(Some(Table::pools())),
+        Command::List(Listing::Pools) => Ok(Some(Table::pools(machine))),
         Command::List(Listing::Pcpus) => Ok(Some(Table::pcpus(machine))),
         Command::Set(who, setting) => {
             let vm = find(&who.vm)?;
             set(machine, vm, who, *setting)?;
             remark(machine, number, vm, setting);
-            answer(number, Part::Done);
-            Ok(None)
+            done(number, Ok(()))
         }
-        Command::Policy {
+        Command::SetPool { vm, pool } => {
+            let vm = find(vm)?;
+            let pool = find_pool(machine, pool)?;
+            let result = machine.manager().set_pool(vm, pool);
+            done(number, result)
+        }
+        Command::Policy { pool, policy } => {
+            let pool = pool_or_first(machine, pool.as_deref())?;
+            let pcpus = machine.manager().pcpus_of(pool);
+            let options = options(machine, policy, pcpus)?;
+            let result = machine.manager().set_policy(pool, &policy.name, options);
+            if result.is_ok() {
+                log::info!("policy {} takes over in {pool}", policy.name);
+            }
+            done(number, result)
+        }
+        Command::CreatePool {
             name,
-            slice_us,
-            period_us,
+            pcpus,
+            policy,
         } => {
-            choose_policy(machine, name, *slice_us, *period_us)?;
-            log::info!("policy {name} takes over");
-            answer(number, Part::Done);
-            Ok(None)
+            let options = options(machine, policy, *pcpus)?;
+            let manager = machine.manager();
+            let result = manager.create_pool(name, *pcpus, &policy.name, options);
+            done(number, result.map(drop))
+        }
+        Command::RemovePool { pool, heir } => {
+            let pool = find_pool(machine, pool)?;
+            let heir = pool_or_first(machine, heir.as_deref())?;
+            done(number, machine.manager().remove_pool(pool, heir))
+        }
+        Command::MovePcpu { pcpu, pool } => {
+            let pool = find_pool(machine, pool)?;
+            done(number, machine.manager().move_pcpu(*pcpu, pool))
         }
         Command::Live(Life::Button, vm) => {
             if !machine.press_power_key(find(vm)?) {
@@ -65,8 +92,7 @@ pub(super) fn obey(
                     "{vm} has no power key now: it is off, or drives its own pins"
                 ));
             }
-            answer(number, Part::Done);
-            Ok(None)
+            done(number, Ok(()))
         }
         Command::Live(life, vm) => {
             let request = match life {
@@ -109,7 +135,7 @@ fn remark(machine: &Machine, number: u32, vm: usize, setting: &Setting) {
         let text = format!("{} is off: it has this from its next start on", status.name);
         answer(number, Part::Line(&text));
     }
-    let policy = machine.pool.policy_name();
+    let policy = machine.pool.policy_name(status.pool).unwrap_or_default();
     let name = setting.name();
     if let Some(known) = setting_names(policy)
         && !known.contains(&name)
@@ -119,25 +145,34 @@ fn remark(machine: &Machine, number: u32, vm: usize, setting: &Setting) {
     }
 }
 
-/// Lets the policy called `name` take over, with the windows of the machine's configuration, and with the options of the last
-/// policy that are not given.
-fn choose_policy(
+fn find_pool(machine: &Machine, name: &str) -> Result<PoolId, String> {
+    let found = machine.manager().find_pool(name);
+    found.map_err(|error| error.to_string())
+}
+
+fn pool_or_first(machine: &Machine, name: Option<&str>) -> Result<PoolId, String> {
+    name.map_or(Ok(PoolId::FIRST), |name| find_pool(machine, name))
+}
+
+/// What `policy` is told on `pcpus`: what is not given is as the machine's configuration has it, the windows included.
+fn options(
     machine: &Machine,
-    name: &str,
-    slice_us: Option<u32>,
-    period_us: Option<u32>,
-) -> Result<(), String> {
-    let mut current = machine.desk.policy.lock();
-    let next = PolicyConfig {
-        name: name.into(),
-        slice_us: slice_us.unwrap_or(current.slice_us),
-        period_us: period_us.unwrap_or(current.period_us),
-        windows: current.windows.clone(),
+    policy: &PolicyChoice,
+    pcpus: PcpuSet,
+) -> Result<PolicyOptions, String> {
+    let configured = &machine.desk.policy;
+    let config = PolicyConfig {
+        name: policy.name.clone(),
+        slice_us: policy.slice_us.unwrap_or(configured.slice_us),
+        period_us: policy.period_us.unwrap_or(configured.period_us),
+        windows: configured.windows.clone(),
     };
-    let (max_vcpus, pcpus) = (machine.pool.max_vcpus(), machine.pool.pcpus());
-    let options = next.options(max_vcpus, pcpus, timer::ticks_of_us)?;
-    let result = machine.manager().set_policy(name, options);
+    config.options(machine.pool.max_vcpus(), pcpus, timer::ticks_of_us)
+}
+
+/// Answers command `number`, whose doing ended with `result`.
+fn done(number: u32, result: Result<(), ManageError>) -> Result<Option<Table>, String> {
     result.map_err(|error| error.to_string())?;
-    *current = next;
-    Ok(())
+    answer(number, Part::Done);
+    Ok(None)
 }

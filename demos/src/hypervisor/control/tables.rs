@@ -8,7 +8,7 @@ use alloc::{
 use core::ops::Range;
 
 use trapline_demos::control::{HELP, Part};
-use trapline_handlers::manager::{VcpuSettings, VcpuStatus};
+use trapline_handlers::manager::{PoolStatus, VcpuSettings, VcpuStatus};
 use trapline_platform::timer;
 use trapline_sched::PcpuId;
 
@@ -56,7 +56,7 @@ impl Table {
 
     /// All VMs.
     pub(super) fn vms(machine: &Machine) -> Self {
-        let columns = format!("vm\tstate\tvcpus\t{SETTINGS}");
+        let columns = format!("vm\tstate\tpool\tvcpus\t{SETTINGS}");
         Self::new(columns, Of::Vms, 0..machine.slots.len())
     }
 
@@ -66,14 +66,16 @@ impl Table {
         Self::new(columns, Of::Vcpus, vms)
     }
 
-    /// The pool.
-    pub(super) fn pools() -> Self {
-        Self::new("pool\tpolicy\tpcpus\tidle".into(), Of::Pools, 0..1)
+    /// All pools.
+    pub(super) fn pools(machine: &Machine) -> Self {
+        let columns = "pool\tname\tpolicy\tpcpus\tidle\tvcpus";
+        let count = machine.pool.pools().len();
+        Self::new(columns.into(), Of::Pools, 0..count)
     }
 
     /// All pCPUs of the pool.
     pub(super) fn pcpus(machine: &Machine) -> Self {
-        let columns = "pcpu\tstate\tbusy_ms\tidle_ms\tswitches\tkicks";
+        let columns = "pcpu\tpool\tstate\tbusy_ms\tidle_ms\tswitches\tkicks";
         Self::new(columns.into(), Of::Pcpus, 0..machine.pcpu_count)
     }
 
@@ -105,7 +107,7 @@ impl Table {
                     self.vcpu += 1;
                     row
                 }
-                Of::Pools => Some(pool(machine)),
+                Of::Pools => pool(machine, index),
                 Of::Pcpus => pcpu(machine, index),
             };
             let is_last_of_vm = matches!(self.of, Of::Vcpus) && row.is_none();
@@ -128,8 +130,8 @@ fn vm(machine: &Machine, vm: usize) -> String {
         None => ["mixed"; 7].join("\t"),
     };
     format!(
-        "{}\t{}\t{}\t{settings}",
-        status.name, status.state, status.vcpus
+        "{}\t{}\t{}\t{}\t{settings}",
+        status.name, status.state, status.pool, status.vcpus
     )
 }
 
@@ -152,18 +154,20 @@ fn vcpu(machine: &Machine, vm: usize, vcpu: usize) -> Option<String> {
     ))
 }
 
-fn pool(machine: &Machine) -> String {
-    let status = machine.manager().pool();
-    let policy = if status.has_failed {
-        format!("round-robin, {} has failed", status.policy)
+/// `None` if a pool has gone meanwhile.
+fn pool(machine: &Machine, index: usize) -> Option<String> {
+    let PoolStatus { info, idle } = machine.manager().pools().into_iter().nth(index)?;
+    let policy = if info.has_failed {
+        format!("round-robin({}-failed)", info.policy)
     } else {
-        status.policy.into()
+        info.policy.into()
     };
-    let idle = match status.idle {
+    let idle = match idle {
         idle if idle.is_empty() => "-".into(),
         idle => idle.to_string(),
     };
-    format!("0\t{policy}\t{}\t{idle}", status.pcpus)
+    let (id, name, pcpus, vcpus) = (info.id, info.name, info.pcpus, info.vcpus.len());
+    Some(format!("{id}\t{name}\t{policy}\t{pcpus}\t{idle}\t{vcpus}"))
 }
 
 fn pcpu(machine: &Machine, index: usize) -> Option<String> {
@@ -172,9 +176,10 @@ fn pcpu(machine: &Machine, index: usize) -> Option<String> {
         .pcpu(PcpuId::new(index as u16)?, timer::now())?;
     let counters = status.counters;
     let state = if status.is_idle { "idle" } else { "busy" };
+    let pool = status.pool.map_or("-".into(), |pool| pool.to_string());
     let times = [counters.times.busy, counters.times.idle].map(milliseconds);
     Some(format!(
-        "{index}\t{state}\t{}\t{}\t{}",
+        "{index}\t{pool}\t{state}\t{}\t{}\t{}",
         times.join("\t"),
         counters.switches,
         counters.kicks_received
