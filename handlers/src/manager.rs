@@ -265,7 +265,8 @@ impl<'a, M: Managed> Manager<'a, M> {
         result.map_err(|error| self.pool_error(error))
     }
 
-    fn pool_error(&self, error: PoolChangeError) -> ManageError {
+    /// `error` with the vCPU that is in the way as its user knows it.
+    pub fn pool_error(&self, error: PoolChangeError) -> ManageError {
         let vcpu = match &error {
             PoolChangeError::NoPlace { vcpu, .. } => self.owner(*vcpu),
             _ => None,

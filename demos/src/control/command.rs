@@ -10,7 +10,7 @@ use core::fmt;
 use trapline_sched::{PcpuId, PcpuSet, Weight};
 
 /// How each command is written, and what it does.
-pub const HELP: [(&str, &str); 21] = [
+pub const HELP: [(&str, &str); 23] = [
     ("help", "what there is"),
     (
         "list [vms]",
@@ -63,6 +63,11 @@ pub const HELP: [(&str, &str); 21] = [
         "gives its pCPUs to another pool, the first one if none is named",
     ),
     ("move pcpu N POOL", "moves a pCPU to a pool"),
+    (
+        "unplug N",
+        "takes a pCPU out of the machine: others get what it has",
+    ),
+    ("plug N", "brings it back to its pool"),
     ("start VM", "turns it on"),
     ("stop VM", "ends it"),
     (
@@ -119,6 +124,10 @@ pub enum Command {
         /// The pool.
         pool: String,
     },
+    /// That a pCPU leaves.
+    Unplug(PcpuId),
+    /// That it comes back.
+    Plug(PcpuId),
     /// That the VM of this name lives otherwise.
     Live(Life, String),
 }
@@ -304,6 +313,8 @@ impl fmt::Display for Command {
                 heir: Some(heir),
             } => write!(f, "remove pool {pool} {heir}"),
             Self::MovePcpu { pcpu, pool } => write!(f, "move pcpu {} {pool}", pcpu.index()),
+            Self::Unplug(pcpu) => write!(f, "unplug {}", pcpu.index()),
+            Self::Plug(pcpu) => write!(f, "plug {}", pcpu.index()),
             Self::Live(life, vm) => write!(f, "{} {vm}", life.word()),
         }
     }

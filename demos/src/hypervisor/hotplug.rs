@@ -225,7 +225,6 @@ impl Machine {
     ///
     /// # Errors
     /// It cannot leave.
-    #[allow(dead_code, reason = "only some images ask")]
     pub fn unplug(&self, pcpu: PcpuId) -> Result<(), UnplugError> {
         let mut places = self.hotplug.0.lock();
         let place = places.get_mut(pcpu.index());
@@ -249,7 +248,6 @@ impl Machine {
     ///
     /// # Errors
     /// It does not come.
-    #[allow(dead_code, reason = "only some images ask")]
     pub fn plug(&self, pcpu: PcpuId) -> Result<(), PlugError> {
         let mut places = self.hotplug.0.lock();
         let place = places.get_mut(pcpu.index());
@@ -279,7 +277,6 @@ impl Machine {
     }
 
     /// Whether pCPU `pcpu` executes anything now; `None` if no vCPU may run on it in any case.
-    #[allow(dead_code, reason = "only some images ask")]
     pub fn pcpu_power(&self, pcpu: PcpuId) -> Option<PcpuPower> {
         let places = self.hotplug.0.lock();
         places.get(pcpu.index()).map(|place| place.stage.power())

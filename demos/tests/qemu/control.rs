@@ -175,8 +175,59 @@ fn policies_are_swapped_and_nobody_is_lost() {
     output.expect_no_exit_allocation();
 }
 
+#[test]
+fn pools_are_made_and_pcpus_leave_and_come_back() {
+    let machine = MACHINE.replace("pcpus = 2", "pcpus = 3");
+    let guests = busy("web", 2, "") + &busy("db", 2, "");
+    let output = run(&(machine + &guests))
+        .deadline(120)
+        .start_and(|control| {
+            let mut client = control.connect();
+            client.done("create pool fast 1-2 credit slice_us=500");
+            assert_eq!(client.column("list pools", "policy"), ["fair", "credit"]);
+            assert_eq!(client.column("list pools", "pcpus"), ["0", "1-2"]);
+            client.done("set pool web fast");
+            assert_eq!(client.column("list", "pool"), ["pool1", "pool0"]);
+            let is_there = |cells: &[String]| cells.iter().all(|cell| cell != "0");
+            client.until("list vcpus web", "pcpu", is_there);
+            client.until("list vcpus db", "pcpu", |cells| cells == ["0", "0"]);
+            client.done("policy gang pool=fast");
+            client.done("policy round-robin");
+            assert_eq!(
+                client.column("list pools", "policy"),
+                ["round-robin", "gang"]
+            );
+            let refused = client.give("unplug 0").end;
+            assert!(refused.contains("pool0 has no pCPUs but 0"), "{refused}");
+            client.done("unplug 2");
+            client.until("list pcpus", "state", |cells| cells[2] == "off");
+            assert_eq!(client.column("list pcpus", "pool"), ["pool0", "pool1", "-"]);
+            assert_eq!(client.give("unplug 2").end, "error: pcpu2 is off");
+            client.until("list vcpus web", "pcpu", |cells| cells == ["1", "1"]);
+            client.done("plug 2");
+            client.until("list pcpus", "state", |cells| cells[2] == "busy");
+            client.done("move pcpu 2 all");
+            assert_eq!(client.column("list pools", "pcpus"), ["0,2", "1"]);
+            let in_use = client.give("remove pool fast").end;
+            assert_eq!(in_use, "error: web belongs to pool1: move it first");
+            client.done("set pool web all");
+            client.done("remove pool fast");
+            assert_eq!(client.column("list pools", "pcpus"), ["0-2"]);
+            let before = times(&client.column("list vcpus", "run_ms"));
+            let have_run = |cells: &[String]| {
+                let mut pairs = times(cells).into_iter().zip(&before);
+                pairs.all(|(now, before)| now > *before)
+            };
+            client.until("list vcpus", "run_ms", have_run);
+            client.done("stop web");
+            client.done("stop db");
+        });
+    output.expect_exit(0);
+    output.expect_no_exit_allocation();
+}
+
 /// What is wrong, and what is said about it.
-const REFUSED: [(&str, &str); 18] = [
+const REFUSED: [(&str, &str); 27] = [
     (
         "explode",
         "there is no command \"explode\"; there are: help list set",
@@ -210,7 +261,7 @@ const REFUSED: [(&str, &str); 18] = [
         "set budget web 4000 5000",
         "policy deadline refuses it for vCPU 0 of web",
     ),
-    ("set affinity web 1-2", "the pool has no pcpu2: it has 0-1"),
+    ("set affinity web 1-2", "the machine has no pcpu2"),
     (
         "set affinity web 2-1",
         "a pCPU range must not end before it starts",
@@ -225,6 +276,24 @@ const REFUSED: [(&str, &str); 18] = [
         "policy credit has no option \"weight\"; it has: slice_us period_us",
     ),
     ("policy pinned slice_us=100", "policy pinned has no options"),
+    (
+        "set pool web slow",
+        "there is no pool \"slow\"; there are: all",
+    ),
+    (
+        "policy fair pool=slow",
+        "there is no pool \"slow\"; there are: all",
+    ),
+    ("create pool all 1 fair", "pool0 is called `all` already"),
+    ("create pool more 0-1 fair", "needs at least one"),
+    ("create pool more 0 fair", "vCPU 0 of web: "),
+    ("create pool more 7 fair", "the machine has no pcpu7"),
+    ("remove pool all", "belongs to pool0: move it first"),
+    (
+        "move pcpu 1 slow",
+        "there is no pool \"slow\"; there are: all",
+    ),
+    ("unplug 0", "vCPU 0 of web: "),
 ];
 
 #[test]

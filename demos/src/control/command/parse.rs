@@ -38,11 +38,13 @@ impl Command {
             "create" => words.pool("create")?,
             "remove" => words.pool("remove")?,
             "move" => words.pcpu()?,
+            "unplug" => Self::Unplug(pcpu(words.need("a pCPU")?)?),
+            "plug" => Self::Plug(pcpu(words.need("a pCPU")?)?),
             _ => match Life::ALL.into_iter().find(|life| life.word() == verb) {
                 Some(life) => Self::Live(life, words.need("a VM")?.into()),
                 None => {
                     return bad(format!(
-                        "there is no command {verb:?}; there are: help list set policy create remove move {}",
+                        "there is no command {verb:?}; there are: help list set policy create remove move unplug plug {}",
                         Life::ALL.map(Life::word).join(" ")
                     ));
                 }

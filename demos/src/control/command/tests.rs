@@ -70,6 +70,8 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         (name(), name()).prop_map(|(vm, pool)| Command::SetPool { vm, pool }),
         (name(), of(name())).prop_map(|(pool, heir)| Command::RemovePool { pool, heir }),
+        (0..64_u16).prop_map(|pcpu| Command::Unplug(PcpuId::new(pcpu).expect("in range"))),
+        (0..64_u16).prop_map(|pcpu| Command::Plug(PcpuId::new(pcpu).expect("in range"))),
         (0..64_u16, name()).prop_map(|(pcpu, pool)| Command::MovePcpu {
             pcpu: PcpuId::new(pcpu).expect("in range"),
             pool,
@@ -111,7 +113,7 @@ fn the_help_tells_the_truth() {
                 longest,
             ] {
                 let value = |word: &str| match word {
-                    "N" if text.starts_with("move") => "3".into(),
+                    "N" if !text.starts_with("set") => "3".into(),
                     "HUNDREDTHS|none" | "PERIOD_US|none" | "N" | "US" | "US|default" => {
                         "100".into()
                     }
@@ -154,7 +156,7 @@ fn what_is_wrong_is_said_with_what_there_is() {
         ("", "there is no command: `help` has them all"),
         (
             "kill web",
-            "there is no command \"kill\"; there are: help list set policy create remove move start stop reset pause resume button",
+            "there is no command \"kill\"; there are: help list set policy create remove move unplug plug start stop reset pause resume button",
         ),
         (
             "list guests",

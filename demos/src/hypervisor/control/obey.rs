@@ -14,10 +14,12 @@ use trapline_handlers::{
     manager::{ManageError, Target},
 };
 use trapline_platform::timer;
-use trapline_sched::{PcpuSet, PolicyOptions, PoolId, Reservation, policies::setting_names};
+use trapline_sched::{
+    PcpuId, PcpuSet, PolicyOptions, PoolId, Reservation, policies::setting_names,
+};
 
 use super::{answer, tables::Table};
-use crate::hypervisor::Machine;
+use crate::hypervisor::{Machine, UnplugError};
 
 /// Does what `command`, which has this number, says. The answer is a table if there is more to show, comes by itself later, or
 /// has been given.
@@ -85,6 +87,17 @@ pub(super) fn obey(
         Command::MovePcpu { pcpu, pool } => {
             let pool = find_pool(machine, pool)?;
             done(number, machine.manager().move_pcpu(*pcpu, pool))
+        }
+        Command::Unplug(pcpu) => {
+            machine.unplug(*pcpu).map_err(|error| match error {
+                UnplugError::Needed(error) => machine.manager().pool_error(error).to_string(),
+                other => other.to_string(),
+            })?;
+            announced(number, *pcpu, "off")
+        }
+        Command::Plug(pcpu) => {
+            machine.plug(*pcpu).map_err(|error| error.to_string())?;
+            announced(number, *pcpu, "on")
         }
         Command::Live(Life::Button, vm) => {
             if !machine.press_power_key(find(vm)?) {
@@ -168,6 +181,13 @@ fn options(
         windows: configured.windows.clone(),
     };
     config.options(machine.pool.max_vcpus(), pcpus, timer::ticks_of_us)
+}
+
+/// Answers command `number`, after which `pcpu` is soon `state`.
+fn announced(number: u32, pcpu: PcpuId, state: &str) -> Result<Option<Table>, String> {
+    let text = format!("the log says when {pcpu} is {state}, and `list pcpus` shows it");
+    answer(number, Part::Line(&text));
+    done(number, Ok(()))
 }
 
 /// Answers command `number`, whose doing ended with `result`.

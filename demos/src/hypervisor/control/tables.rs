@@ -13,7 +13,7 @@ use trapline_platform::timer;
 use trapline_sched::PcpuId;
 
 use super::answer;
-use crate::hypervisor::Machine;
+use crate::hypervisor::{Machine, PcpuPower};
 
 /// How many rows are shown at a time: what a pCPU does in between is to be short.
 const ROWS: usize = 4;
@@ -171,11 +171,16 @@ fn pool(machine: &Machine, index: usize) -> Option<String> {
 }
 
 fn pcpu(machine: &Machine, index: usize) -> Option<String> {
-    let status = machine
-        .manager()
-        .pcpu(PcpuId::new(index as u16)?, timer::now())?;
+    let id = PcpuId::new(index as u16)?;
+    let status = machine.manager().pcpu(id, timer::now())?;
     let counters = status.counters;
-    let state = if status.is_idle { "idle" } else { "busy" };
+    let state = match machine.pcpu_power(id)? {
+        PcpuPower::On if status.is_idle => "idle",
+        PcpuPower::On => "busy",
+        PcpuPower::Leaving => "leaving",
+        PcpuPower::Off => "off",
+        PcpuPower::Coming => "coming",
+    };
     let pool = status.pool.map_or("-".into(), |pool| pool.to_string());
     let times = [counters.times.busy, counters.times.idle].map(milliseconds);
     Some(format!(
