@@ -208,6 +208,8 @@ fn bad_options_are_refused() {
         ("--frobnicate", "1", "--help"),
         ("--log", "/nonexistent/log", "/nonexistent/log"),
         ("--stats", "/nonexistent/stats", "/nonexistent/stats"),
+        ("--control", "/nonexistent/socket", "/nonexistent/socket"),
+        ("--control", "/", "--control"),
     ] {
         place.refuse(&["run", "--kernel", &kernel, option, value], &[said]);
     }
@@ -221,6 +223,16 @@ fn bad_options_are_refused() {
         &["--append"],
     );
     place.refuse(&["stress", "--seconds", "0"], &["--seconds"]);
+    let taken = place.file("taken", b"mine");
+    place.refuse(
+        &["run", "--kernel", &kernel, "--control", &taken],
+        &["is there already", "--control", &taken],
+    );
+    place.refuse(
+        &["control", &taken, "list"],
+        &["SOCKET", "--control", &taken],
+    );
+    place.refuse(&["control"], &["<SOCKET>"]);
     place.refuse(&["explode"], &["explode"]);
 }
 

@@ -356,7 +356,7 @@ fn the_command_gives_commands_as_well() {
             assert!(said.starts_with("error: there is no VM \"mail\""), "{said}");
             let (status, said) = give(&["--json", "list", "pools"]);
             let reply: serde_json::Value = serde_json::from_str(&said).expect("JSON");
-            assert_eq!((status, &reply["rows"][0][1]), (Some(0), &"fair".into()));
+            assert_eq!((status, &reply["rows"][0][2]), (Some(0), &"fair".into()));
             assert_eq!(give(&["stop", "web"]), (Some(0), "ok\n".into()));
         });
     output.expect_exit(0);
@@ -383,7 +383,7 @@ fn a_command_is_typed_at_a_prompt() {
     let order = [
         "policy round-robin does not look at it\nok\n",
         "error: a weight of \"0\": it must be 1 to 10000\n",
-        "one  on     2      77 ",
+        "one  on     pool0  2      77 ",
     ];
     let mut rest = said.as_str();
     for expected in order {

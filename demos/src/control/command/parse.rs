@@ -9,7 +9,7 @@ use trapline_sched::{
 };
 
 use super::{BadCommand, Command, Life, Listing, PolicyChoice, Setting, Who};
-use crate::config::{CAP, RESERVATION_US, SLICE_US};
+use crate::config::{CAP, MAX_PCPUS, RESERVATION_US, SLICE_US};
 
 type Result<T> = core::result::Result<T, BadCommand>;
 
@@ -230,7 +230,7 @@ fn pcpus(text: &str) -> Result<PcpuSet> {
 }
 
 fn pcpu(text: &str) -> Result<PcpuId> {
-    let number = within("a pCPU", text, 0..=u32::from(PcpuId::LIMIT) - 1)?;
+    let number = within("a pCPU", text, 0..=MAX_PCPUS as u32 - 1)?;
     PcpuId::new(number as u16).ok_or_else(|| BadCommand(format!("there is no pCPU {text:?}")))
 }
 

@@ -145,3 +145,33 @@ fn other_guests_do_not_move_the_cursor() {
     assert_eq!(plain(b"\x1b[999"), "");
     assert_eq!(plain(b"a\xffb"), "a\u{fffd}b");
 }
+
+#[test]
+fn the_screen_stands_still_while_a_command_is_typed() {
+    let mut screen = Screen::new(&["a", "b"]);
+    assert!(screen.consoles.set_focus(0));
+    screen.writes(0, "shell # ", "shell # ");
+    assert!(!screen.consoles.holds(b"said"), "nothing is typed yet");
+    screen.consoles.show_prompt("trapline> ".into());
+    screen.writes(0, "\ntick\n", "");
+    screen.writes(1, "tock\n", "");
+    screen.consoles.show_prompt("trapline> li".into());
+    assert!(screen.consoles.holds(b"a word\n"));
+    assert_eq!(screen.consoles.close_prompt(), b"a word\n");
+    // What stood on the guest's line stands there again.
+    screen.shows("shell # \ntick\n[b] tock\n");
+    assert_eq!(screen.consoles.close_prompt(), b"");
+}
+
+#[test]
+fn very_much_is_shown_above_the_command() {
+    let mut screen = Screen::new(&["a"]);
+    screen.writes(0, "# ", "# ");
+    screen.consoles.show_prompt("trapline> li".into());
+    let much = "x".repeat(MOST_HELD - 2) + "\n";
+    screen.writes(0, &much, "");
+    screen.writes(0, "y", &format!("\r\x1b[K# {much}y\ntrapline> li"));
+    screen.writes(0, "z", "");
+    screen.consoles.close_prompt();
+    screen.shows("yz");
+}

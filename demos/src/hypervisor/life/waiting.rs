@@ -68,6 +68,10 @@ impl Life {
             (Stage::On(..), Request::Start) => true,
             (Stage::On(..), Request::Reset) => self.begun != begun,
             (Stage::Off, Request::Stop) => true,
+            // It is about to begin anew.
+            (Stage::Off, Request::Start | Request::Reset) if self.asked.has(Request::Start) => {
+                return None;
+            }
             (Stage::Off, Request::Start | Request::Reset) => match &self.outcome {
                 Outcome::Refused(why) => return Some(Err(format!("does not start: {why}"))),
                 _ => false,

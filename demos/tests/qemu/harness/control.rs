@@ -35,6 +35,14 @@ impl Control {
         Self(path.to_owned())
     }
 
+    /// Ends the run, whose deadline is far away, after something has failed.
+    pub fn end(&self) {
+        let mut client = self.connect();
+        for vm in client.column("list", "vm") {
+            client.give(&format!("stop {vm}"));
+        }
+    }
+
     pub fn path(&self) -> &Path {
         &self.0
     }

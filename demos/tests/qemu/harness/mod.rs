@@ -15,6 +15,7 @@ use std::{
     env,
     fs::{self, File},
     io::Write,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     process::{Command, Stdio},
     sync::{Mutex, OnceLock, PoisonError},
@@ -219,8 +220,12 @@ impl Run {
         let socket = scratch.path().join("control");
         let run = self.option("--control", socket.display());
         let (output, acted) = thread::scope(|scope| {
-            let actor = scope.spawn(|| act(&Control::wait(&socket)));
-            (run.start(), actor.join())
+            let actor = scope.spawn(|| {
+                let control = Control::wait(&socket);
+                let acted = catch_unwind(AssertUnwindSafe(|| act(&control)));
+                acted.inspect_err(|_| control.end())
+            });
+            (run.start(), actor.join().and_then(|acted| acted))
         });
         output.require(acted.is_ok(), || {
             "what was done meanwhile failed, see above".into()
