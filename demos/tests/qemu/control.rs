@@ -1,6 +1,11 @@
 //! What a user does to a machine while it runs, through its socket and its prompt.
 
-use std::{fs, process::Command, thread};
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+    thread,
+};
 
 use crate::harness::{Control, Run};
 
@@ -357,6 +362,22 @@ fn the_command_gives_commands_as_well() {
             let (status, said) = give(&["--json", "list", "pools"]);
             let reply: serde_json::Value = serde_json::from_str(&said).expect("JSON");
             assert_eq!((status, &reply["rows"][0][2]), (Some(0), &"fair".into()));
+            let mut many = Command::new(env!("CARGO_BIN_EXE_trapline"));
+            many.arg("control").arg(control.path());
+            many.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut many = many.spawn().expect("it starts");
+            let mut lines = many.stdin.take().expect("a pipe");
+            let commands = b"set priority web 9\n\nexplode\nset priority web 8";
+            lines.write_all(commands).expect("it reads");
+            drop(lines);
+            let output = many.wait_with_output().expect("it ends");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let ends: Vec<&str> = said
+                .lines()
+                .filter(|line| !line.starts_with("policy"))
+                .collect();
+            assert_eq!((output.status.code(), ends.len()), (Some(1), 3), "{said}");
+            assert!(ends[1].starts_with("error: there is no command"), "{said}");
             assert_eq!(give(&["stop", "web"]), (Some(0), "ok\n".into()));
         });
     output.expect_exit(0);
