@@ -13,6 +13,8 @@
 //! (`trapline-vcpu`), the timer and the kick (the embedder's [`Machine`] and [`Host`]).
 #![cfg_attr(not(any(test, feature = "sim")), no_std)]
 #![forbid(unsafe_code)]
+// Errors name sets of pCPUs, which are large then; none is on a path that is taken often.
+#![cfg_attr(feature = "many-pcpus", allow(clippy::result_large_err))]
 
 extern crate alloc;
 

@@ -165,6 +165,12 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.promises.bounds(1).work_conserving
     }
 
+    /// How long one waits at most of `ready` that are here, by the word of the policy that it follows.
+    #[cfg(all(not(loom), any(test, feature = "sim")))]
+    pub(crate) fn longest_wait(&self, ready: usize) -> Option<u64> {
+        self.promises.bounds(ready).longest_wait
+    }
+
     /// The policy that it follows, or followed until that broke its promise.
     #[cfg(all(not(loom), any(test, feature = "sim")))]
     pub(crate) fn policy_name(&self) -> &'static str {

@@ -137,6 +137,8 @@ impl<V: Vcpu> LocalScheduler<V> {
     pub(super) fn evacuate(&mut self, machine: &mut impl Machine<V>, now: u64) {
         self.yielding = None;
         self.watched = None;
+        // The policy is not asked here: a time that is past would make the timer fire for ever.
+        self.resume_at = None;
         if self.loaded_state().is_some_and(State::is_blocked) {
             self.park_loaded(machine, now);
         } else if self.loaded.is_some() {

@@ -1,67 +1,113 @@
-//! What must be true of the simulated machine whenever nobody is in the middle of something.
+//! What must be true of the simulated machine: of what an event has touched after each, of everything every so many events.
 
 use super::{
+    agenda::NEVER,
     engine::{Engine, Pcpu},
-    world::NEVER,
+    guest::Handle,
 };
-use crate::{BlockReason, Decision, Place, Vcpu};
+use crate::{BlockReason, Decision, PcpuId, Place, Vcpu, VcpuId};
 use core::sync::atomic::Ordering;
 
 /// Policies of tests that break rules on purpose.
 const BAD_POLICIES: [&str; 2] = ["hostile", "broken"];
+/// An idle pCPU asks the one that has most, that one may let the next one look, and the box comes by mail: so many kicks
+/// until it is there, each answered only when a switch is over.
+const KICKS: u64 = 6;
 
 impl Engine {
+    /// What must be true of what the event that is over has touched, on `pcpu` above all.
+    pub(super) fn check_event(&self, pcpu: Option<PcpuId>) {
+        let unchecked = self.unchecked.get() + 1;
+        if unchecked >= self.check_every {
+            return self.check();
+        }
+        self.unchecked.set(unchecked);
+        let mut touched = self.touched.borrow_mut();
+        while let Some(vcpu) = touched.pop() {
+            self.check_vcpu(self.handle(vcpu));
+        }
+        if let Some(pcpu) = pcpu {
+            self.check_pcpu(&mut self.pcpus[pcpu.index()].borrow_mut());
+        }
+        self.check_promises();
+    }
+
     /// What must be true whenever nobody is in the middle of something.
     pub(super) fn check(&self) {
-        let (now, name) = (self.now(), self.name());
-        let bound = self.bound.borrow();
-        for handle in &self.handles {
-            let (id, snapshot) = (handle.id(), handle.snapshot(now));
-            let places = bound.iter().filter(|&&bound| bound == Some(id)).count();
-            let expected = usize::from(matches!(snapshot.place, Place::Loaded(_)));
-            assert_eq!(
-                places, expected,
-                "{name} {id} is {:?} and bound {places} times",
-                snapshot.place
-            );
-            assert_eq!(
-                snapshot.times.total(),
-                now,
-                "{name} the times of {id} add up to its age"
-            );
-            assert_eq!(
-                snapshot.times.run,
-                handle.shared().ran.load(Ordering::Relaxed),
-                "{name} {id} ran so long"
-            );
-            let is_lost = snapshot.is_runnable && matches!(snapshot.place, Place::Parked(_));
-            assert!(!is_lost, "{name} {id} is parked although nothing blocks it");
-            let is_waiting = handle.state.load().is_blocked_by(BlockReason::Waiting);
-            let is_lost = is_waiting && handle.shared().has_unseen();
-            assert!(
-                !is_lost,
-                "{name} {id} waits and nobody tells it about its interrupt"
-            );
+        self.unchecked.set(0);
+        self.touched.borrow_mut().clear();
+        self.handles
+            .iter()
+            .for_each(|handle| self.check_vcpu(handle));
+        for pcpu in &self.pcpus {
+            self.check_pcpu(&mut pcpu.borrow_mut());
         }
-        for slot in &self.pcpus {
-            self.check_pcpu(
-                slot.borrow_mut()
-                    .as_mut()
-                    .expect("rule: checked between events"),
+        self.check_promises();
+    }
+
+    fn check_promises(&self) {
+        if !self.may_fail && self.world.has_failure() {
+            let failures = self.world.policy_failures();
+            let failure = failures.first().expect("rule: there is one");
+            panic!(
+                "{} {} was ready on {} for {} ticks and did not run; the policy {} promises at most {}",
+                self.name(),
+                failure.vcpu,
+                failure.pcpu,
+                failure.waited,
+                failure.policy,
+                failure.promised
             );
         }
     }
 
-    fn check_pcpu(&self, pcpu: &mut Pcpu) {
-        let (name, id) = (self.name(), pcpu.id);
-        let times = self
-            .pool
-            .pcpu_counters(id, self.now())
-            .expect("rule: it is of the pool")
-            .times;
+    fn check_vcpu(&self, handle: &Handle) {
+        let (now, name, id) = (self.now(), self.name(), handle.id());
+        let state = handle.state.load();
+        let place = state.place();
+        let bound_on = self.seat(id).bound_on.get();
+        let is_there = match place {
+            Place::Loaded(pcpu) => bound_on == Some(pcpu),
+            _ => bound_on.is_none(),
+        };
+        assert!(
+            is_there,
+            "{name} {id} is {place:?} and bound on {bound_on:?}"
+        );
+        let times = handle.times(now);
         assert_eq!(
-            times.busy + times.idle,
-            self.now(),
+            times.total(),
+            now,
+            "{name} the times of {id} add up to its age"
+        );
+        let ran = handle.shared().ran.load(Ordering::Relaxed) + self.running_for(bound_on);
+        assert_eq!(times.run, ran, "{name} {id} ran so long");
+        let is_lost = !state.is_blocked() && matches!(place, Place::Parked(_));
+        assert!(!is_lost, "{name} {id} is parked although nothing blocks it");
+        let is_waiting = state.is_blocked_by(BlockReason::Waiting);
+        let is_lost = is_waiting && handle.shared().has_unseen();
+        assert!(
+            !is_lost,
+            "{name} {id} waits and nobody tells it about its interrupt"
+        );
+    }
+
+    /// For how long the vCPU that is bound there has been running, by the machine's own clock.
+    fn running_for(&self, bound_on: Option<PcpuId>) -> u64 {
+        let Some(pcpu) = bound_on else { return 0 };
+        let pcpu = self.pcpus[pcpu.index()].borrow();
+        match pcpu.decision {
+            Decision::Run => self.now() - pcpu.running_since,
+            Decision::Idle | Decision::Drained => 0,
+        }
+    }
+
+    fn check_pcpu(&self, pcpu: &mut Pcpu) {
+        let (name, id, now) = (self.name(), pcpu.id, self.now());
+        let [busy, idle] = self.pool.cell(id).account.read(now);
+        assert_eq!(
+            busy + idle,
+            now,
             "{name} the times of {id} add up to its age"
         );
         assert!(
@@ -70,10 +116,16 @@ impl Engine {
         );
         let has_kick = self.world.kick_time(id) != NEVER;
         let is_running = pcpu.decision == Decision::Run;
-        let Some(guest) = pcpu.sched.loaded() else {
+        let loaded = pcpu.sched.loaded().map(|guest| &**guest.handle());
+        let bound = self.bound[id.index()].get();
+        assert_eq!(
+            loaded.map(|handle| handle.id()),
+            bound,
+            "{name} who is loaded on {id} is bound there"
+        );
+        let Some(handle) = loaded else {
             return;
         };
-        let handle = guest.handle();
         let state = handle.state.load();
         let is_informed = has_kick || !state.needs_schedule();
         let vcpu = handle.id();
@@ -88,7 +140,7 @@ impl Engine {
             );
             assert!(
                 has_kick || handle.affinity().contains(id),
-                "{name} {vcpu} runs outside its affinity"
+                "{name} {vcpu} runs outside its affinity on {id}"
             );
             assert!(
                 has_kick || self.pool.pool_of(id) == Some(handle.pool_id()),
@@ -105,9 +157,45 @@ impl Engine {
         }
     }
 
-    /// With no kick under way nobody will look: what should have been done has been.
+    /// A vCPU is bound on `pcpu` after it was ready for `waited`: nobody who might have run it idled all that time, and its policy
+    /// had not promised to be much quicker.
+    pub(super) fn check_wait(&self, pcpu: &Pcpu, vcpu: VcpuId, waited: u64) {
+        let allowed = self.longest_pull();
+        if waited <= allowed {
+            return;
+        }
+        let (now, name, handle) = (self.now(), self.name(), self.handle(vcpu));
+        let changed_at = self.seat(vcpu).changed_at.get().max(self.regime_at.get());
+        let since = (now - waited).max(changed_at);
+        if now - since <= allowed {
+            return;
+        }
+        let idlers = *self.idlers.borrow();
+        for idler in idlers.iter().filter(|&idler| handle.can_run_on(idler)) {
+            let both = now - since.max(self.idle_since[idler.index()].get());
+            assert!(
+                both <= allowed,
+                "{name} {idler} idled for {both} ticks while {vcpu} was ready and could run there"
+            );
+        }
+        let promised = pcpu.sched.longest_wait(self.vcpu_count());
+        let longest = promised.unwrap_or(NEVER).saturating_mul(2);
+        assert!(
+            self.may_fail || now - since <= longest.saturating_add(allowed),
+            "{name} {vcpu} was ready for {waited} ticks and did not run; its policy promises half of {longest} at most"
+        );
+    }
+
+    /// In this time an idle pCPU has what waits elsewhere and may run there.
+    fn longest_pull(&self) -> u64 {
+        let rates = &self.rates;
+        let answer = rates.switch + rates.interrupt + 1;
+        KICKS * (self.world.longest_kick() + answer)
+    }
+
+    /// With no kick under way nobody will look: what should have been done has been. Where everything is checked each time.
     pub(super) fn check_before_time_passes(&self) {
-        if self.world.has_kick_under_way() {
+        if self.check_every > 1 || self.world.has_kick_under_way() {
             return;
         }
         let name = self.name();
@@ -123,23 +211,12 @@ impl Engine {
                 handle.id()
             );
         }
-        for slot in &self.pcpus {
-            let slot = slot.borrow();
-            let Some(pcpu) = slot.as_ref().filter(|pcpu| pcpu.decision == Decision::Idle) else {
-                continue;
-            };
-            if !pcpu.sched.is_work_conserving() {
-                continue;
-            }
-            for handle in &self.handles {
-                let waits =
-                    matches!(handle.place(), Place::Queued(_)) && handle.can_run_on(pcpu.id);
-                assert!(
-                    !waits,
-                    "{name} {} idles while {} waits",
-                    pcpu.id,
-                    handle.id()
-                );
+        let idlers = *self.idlers.borrow();
+        let waiting = |handle: &&Handle| matches!(handle.place(), Place::Queued(_));
+        for handle in self.handles.iter().filter(waiting) {
+            let idler = idlers.iter().find(|&idler| handle.can_run_on(idler));
+            if let Some(idler) = idler {
+                panic!("{name} {idler} idles while {} waits", handle.id());
             }
         }
     }

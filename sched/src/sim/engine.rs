@@ -1,112 +1,218 @@
-//! What happens next in the simulated machine, and what must be true whenever something has happened.
+//! What happens next in the simulated machine, and who does it.
+//!
+//! ```text
+//!   agenda --> first --> time passes --> that pCPU: interrupts, end of an instruction, schedule, enter --> what it touched is checked
+//!     ^                                      '--> kicks, timers, signals of others
+//!     '----------- when each has something to do next <-----------'
+//! ```
+//! An event costs what it touches, whatever the size of the machine; everything is looked at every so many events.
 
 use super::{
-    Outside, Setup, Stretch,
-    guest::{Guest, Handle, Instruction, Script, Shared},
-    hardware::Hardware,
-    world::{NEVER, World, intrude, set_intruder},
+    Outside, Stretch,
+    agenda::NEVER,
+    guest::{Guest, Handle, Program, Shared},
+    hardware::{Hardware, Rates},
+    histogram::Histogram,
+    workload,
+    world::{Unrest, World, set_intruder},
 };
 use crate::{
-    BlockReason, Decision, LocalScheduler, PcpuId, PcpuSet, Pool, PoolConfig, Vcpu, VcpuId,
+    Decision, Entitlement, LocalScheduler, PcpuId, PcpuSet, Policy, Pool, PoolConfig, Vcpu, VcpuId,
 };
-use alloc::{format, rc::Rc, string::String, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, rc::Rc, string::String, sync::Arc, vec::Vec};
 use core::{
     cell::{Cell, RefCell},
+    ops::Range,
     sync::atomic::Ordering,
 };
 
-/// How long vCPUs take turns if the policy fails, in ticks.
-const FALLBACK_SLICE: u64 = 10;
 /// Others act at one in so many calls of the scheduler to its host.
 const INTRUSION: u64 = 12;
 /// How deep actions may interrupt each other.
 const INTRUSION_DEPTH: u32 = 3;
 /// So many events without time passing mean that the machine is stuck.
 const EVENTS_PER_TICK: u64 = 100_000;
+/// So many vCPUs that an event touches are noted.
+const TOUCHED: usize = 64;
+
+/// A machine to be built.
+pub(super) struct Plan {
+    pub(super) name: String,
+    pub(super) pcpus: u16,
+    pub(super) policy: Box<dyn Policy>,
+    /// How long vCPUs take turns if the policy fails, in ticks.
+    pub(super) fallback_slice: u64,
+    pub(super) guests: Vec<GuestPlan>,
+    /// The vCPUs of each VM.
+    pub(super) vms: Vec<Range<u16>>,
+    pub(super) rates: Rates,
+    /// How long a kick takes, and by how much longer chance may make it.
+    pub(super) kick: (u64, u64),
+    /// Chance decides, as this number says.
+    pub(super) seed: Option<u64>,
+    pub(super) unrest: Unrest,
+    /// Everything is checked every so many events, and before that what each event touches.
+    pub(super) check_every: u64,
+    /// The policy may break its promise.
+    pub(super) may_fail: bool,
+    pub(super) records_stretches: bool,
+}
+
+/// A vCPU to be created.
+pub(super) struct GuestPlan {
+    pub(super) program: Program,
+    pub(super) affinity: PcpuSet,
+    pub(super) entitlement: Entitlement,
+}
 
 pub(super) struct Pcpu {
     pub(super) id: PcpuId,
     pub(super) sched: LocalScheduler<Guest>,
     pub(super) decision: Decision,
-    /// Since when the guest executes, if it does.
+    /// Since when the guest executes, if it does; still to come while the pCPU is busy with a switch.
     entered: u64,
+    /// Since when the vCPU runs, as the scheduler counts.
+    pub(super) running_since: u64,
+    /// What switches and interrupts have taken, in ticks.
+    pub(super) overhead: u64,
+    /// Its last stretch.
+    stretch: Option<usize>,
+}
+
+/// What is noted about a vCPU.
+pub(super) struct Seat {
+    vm: usize,
+    pub(super) bound_on: Cell<Option<PcpuId>>,
+    /// Of how many siblings it awaits answers.
+    pub(super) awaited: Cell<u32>,
+    /// Who awaits its answer.
+    pub(super) callers: RefCell<Vec<VcpuId>>,
+    /// When somebody outside has changed something about it last.
+    pub(super) changed_at: Cell<u64>,
+}
+
+/// What is measured about a VM.
+pub(super) struct Meter {
+    pub(super) wakeup: RefCell<Histogram>,
+    pub(super) worst_wait: Cell<u64>,
+    pub(super) yields: Cell<u64>,
+}
+
+struct Vm {
+    shared: workload::Shared,
+    meter: Meter,
 }
 
 pub(super) struct Engine {
     pub(super) world: Arc<World>,
     pub(super) pool: Arc<Pool<Guest>>,
     pub(super) handles: Vec<Handle>,
-    scripts: Vec<Script>,
-    /// Empty while the pCPU executes.
-    pub(super) pcpus: Vec<RefCell<Option<Pcpu>>>,
-    pub(super) bound: RefCell<Vec<Option<VcpuId>>>,
+    seats: Vec<Seat>,
+    vms: Vec<Vm>,
+    /// Borrowed while the pCPU executes.
+    pub(super) pcpus: Vec<RefCell<Pcpu>>,
+    pub(super) bound: Vec<Cell<Option<VcpuId>>>,
     /// What `bind` was told last on each pCPU.
-    pub(super) exclusive: RefCell<Vec<bool>>,
+    pub(super) exclusive: Vec<Cell<bool>>,
+    /// Those that idle although they promise not to while somebody waits, and since when.
+    pub(super) idlers: RefCell<PcpuSet>,
+    pub(super) idle_since: Vec<Cell<u64>>,
+    /// When somebody outside has changed the rules for all last.
+    pub(super) regime_at: Cell<u64>,
+    pub(super) rates: Rates,
+    /// What comes from outside, the next one first.
+    outside: RefCell<VecDeque<(u64, Outside)>>,
     stretches: RefCell<Vec<Stretch>>,
+    records_stretches: bool,
     depth: Cell<u32>,
-    has_unrest: Cell<bool>,
+    pub(super) unrest: Cell<Unrest>,
     /// Somebody is in the middle of changing the policy.
     pub(super) is_changing: Cell<bool>,
+    pub(super) may_fail: bool,
+    pub(super) check_every: u64,
+    pub(super) unchecked: Cell<u64>,
+    /// The vCPUs that this event has touched.
+    pub(super) touched: RefCell<Vec<VcpuId>>,
+    events: Cell<u64>,
     name: String,
 }
 
 impl Engine {
-    pub(super) fn new(setup: Setup) -> Rc<Self> {
-        let Setup {
+    /// A machine whose pCPUs idle, and whose vCPUs are off.
+    pub(super) fn new(plan: Plan) -> Rc<Self> {
+        let Plan {
             pcpus: count,
-            policy,
-            scripts,
-            affinities,
-            entitlements,
+            kick,
             seed,
-        } = setup;
-        let world = Arc::new(World::new(count, seed));
-        let (pcpus, max_vcpus) = (PcpuSet::all(count), scripts.len() as u16);
+            ..
+        } = plan;
+        let world = Arc::new(World::new(count, seed, kick.0, kick.1));
+        let (pcpus, max_vcpus) = (PcpuSet::all(count), plan.guests.len() as u16);
         let pool = Pool::new(PoolConfig {
             name: "first".into(),
             pcpus,
             max_vcpus,
-            policy,
-            fallback_slice: FALLBACK_SLICE,
+            policy: plan.policy,
+            fallback_slice: plan.fallback_slice,
             host: world.clone(),
         })
-        .expect("a valid setup");
-        let affinity = |index: usize| affinities.get(index).copied().unwrap_or(pcpus);
-        let create = |index| {
-            let entitlement = entitlements.get(index).copied().unwrap_or_default();
-            pool.create_vcpu(affinity(index), &entitlement, Guest::new, Shared::new())
-                .expect("a valid setup")
+        .unwrap_or_else(|error| panic!("{error}"));
+        let create = |guest: GuestPlan| {
+            let GuestPlan {
+                program,
+                affinity,
+                entitlement,
+            } = guest;
+            let make = |handle| Guest::new(handle, program);
+            pool.create_vcpu(affinity, &entitlement, make, Shared::new())
+                .unwrap_or_else(|error| panic!("{error}"))
         };
-        let handles = (0..scripts.len()).map(create).collect();
+        let handles: Vec<Handle> = plan.guests.into_iter().map(create).collect();
         let pcpu = |id| {
             let sched = pool.local(id).expect("each pCPU once");
-            RefCell::new(Some(Pcpu {
+            RefCell::new(Pcpu {
                 id,
                 sched,
                 decision: Decision::Idle,
                 entered: 0,
-            }))
+                running_since: 0,
+                overhead: 0,
+                stretch: None,
+            })
         };
+        let seats = plan.vms.iter().enumerate().flat_map(|(vm, vcpus)| {
+            let callers = vcpus.len();
+            vcpus.clone().map(move |_| Seat::new(vm, callers))
+        });
         let engine = Rc::new(Self {
             pcpus: pcpus.iter().map(pcpu).collect(),
-            exclusive: RefCell::new(pcpus.iter().map(|_| false).collect()),
-            bound: RefCell::new(pcpus.iter().map(|_| None).collect()),
+            exclusive: pcpus.iter().map(|_| Cell::new(false)).collect(),
+            bound: pcpus.iter().map(|_| Cell::new(None)).collect(),
+            idlers: RefCell::default(),
+            idle_since: pcpus.iter().map(|_| Cell::new(0)).collect(),
+            regime_at: Cell::new(0),
+            seats: seats.collect(),
+            vms: plan.vms.into_iter().map(Vm::new).collect(),
             world,
             pool,
             handles,
-            scripts,
+            rates: plan.rates,
+            outside: RefCell::default(),
             stretches: RefCell::default(),
+            records_stretches: plan.records_stretches,
             depth: Cell::new(0),
-            has_unrest: Cell::new(false),
+            unrest: Cell::new(Unrest::None),
             is_changing: Cell::new(false),
-            name: seed.map_or_else(String::new, |seed| format!("seed {seed}:")),
+            may_fail: plan.may_fail,
+            check_every: plan.check_every,
+            unchecked: Cell::new(0),
+            touched: RefCell::new(Vec::with_capacity(TOUCHED)),
+            events: Cell::new(0),
+            name: plan.name,
         });
         // Idle pCPUs first, so that guests spread as they are turned on.
         pcpus.iter().for_each(|pcpu| engine.execute(pcpu));
-        engine
-            .handles
-            .iter()
-            .for_each(|handle| engine.power_on(handle.id()));
+        engine.set_unrest(plan.unrest);
         engine
     }
 
@@ -130,12 +236,50 @@ impl Engine {
         &self.handles[vcpu.index()]
     }
 
-    pub(super) fn timer_sets(&self, pcpu: PcpuId) -> u64 {
-        self.world.timer_sets[pcpu.index()].load(Ordering::Relaxed)
+    pub(super) fn seat(&self, vcpu: VcpuId) -> &Seat {
+        &self.seats[vcpu.index()]
     }
 
-    pub(super) fn set_unrest(&self, is_on: bool) {
-        self.has_unrest.set(is_on);
+    /// What the VM of `vcpu` shares.
+    pub(super) fn shared(&self, vcpu: VcpuId) -> &workload::Shared {
+        &self.vms[self.seat(vcpu).vm].shared
+    }
+
+    /// What is measured about the VM of `vcpu`.
+    pub(super) fn meter(&self, vcpu: VcpuId) -> &Meter {
+        &self.vms[self.seat(vcpu).vm].meter
+    }
+
+    /// What the VMs share, and what is measured about them, by number.
+    pub(super) fn vms(&self) -> impl Iterator<Item = (&workload::Shared, &Meter)> {
+        self.vms.iter().map(|vm| (&vm.shared, &vm.meter))
+    }
+
+    /// Picks, wakes, blocks and migrations so far.
+    pub(super) fn events(&self) -> u64 {
+        self.events.get()
+    }
+
+    pub(super) fn count_event(&self) {
+        self.events.set(self.events.get() + 1);
+    }
+
+    /// The event that goes on has changed something about `vcpu`.
+    pub(super) fn touch(&self, vcpu: VcpuId) {
+        let mut touched = self.touched.borrow_mut();
+        if touched.len() < TOUCHED && touched.last() != Some(&vcpu) {
+            touched.push(vcpu);
+        }
+    }
+
+    pub(super) fn set_unrest(&self, unrest: Unrest) {
+        self.unrest.set(unrest);
+        self.world.set_unrest(unrest != Unrest::None);
+    }
+
+    /// How a broken rule says which machine broke it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn act(self: &Rc<Self>, action: Outside) {
@@ -144,11 +288,31 @@ impl Engine {
         self.check();
     }
 
+    /// `action` comes at `time`, after all that come at the same time already.
+    pub(super) fn plan(&self, time: u64, action: Outside) {
+        let mut outside = self.outside.borrow_mut();
+        let index = outside.partition_point(|&(other, _)| other <= time);
+        outside.insert(index, (time, action));
+        self.world.schedule_outside(outside[0].0);
+    }
+
+    /// What comes from outside now.
+    fn perform_next(&self) {
+        let mut outside = self.outside.borrow_mut();
+        let next = outside.pop_front();
+        let following = outside.front().map_or(NEVER, |&(time, _)| time);
+        drop(outside);
+        self.world.schedule_outside(following);
+        if let Some((_, action)) = next {
+            self.perform(action);
+        }
+    }
+
     pub(super) fn run_until(self: &Rc<Self>, end: u64) {
         set_intruder(Rc::downgrade(self));
         let mut events = 0;
         loop {
-            let (time, pcpu) = self.next_event();
+            let (time, pcpu) = self.world.next();
             if time > end {
                 self.advance(end);
                 return self.check();
@@ -161,122 +325,36 @@ impl Engine {
                 self.now()
             );
             self.advance(time.max(self.now()));
-            if self.has_unrest.get() && self.world.once_in(8) {
+            if self.unrest.get() == Unrest::Operator && self.world.once_in(8) {
                 self.perform(self.random_action());
+                self.check_event(None);
             } else {
-                self.execute(pcpu);
+                match pcpu {
+                    Some(pcpu) => self.execute(pcpu),
+                    None => self.perform_next(),
+                }
+                self.check_event(pcpu);
             }
-            self.check();
         }
     }
 
-    /// How a broken rule says which machine broke it.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The next event and its pCPU; of several at one time, chance takes one.
-    fn next_event(&self) -> (u64, PcpuId) {
-        let times: Vec<_> = self
-            .pool
-            .pcpus()
-            .iter()
-            .map(|pcpu| (self.event_time(pcpu), pcpu))
-            .collect();
-        let first = times.iter().map(|&(time, _)| time).min().unwrap_or(NEVER);
-        let now = self.now();
-        let due: Vec<_> = times
-            .into_iter()
-            .filter(|&(time, _)| time <= first.max(now))
-            .collect();
-        due[self.world.below(due.len() as u64) as usize]
-    }
-
-    fn event_time(&self, id: PcpuId) -> u64 {
-        let mut slot = self.pcpus[id.index()].borrow_mut();
-        let Some(pcpu) = slot.as_mut() else {
-            return NEVER;
-        };
-        let is_running = pcpu.decision == Decision::Run;
-        let (entered, loaded) = (pcpu.entered, pcpu.sched.loaded());
-        let guest_timer = loaded
-            .as_ref()
-            .and_then(|guest| guest.timer())
-            .unwrap_or(NEVER);
-        let exit = loaded
-            .filter(|_| is_running)
-            .map_or(NEVER, |guest| entered + guest.left);
-        self.world
-            .kick_time(id)
-            .min(self.world.timer(id))
-            .min(guest_timer)
-            .min(exit)
-    }
-
     fn advance(&self, time: u64) {
-        let ticks = time - self.now();
-        if ticks > 0 {
+        if time > self.now() {
             self.check_before_time_passes();
-            for slot in &self.pcpus {
-                if let Some(pcpu) = slot
-                    .borrow_mut()
-                    .as_mut()
-                    .filter(|pcpu| pcpu.decision == Decision::Run)
-                    && let Some(guest) = pcpu.sched.loaded()
-                {
-                    guest
-                        .handle()
-                        .shared()
-                        .ran
-                        .fetch_add(ticks, Ordering::Relaxed);
-                    let vcpu = guest.handle().id();
-                    self.note_stretch(Stretch {
-                        start: self.now(),
-                        pcpu: pcpu.id,
-                        vcpu,
-                        duration: ticks,
-                    });
-                }
-            }
         }
         self.world.set_time(time);
     }
 
-    fn note_stretch(&self, stretch: Stretch) {
-        let mut stretches = self.stretches.borrow_mut();
-        let last = stretches
-            .iter_mut()
-            .rev()
-            .find(|last| last.pcpu == stretch.pcpu);
-        match last {
-            Some(last)
-                if last.vcpu == stretch.vcpu && last.start + last.duration == stretch.start =>
-            {
-                last.duration += stretch.duration;
-            }
-            _ => stretches.push(stretch),
-        }
-    }
-
-    pub(super) fn stretches(&self) -> Vec<Stretch> {
-        self.stretches.borrow().clone()
-    }
-
     /// Somebody else acts, between two steps of whoever calls.
     pub(super) fn intrude(&self) {
-        if self.depth.get() >= INTRUSION_DEPTH
-            || !self.has_unrest.get()
-            || !self.world.once_in(INTRUSION)
-        {
+        if self.depth.get() >= INTRUSION_DEPTH || !self.world.once_in(INTRUSION) {
             return;
         }
         self.depth.set(self.depth.get() + 1);
         let outer = self.world.enter(None);
-        let (time, pcpu) = self.next_event();
-        if time <= self.now() && self.pcpus[pcpu.index()].borrow().is_some() {
-            self.execute(pcpu);
-        } else {
-            self.perform(self.random_action());
+        match self.world.next() {
+            (time, Some(pcpu)) if time <= self.now() => self.execute(pcpu),
+            _ => self.perform(self.random_action()),
         }
         self.world.enter(outer);
         self.depth.set(self.depth.get() - 1);
@@ -284,119 +362,220 @@ impl Engine {
 
     /// The pCPU takes its interrupts, answers its guest's exit, and schedules.
     fn execute(&self, id: PcpuId) {
-        let Some(mut pcpu) = self.pcpus[id.index()].borrow_mut().take() else {
+        let Ok(mut pcpu) = self.pcpus[id.index()].try_borrow_mut() else {
             return;
         };
+        let pcpu = &mut *pcpu;
         let outer = self.world.enter(Some(id));
+        self.world.unschedule(id);
         let now = self.now();
         let is_running = pcpu.decision == Decision::Run;
-        if self.world.take_kick(id) {
+        let is_kicked = self.world.take_kick(id);
+        if is_kicked {
             pcpu.sched.kicked();
         }
-        if self.world.timer(id) <= now {
+        let has_fired = self.world.timer(id) <= now;
+        if has_fired {
             pcpu.sched.timer_fired();
         }
+        if is_running {
+            self.note_run(pcpu, now);
+        }
         let entered = pcpu.entered;
+        let mut is_over = false;
         if let Some(guest) = pcpu.sched.loaded() {
             if is_running {
-                guest.left -= (now - entered).min(guest.left);
+                guest.execute(now.saturating_sub(entered));
+                is_over = guest.left == 0;
             }
-            if guest.sample_timer(now) {
-                guest.handle().clone().wake();
+            if let Some(due) = guest.sample_timer(now) {
+                self.note_timer(guest, due);
+                guest.handle().wake();
             }
         }
-        if is_running && pcpu.sched.loaded().is_some_and(|guest| guest.left == 0) {
-            self.finish_instruction(&mut pcpu);
+        if is_over {
+            self.finish(pcpu);
         }
-        self.resume(&mut pcpu);
+        let is_interrupted = is_running && (is_kicked || has_fired);
+        let delay = if is_interrupted {
+            self.rates.interrupt
+        } else {
+            0
+        };
+        self.resume(pcpu, delay);
         self.world.enter(outer);
-        *self.pcpus[id.index()].borrow_mut() = Some(pcpu);
+        self.world.schedule(id, own_time(pcpu));
     }
 
-    /// The loop around [`LocalScheduler::schedule`], up to the guest or the idle wait.
-    fn resume(&self, pcpu: &mut Pcpu) {
+    /// The loop around [`LocalScheduler::schedule`], up to the guest or the idle wait. The pCPU has been busy for `delay`.
+    fn resume(&self, pcpu: &mut Pcpu, delay: u64) {
         let mut machine = Hardware {
             engine: self,
             pcpu: pcpu.id,
+            delay,
+            waited: None,
         };
+        let (id, now) = (pcpu.id, self.now());
         if pcpu.decision != Decision::Run || pcpu.sched.needs_attention() {
             pcpu.decision = pcpu.sched.schedule(&mut machine);
-            if pcpu.decision != Decision::Run {
-                return;
+            if let Some((vcpu, waited)) = machine.waited {
+                self.check_wait(pcpu, vcpu, waited);
             }
+            self.note_decision(pcpu);
+        }
+        let start = now + machine.delay;
+        pcpu.overhead += machine.delay;
+        self.world.set_busy_until(id, start);
+        if pcpu.decision != Decision::Run {
+            return;
         }
         let is_woken = pcpu.sched.take_wake();
-        pcpu.entered = self.now();
+        (pcpu.entered, pcpu.running_since) = (start, now);
         let guest = pcpu.sched.loaded().expect("rule: who runs is loaded");
         if is_woken {
-            guest.refresh();
+            self.take_interrupts(guest);
         }
-        let id = guest.handle().id();
-        if guest.left == 0 {
-            guest.left = match self.scripts[id.index()].at(guest.next) {
-                Instruction::Compute(ticks) => ticks.max(1),
-                _ => 1,
-            };
+        let vcpu = guest.handle().id();
+        let woken_at = guest
+            .handle()
+            .shared()
+            .woken_at
+            .swap(NEVER, Ordering::Relaxed);
+        if core::mem::take(&mut guest.waits) {
+            self.count_event();
+            if woken_at != NEVER {
+                let mut wakeup = self.meter(vcpu).wakeup.borrow_mut();
+                wakeup.record(start.saturating_sub(woken_at));
+            }
         }
-        assert_eq!(
-            self.bound.borrow()[pcpu.id.index()],
-            Some(id),
-            "{} who runs is bound",
-            self.name()
-        );
+        self.prepare(guest);
+        let bound = self.bound[id.index()].get();
+        assert_eq!(bound, Some(vcpu), "{} who runs is bound", self.name());
     }
 
-    fn finish_instruction(&self, pcpu: &mut Pcpu) {
-        let now = self.now();
+    fn note_decision(&self, pcpu: &Pcpu) {
+        let is_idler = pcpu.decision == Decision::Idle && pcpu.sched.is_work_conserving();
+        let mut idlers = self.idlers.borrow_mut();
+        if !is_idler {
+            idlers.remove(pcpu.id);
+        } else if !idlers.contains(pcpu.id) {
+            idlers.insert(pcpu.id);
+            self.idle_since[pcpu.id.index()].set(self.now());
+        }
+    }
+
+    /// The vCPU that runs has run until now.
+    fn note_run(&self, pcpu: &mut Pcpu, now: u64) {
         let Some(guest) = pcpu.sched.loaded() else {
             return;
         };
-        let handle = guest.handle().clone();
-        let instruction = self.scripts[handle.id().index()].at(guest.next);
-        let here = guest.next;
-        guest.next += 1;
-        match instruction {
-            Instruction::Compute(_) => {}
-            Instruction::Wait => self.block(pcpu, BlockReason::Waiting),
-            Instruction::WaitFor(ticks) => {
-                guest.set_timer(Some(now + ticks));
-                self.block(pcpu, BlockReason::Waiting);
-            }
-            Instruction::Interrupt(vcpu) => self.interrupt(vcpu),
-            Instruction::Yield(to) => pcpu.sched.yield_now(to),
-            Instruction::PowerOn(vcpu) => self.power_on(vcpu),
-            Instruction::PowerOff => {
-                guest.next = here;
-                pcpu.sched
-                    .block(BlockReason::Off)
-                    .expect("rule: nothing keeps a vCPU on");
-            }
-            Instruction::Migrate(to) => drop(handle.migrate(to)),
-            Instruction::Inspect(vcpu) => {
-                if !self.inspect(&handle, vcpu) {
-                    guest.next = here;
-                    self.block(pcpu, BlockReason::Remote);
-                }
+        let (vcpu, ran) = (guest.handle().id(), &guest.handle().shared().ran);
+        let ticks = now - pcpu.running_since;
+        ran.store(ran.load(Ordering::Relaxed) + ticks, Ordering::Relaxed);
+        if self.records_stretches && ticks > 0 {
+            let stretch = Stretch {
+                start: pcpu.running_since,
+                pcpu: pcpu.id,
+                vcpu,
+                duration: ticks,
+            };
+            self.note_stretch(&mut pcpu.stretch, stretch);
+        }
+    }
+
+    fn note_stretch(&self, last: &mut Option<usize>, stretch: Stretch) {
+        let mut stretches = self.stretches.borrow_mut();
+        let before = last.and_then(|last| stretches.get_mut(last));
+        match before {
+            Some(before) if before.goes_on_as(&stretch) => before.duration += stretch.duration,
+            _ => {
+                *last = Some(stretches.len());
+                stretches.push(stretch);
             }
         }
     }
 
-    fn block(&self, pcpu: &mut Pcpu, reason: BlockReason) {
-        intrude();
-        if pcpu.sched.block(reason).is_err()
-            && let Some(guest) = pcpu.sched.loaded()
-        {
-            guest.refresh();
+    /// Who ran where, in the order in which they began; what goes on now is included.
+    pub(super) fn stretches(&self) -> Vec<Stretch> {
+        let now = self.now();
+        let mut stretches = self.stretches.borrow().clone();
+        for pcpu in &self.pcpus {
+            let pcpu = pcpu.borrow();
+            let vcpu = self.bound[pcpu.id.index()].get();
+            let Some(vcpu) = vcpu.filter(|_| pcpu.decision == Decision::Run) else {
+                continue;
+            };
+            let stretch = Stretch {
+                start: pcpu.running_since,
+                pcpu: pcpu.id,
+                vcpu,
+                duration: now - pcpu.running_since,
+            };
+            let before = pcpu.stretch.and_then(|last| stretches.get_mut(last));
+            match before {
+                Some(before) if before.goes_on_as(&stretch) => before.duration += stretch.duration,
+                _ if stretch.duration > 0 => stretches.push(stretch),
+                _ => {}
+            }
         }
+        stretches.sort_by_key(|stretch| (stretch.start, stretch.pcpu));
+        stretches
     }
+}
 
-    /// Lets go of every box.
-    pub(super) fn dismantle(&self) {
-        for slot in &self.pcpus {
-            slot.borrow_mut().take();
-        }
+impl Drop for Engine {
+    /// A box holds its handle, which holds its slot and the inboxes, which may hold the box.
+    fn drop(&mut self) {
         for handle in &self.handles {
-            handle.slot.pop();
+            drop(handle.slot.pop());
+        }
+        for pcpu in self.pool.pcpus().iter() {
+            while self.pool.cell(pcpu).inbox.pop().is_some() {}
+        }
+    }
+}
+
+/// When the pCPU has something to do although nobody interrupts it.
+fn own_time(pcpu: &mut Pcpu) -> u64 {
+    let is_running = pcpu.decision == Decision::Run;
+    let entered = pcpu.entered;
+    let Some(guest) = pcpu.sched.loaded() else {
+        return NEVER;
+    };
+    let timer = guest.timer().unwrap_or(NEVER);
+    match is_running {
+        true => timer.min(entered.saturating_add(guest.left)),
+        false => timer,
+    }
+}
+
+impl Stretch {
+    fn goes_on_as(&self, next: &Self) -> bool {
+        self.vcpu == next.vcpu && self.start + self.duration == next.start
+    }
+}
+
+impl Seat {
+    fn new(vm: usize, callers: usize) -> Self {
+        Self {
+            vm,
+            bound_on: Cell::new(None),
+            awaited: Cell::new(0),
+            callers: RefCell::new(Vec::with_capacity(callers)),
+            changed_at: Cell::new(0),
+        }
+    }
+}
+
+impl Vm {
+    fn new(vcpus: Range<u16>) -> Self {
+        Self {
+            shared: workload::Shared::new(vcpus),
+            meter: Meter {
+                wakeup: RefCell::new(Histogram::reserved()),
+                worst_wait: Cell::new(0),
+                yields: Cell::new(0),
+            },
         }
     }
 }

@@ -1,12 +1,50 @@
-//! What the scheduler's [`Machine`] is in the simulated machine: who is bound where, and who waits for whose interrupts.
+//! What the scheduler's [`Machine`] is in the simulated machine: who is bound where, what that costs, and who waits for whose
+//! interrupts.
 
 use super::{
+    agenda::NEVER,
     engine::Engine,
     guest::{Guest, Handle},
-    world::{NEVER, intrude},
 };
 use crate::{Machine, PcpuId, Vcpu, VcpuId};
 use core::sync::atomic::Ordering;
+
+/// What things take, in ticks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rates {
+    /// An exit of a guest, which is its own doing.
+    pub(super) exit: u64,
+    /// An interrupt of the pCPU while a guest executes.
+    pub(super) interrupt: u64,
+    /// Binding a vCPU.
+    pub(super) switch: u64,
+    /// By how much work takes longer that comes from a pCPU which shares a cache, or from another one.
+    pub(super) near: u64,
+    pub(super) far: u64,
+    /// So many pCPUs share a cache.
+    pub(super) cluster: u16,
+}
+
+impl Rates {
+    /// Each instruction takes a tick, and all else takes none.
+    pub(super) const TICKS: Self = Self {
+        exit: 1,
+        interrupt: 0,
+        switch: 0,
+        near: 0,
+        far: 0,
+        cluster: 1,
+    };
+
+    fn migration(&self, from: PcpuId, to: PcpuId) -> u64 {
+        let cluster = |pcpu: PcpuId| pcpu.index() / usize::from(self.cluster);
+        match from {
+            _ if from == to => 0,
+            _ if cluster(from) == cluster(to) => self.near,
+            _ => self.far,
+        }
+    }
+}
 
 impl Engine {
     /// True if the state of `vcpu` is in memory, or was since this was asked.
@@ -16,7 +54,7 @@ impl Engine {
         }
         let inspected = self.handle(vcpu);
         inspected.shared().inspectors().insert(inspector.id());
-        intrude();
+        self.world.intrude();
         if inspected.request_sync() {
             return false;
         }
@@ -25,11 +63,37 @@ impl Engine {
     }
 
     fn answer_inspectors(&self, inspected: &Handle) {
+        if inspected.shared().inspectors().is_empty() {
+            return;
+        }
         let inspectors = core::mem::take(&mut *inspected.shared().inspectors());
         for inspector in inspectors.iter().map(|id| &self.handles[id.index()]) {
             inspector.shared().answers.fetch_add(1, Ordering::AcqRel);
             inspector.complete();
         }
+    }
+
+    /// The guest's timer has fired at `due`.
+    pub(super) fn note_timer(&self, guest: &Guest, due: u64) {
+        let woken_at = &guest.handle().shared().woken_at;
+        let before = woken_at.load(Ordering::Relaxed);
+        woken_at.store(before.min(due), Ordering::Relaxed);
+    }
+
+    /// A vCPU is bound: where it was before says what that costs. The result is how long it was ready.
+    fn note_bind(&self, guest: &mut Guest, pcpu: PcpuId) -> u64 {
+        let (id, meter) = (guest.handle().id(), self.meter(guest.handle().id()));
+        self.count_event();
+        let last = guest.last.replace(pcpu).unwrap_or(pcpu);
+        if last != pcpu {
+            self.count_event();
+            guest.cold += self.rates.migration(last, pcpu);
+        }
+        let ready_ticks = guest.handle().ready_ticks();
+        let waited = ready_ticks - core::mem::replace(&mut guest.ready_ticks, ready_ticks);
+        meter.worst_wait.set(meter.worst_wait.get().max(waited));
+        self.touch(id);
+        waited
     }
 }
 
@@ -37,79 +101,81 @@ impl Engine {
 pub(super) struct Hardware<'a> {
     pub(super) engine: &'a Engine,
     pub(super) pcpu: PcpuId,
+    /// For how long the pCPU is busy with all this, in ticks.
+    pub(super) delay: u64,
+    /// Who was bound last, and for how long that one had been ready.
+    pub(super) waited: Option<(VcpuId, u64)>,
 }
 
 impl Machine<Guest> for Hardware<'_> {
     fn bind(&mut self, guest: &mut Guest, exclusive: bool) {
-        intrude();
-        self.engine.exclusive.borrow_mut()[self.pcpu.index()] = exclusive;
-        let (engine, id, name) = (self.engine, guest.handle().id(), self.engine.name());
-        let mut bound = engine.bound.borrow_mut();
-        assert!(!bound.contains(&Some(id)), "{name} {id} is bound already");
-        assert_eq!(
-            bound[self.pcpu.index()],
-            None,
-            "{name} {} has somebody else bound",
-            self.pcpu
-        );
-        bound[self.pcpu.index()] = Some(id);
-        guest.sample_timer(engine.now());
-        guest.refresh();
+        let engine = self.engine;
+        engine.world.intrude();
+        engine.exclusive[self.pcpu.index()].set(exclusive);
+        let id = guest.handle().id();
+        let (seat, bound) = (engine.seat(id), &engine.bound[self.pcpu.index()]);
+        if let Some(other) = seat.bound_on.get() {
+            panic!("{} {id} is bound to {other} already", engine.name());
+        }
+        if let Some(other) = bound.get() {
+            let name = engine.name();
+            panic!("{name} {} has {other} bound, and not {id}", self.pcpu);
+        }
+        seat.bound_on.set(Some(self.pcpu));
+        bound.set(Some(id));
+        self.delay += engine.rates.switch;
+        self.waited = Some((id, engine.note_bind(guest, self.pcpu)));
+        if let Some(due) = guest.sample_timer(engine.now()) {
+            engine.note_timer(guest, due);
+        }
+        engine.take_interrupts(guest);
     }
 
     fn unbind(&mut self, guest: &mut Guest) -> Option<u64> {
-        intrude();
-        let was = self.engine.bound.borrow_mut()[self.pcpu.index()].take();
-        assert_eq!(
-            was,
-            Some(guest.handle().id()),
-            "{} only who is bound is unbound",
-            self.engine.name()
-        );
-        self.engine.answer_inspectors(guest.handle());
-        intrude();
+        let engine = self.engine;
+        engine.world.intrude();
+        let id = guest.handle().id();
+        let was = engine.bound[self.pcpu.index()].take();
+        let name = engine.name();
+        assert_eq!(was, Some(id), "{name} only who is bound is unbound");
+        engine.seat(id).bound_on.set(None);
+        engine.answer_inspectors(guest.handle());
+        engine.touch(id);
+        engine.world.intrude();
         guest.timer()
     }
 
     fn sync(&mut self, guest: &mut Guest) {
-        intrude();
-        let id = guest.handle().id();
-        assert_eq!(
-            self.engine.bound.borrow()[self.pcpu.index()],
-            Some(id),
-            "{} only bound",
-            self.engine.name()
-        );
-        self.engine.answer_inspectors(guest.handle());
+        let engine = self.engine;
+        engine.world.intrude();
+        let (id, name) = (guest.handle().id(), engine.name());
+        let bound = engine.bound[self.pcpu.index()].get();
+        assert_eq!(bound, Some(id), "{name} only bound");
+        engine.answer_inspectors(guest.handle());
     }
 
     fn reset(&mut self, guest: &mut Guest) {
-        intrude();
-        let id = guest.handle().id();
-        assert!(
-            !self.engine.bound.borrow().contains(&Some(id)),
-            "{} reset while bound",
-            self.engine.name()
-        );
+        let engine = self.engine;
+        engine.world.intrude();
+        let (id, name) = (guest.handle().id(), engine.name());
+        let bound_on = engine.seat(id).bound_on.get();
+        assert_eq!(bound_on, None, "{name} {id} is reset while bound");
         let shared = guest.handle().shared();
         let resets = shared.resets.fetch_add(1, Ordering::AcqRel) + 1;
         let power_ons = shared.power_ons.load(Ordering::Acquire);
-        assert_eq!(
-            resets,
-            power_ons,
-            "{} {id} is reset once per CPU_ON",
-            self.engine.name()
-        );
+        assert_eq!(resets, power_ons, "{name} {id} is reset once per CPU_ON");
         guest.reset();
     }
 
     fn set_timer(&mut self, deadline: Option<u64>) {
-        intrude();
+        let engine = self.engine;
+        engine.world.intrude();
+        let before = engine.world.timer(self.pcpu);
         assert_ne!(
             deadline.unwrap_or(NEVER),
-            self.engine.world.timer(self.pcpu),
+            before,
             "rule: only a change is set"
         );
-        self.engine.world.set_timer(self.pcpu, deadline);
+        engine.world.set_timer(self.pcpu, deadline);
     }
 }

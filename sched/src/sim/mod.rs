@@ -10,6 +10,7 @@
 //! ```
 //! Elsewhere: all interleavings of single atomics (the loom models beside the protocols).
 
+mod agenda;
 #[cfg(test)]
 mod chance;
 mod check;
@@ -24,9 +25,14 @@ mod fair;
 mod gang;
 mod guest;
 mod hardware;
+mod histogram;
+mod history;
 #[cfg(test)]
 mod hostile;
+mod measure;
+mod outcome;
 mod outside;
+mod play;
 #[cfg(test)]
 mod pools;
 #[cfg(test)]
@@ -34,22 +40,41 @@ mod priority;
 mod regime;
 #[cfg(test)]
 mod scale;
+pub mod scenario;
+#[cfg(test)]
+mod scenarios;
 #[cfg(test)]
 mod shares;
 #[cfg(test)]
 mod table;
 #[cfg(test)]
 mod tests;
+mod workload;
 mod world;
 
 pub use guest::{Instruction, Script};
+pub use histogram::Histogram;
+pub use outcome::{Failure, Outcome, PcpuOutcome, VmOutcome};
 pub use outside::{Outside, Successor};
+pub use scenario::{
+    Action, ActionSpec, Costs, PolicySpec, RunOptions, Scenario, Topology, VmSpec,
+    failure_of_panic, run, run_with,
+};
+pub use workload::{Spread, Workload};
 
 use crate::{
     Entitlement, PcpuId, PcpuSet, Policy, PolicyFailure, PoolChangeError, PoolId, VcpuId, VcpuTimes,
 };
 use alloc::{boxed::Box, format, rc::Rc, string::String, vec::Vec};
-use engine::Engine;
+use engine::{Engine, GuestPlan, Plan};
+use guest::Program;
+use hardware::Rates;
+use world::Unrest;
+
+/// How long vCPUs take turns if the policy fails, in ticks.
+const FALLBACK_SLICE: u64 = 10;
+/// A kick takes up to so many ticks if there is a seed.
+const KICK_TICKS: u64 = 4;
 
 /// How the machine looks.
 pub struct Setup {
@@ -101,9 +126,41 @@ impl Simulation {
 
     /// A machine as `setup` says, at time 0.
     pub fn with_setup(setup: Setup) -> Self {
-        Self {
-            engine: Engine::new(setup),
-        }
+        let Setup {
+            pcpus,
+            policy,
+            scripts,
+            affinities,
+            entitlements,
+            seed,
+        } = setup;
+        let count = scripts.len() as u16;
+        let guest = |(index, script)| GuestPlan {
+            program: Program::Script(script, 0),
+            affinity: affinities
+                .get(index)
+                .copied()
+                .unwrap_or(PcpuSet::all(pcpus)),
+            entitlement: entitlements.get(index).copied().unwrap_or_default(),
+        };
+        let engine = Engine::new(Plan {
+            name: seed.map_or_else(String::new, |seed| format!("seed {seed}:")),
+            pcpus,
+            policy,
+            fallback_slice: FALLBACK_SLICE,
+            guests: scripts.into_iter().enumerate().map(guest).collect(),
+            vms: core::iter::once(0..count).collect(),
+            rates: Rates::TICKS,
+            kick: (0, if seed.is_some() { KICK_TICKS } else { 0 }),
+            seed,
+            unrest: Unrest::None,
+            check_every: 1,
+            may_fail: true,
+            records_stretches: true,
+        });
+        let vcpus = (0..count).map(VcpuId::new);
+        vcpus.for_each(|vcpu| engine.power_on(vcpu));
+        Self { engine }
     }
 
     /// Lets time pass until `end`, in ticks.
@@ -131,7 +188,11 @@ impl Simulation {
 
     /// A seeded machine: pauses, moves, interrupts and so on come by chance from now on, or no longer do.
     pub fn set_unrest(&mut self, is_on: bool) {
-        self.engine.set_unrest(is_on);
+        self.engine.set_unrest(if is_on {
+            Unrest::Operator
+        } else {
+            Unrest::None
+        });
     }
 
     /// The handle of a vCPU of the machine.
@@ -151,12 +212,12 @@ impl Simulation {
 
     /// How often the timer of `pcpu` has been set.
     pub fn timer_sets(&self, pcpu: PcpuId) -> u64 {
-        self.engine.timer_sets(pcpu)
+        self.engine.world().timer_sets(pcpu)
     }
 
     /// The vCPU that was bound to `pcpu` last was told that it has it to itself.
     pub fn is_exclusive(&self, pcpu: PcpuId) -> bool {
-        self.engine.exclusive.borrow()[pcpu.index()]
+        self.engine.exclusive[pcpu.index()].get()
     }
 
     /// How often a paused vCPU was announced as parked.
@@ -196,14 +257,5 @@ impl Simulation {
             trace.join("\n  "),
             expected.join("\n  ")
         );
-    }
-}
-
-impl Drop for Simulation {
-    /// The guests' boxes hold their handles, whose slots may hold the boxes.
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.engine.dismantle();
-        }
     }
 }

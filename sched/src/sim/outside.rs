@@ -1,6 +1,6 @@
 //! What somebody outside the machine may do to it at any moment: the operator, a device, a handler of another VM.
 
-use super::engine::Engine;
+use super::{engine::Engine, world::Unrest};
 use crate::{
     BlockReason, GroupId, PcpuId, PcpuSet, Policy, PoolChangeError, PoolId, VcpuId,
     policies::{
@@ -8,7 +8,6 @@ use crate::{
     },
 };
 use alloc::{boxed::Box, format, vec, vec::Vec};
-use core::sync::atomic::Ordering;
 
 /// One such action.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -102,6 +101,7 @@ const SLICE: u64 = 10;
 impl Engine {
     /// Does it now; what is refused changes nothing.
     pub(super) fn perform(&self, action: Outside) {
+        self.note_change(action);
         match action {
             Outside::Interrupt(vcpu) => self.interrupt(vcpu),
             Outside::Pause(vcpu) => self.handle(vcpu).suspend(BlockReason::Paused),
@@ -109,14 +109,29 @@ impl Engine {
             Outside::PowerOn(vcpu) => self.power_on(vcpu),
             Outside::Migrate(vcpu, pcpu) => drop(self.handle(vcpu).migrate(pcpu)),
             Outside::SetAffinity(vcpu, set) => {
-                self.change(|| drop(self.handle(vcpu).set_affinity(set)))
+                drop(self.change(|| self.handle(vcpu).set_affinity(set)));
             }
             Outside::RequestSync(vcpu) => drop(self.handle(vcpu).request_sync()),
             Outside::Drain(pcpu) => drop(self.pool().drain(pcpu)),
-            Outside::Undrain(pcpu) => self.change(|| _ = self.pool().undrain(pcpu)),
+            Outside::Undrain(pcpu) => drop(self.change(|| self.pool().undrain(pcpu))),
             Outside::Stop(vcpu) => self.handle(vcpu).stop(),
-            change => self.change(|| drop(self.regroup(change))),
+            change => drop(self.change(|| self.regroup(change))),
         }
+    }
+
+    /// From now on the rules are others, for one vCPU or all.
+    fn note_change(&self, action: Outside) {
+        let changed_at = match action {
+            Outside::Interrupt(_) | Outside::RequestSync(_) => return,
+            Outside::Pause(vcpu)
+            | Outside::Resume(vcpu)
+            | Outside::PowerOn(vcpu)
+            | Outside::Migrate(vcpu, _)
+            | Outside::SetAffinity(vcpu, _)
+            | Outside::Stop(vcpu) => &self.seat(vcpu).changed_at,
+            _ => &self.regime_at,
+        };
+        changed_at.set(self.now());
     }
 
     /// What pools do; what is refused says why.
@@ -153,11 +168,13 @@ impl Engine {
     }
 
     /// On one thread nobody can wait for another change of what vCPUs shall get to be over: this one is not made then.
-    fn change(&self, act: impl FnOnce()) {
-        if !self.is_changing.replace(true) {
-            act();
-            self.is_changing.set(false);
+    pub(super) fn change<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        if self.is_changing.replace(true) {
+            return None;
         }
+        let result = act();
+        self.is_changing.set(false);
+        Some(result)
     }
 
     /// An action by chance; nothing that lasts for ever.
@@ -167,6 +184,12 @@ impl Engine {
         let pcpus = self.pool().pcpus();
         let index = world.below(u64::from(pcpus.len())) as usize;
         let pcpu = pcpus.iter().nth(index).expect("rule: a pool has pCPUs");
+        if self.unrest.get() == Unrest::Interleave {
+            return match world.below(4) {
+                0 => Outside::RequestSync(vcpu),
+                _ => Outside::Interrupt(vcpu),
+            };
+        }
         let pools = pcpus.iter().filter_map(|pcpu| self.pool().pool_of(pcpu));
         let (pool, choices) = match pools.max() {
             Some(last) if last != PoolId::FIRST => {
@@ -205,25 +228,6 @@ impl Engine {
             31 => Outside::Unplug(pcpu),
             32..34 => Outside::Plug(pcpu, pool),
             _ => Outside::Undrain(pcpu),
-        }
-    }
-
-    /// An interrupt becomes due: first its record, then the wake.
-    pub(super) fn interrupt(&self, vcpu: VcpuId) {
-        self.handle(vcpu)
-            .shared()
-            .due
-            .fetch_add(1, Ordering::AcqRel);
-        super::world::intrude();
-        self.handle(vcpu).wake();
-    }
-
-    pub(super) fn power_on(&self, vcpu: VcpuId) {
-        let handle = self.handle(vcpu);
-        if let Ok(claim) = handle.claim_power_on() {
-            handle.shared().power_ons.fetch_add(1, Ordering::AcqRel);
-            super::world::intrude();
-            claim.commit();
         }
     }
 }

@@ -48,6 +48,24 @@ fn machine(frames: Vec<Vec<Window>>, guests: Vec<(u16, Script)>) -> Simulation {
 }
 
 #[test]
+fn a_drained_pcpu_does_not_ask_for_the_next_window_any_more() {
+    let mut sim = machine(
+        vec![vec![pause(30), window(0, 10)], vec![window(0, 40)]],
+        vec![(0, busy()), (0, busy())],
+    );
+    sim.run_until(5);
+    sim.act(Outside::Drain(pcpu(0)));
+    sim.run_until(10);
+    let sets = sim.timer_sets(pcpu(0));
+    sim.run_until(500);
+    assert_eq!(sim.timer_sets(pcpu(0)), sets);
+    assert_eq!(
+        sim.times(VcpuId::new(0)).run + sim.times(VcpuId::new(1)).run,
+        500
+    );
+}
+
+#[test]
 fn each_vm_runs_in_its_windows_and_its_vcpus_take_turns() {
     let frame = vec![window(0, 25), pause(5), window(1, 20)];
     let guests = vec![(0, busy()), (1, busy()), (0, busy())];

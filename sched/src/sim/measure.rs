@@ -1,0 +1,308 @@
+//! What the VMs and the pCPUs of a scenario got from one moment on, against what VMs are entitled to.
+
+use super::{
+    Outcome, PcpuOutcome, Scenario, VmOutcome, Workload,
+    engine::{Engine, Meter},
+    scenario::Action,
+    workload::Progress,
+};
+use crate::{
+    Migrations, PcpuCounters, PcpuSet, VcpuId, VcpuTimes,
+    policies::{Credit, Deadline, Fair},
+};
+use alloc::{vec, vec::Vec};
+use core::ops::{Range, Sub};
+
+/// Of what a fair policy gives a VM, so much may be missing or too much, and so many slices of each of its vCPUs.
+const TOLERANCE: f64 = 0.05;
+const TOLERATED_SLICES: f64 = 8.0;
+
+/// What a VM's vCPUs have done since they were created, all together.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    run: u64,
+    ready: u64,
+    blocked: u64,
+    migrations: u64,
+    switches: u64,
+    yields: u64,
+    rounds: u64,
+    deadlines: u64,
+    misses: u64,
+}
+
+impl Sub for Sums {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            run: self.run - before.run,
+            ready: self.ready - before.ready,
+            blocked: self.blocked - before.blocked,
+            migrations: self.migrations - before.migrations,
+            switches: self.switches - before.switches,
+            yields: self.yields - before.yields,
+            rounds: self.rounds - before.rounds,
+            deadlines: self.deadlines - before.deadlines,
+            misses: self.misses - before.misses,
+        }
+    }
+}
+
+/// How everything was when the measurement began.
+pub(super) struct Baseline {
+    time: u64,
+    vms: Vec<Sums>,
+    pcpus: Vec<(PcpuCounters, u64)>,
+}
+
+impl Baseline {
+    /// From now on it is measured.
+    pub(super) fn take(engine: &Engine) -> Self {
+        for (_, meter) in engine.vms() {
+            *meter.wakeup.borrow_mut() = super::Histogram::reserved();
+            meter.worst_wait.set(0);
+        }
+        Self {
+            time: engine.now(),
+            vms: engine
+                .vms()
+                .map(|(shared, meter)| sums(engine, &shared.vcpus, &shared.progress, meter))
+                .collect(),
+            pcpus: counters(engine).collect(),
+        }
+    }
+}
+
+fn sums(engine: &Engine, vcpus: &Range<u16>, progress: &Progress, meter: &Meter) -> Sums {
+    let mut sums = Sums {
+        yields: meter.yields.get(),
+        rounds: progress.rounds.get(),
+        deadlines: progress.deadlines.get(),
+        misses: progress.misses.get(),
+        ..Sums::default()
+    };
+    for vcpu in vcpus.clone().map(VcpuId::new) {
+        let snapshot = engine.handle(vcpu).snapshot(engine.now());
+        let VcpuTimes {
+            run,
+            ready,
+            blocked,
+        } = snapshot.times;
+        sums.run += run;
+        sums.ready += ready;
+        sums.blocked += blocked;
+        sums.migrations += Migrations::total(snapshot.migrations);
+        sums.switches += snapshot.switches;
+    }
+    sums
+}
+
+/// What each pCPU has done, and its overhead.
+fn counters(engine: &Engine) -> impl Iterator<Item = (PcpuCounters, u64)> {
+    engine.pcpus.iter().map(|pcpu| {
+        let pcpu = pcpu.borrow();
+        let counters = engine.pool().pcpu_counters(pcpu.id, engine.now());
+        (counters.expect("rule: it is of the pool"), pcpu.overhead)
+    })
+}
+
+/// What each VM got since `baseline`.
+pub(super) fn vms(engine: &Engine, scenario: &Scenario, baseline: &Baseline) -> Vec<VmOutcome> {
+    let measured = (engine.now() - baseline.time).max(1) as f64;
+    let all = measured * f64::from(scenario.topology.pcpus);
+    let got: Vec<Sums> = engine
+        .vms()
+        .zip(&baseline.vms)
+        .map(|((shared, meter), &before)| {
+            sums(engine, &shared.vcpus, &shared.progress, meter) - before
+        })
+        .collect();
+    let wanted: Vec<f64> = got
+        .iter()
+        .zip(&scenario.vms)
+        .map(|(got, vm)| (got.run + got.ready) as f64 / measured / f64::from(vm.vcpus))
+        .collect();
+    let entitled = entitled(scenario, &wanted);
+    let outcome = |(index, (shared, meter)): (usize, _)| {
+        let (vm, got): (_, &Sums) = (&scenario.vms[index], &got[index]);
+        let (shared, meter): (&super::workload::Shared, &Meter) = (shared, meter);
+        VmOutcome {
+            name: vm.name.clone(),
+            vcpus: vm.vcpus,
+            run: got.run,
+            ready: got.ready,
+            blocked: got.blocked,
+            share: got.run as f64 / all,
+            entitled: entitled[index],
+            wakeup: meter.wakeup.take(),
+            worst_wait: meter.worst_wait.get(),
+            migrations: got.migrations,
+            switches: got.switches,
+            yields: got.yields,
+            deadlines: got.deadlines,
+            misses: got.misses,
+            rounds: got.rounds,
+            finished_at: shared.progress.finished_at.get(),
+        }
+    };
+    engine.vms().enumerate().map(outcome).collect()
+}
+
+/// What each pCPU did since `baseline`.
+pub(super) fn pcpus(engine: &Engine, baseline: &Baseline) -> Vec<PcpuOutcome> {
+    let outcome = |((now, overhead), (before, overhead_before)): (_, &(PcpuCounters, u64))| {
+        let now: PcpuCounters = now;
+        PcpuOutcome {
+            busy: now.times.busy - before.times.busy,
+            idle: now.times.idle - before.times.idle,
+            overhead: overhead - overhead_before,
+            switches: now.switches - before.switches,
+            kicks: now.kicks_received - before.kicks_received,
+        }
+    };
+    counters(engine).zip(&baseline.pcpus).map(outcome).collect()
+}
+
+/// Where all vCPUs may run, if all may run on the same pCPUs.
+fn common_affinity(scenario: &Scenario) -> Option<PcpuSet> {
+    let all = PcpuSet::all(scenario.topology.pcpus);
+    let mut affinities = scenario.vms.iter().map(|vm| vm.affinity.unwrap_or(all));
+    let first = affinities.next()?;
+    affinities
+        .all(|affinity| affinity == first)
+        .then_some(first)
+}
+
+/// What part of all pCPUs each VM is entitled to, if each of its vCPUs wants to run for the part of the time that `wanted` says.
+fn entitled(scenario: &Scenario, wanted: &[f64]) -> Vec<Option<f64>> {
+    let count = scenario.vms.len();
+    let changes = |spec: &super::scenario::ActionSpec| {
+        matches!(spec.action, Action::SetWeight { .. } | Action::SetPolicy(_))
+    };
+    let (Some(affinity), false) = (
+        common_affinity(scenario),
+        scenario.actions.iter().any(changes),
+    ) else {
+        return vec![None; count];
+    };
+    let pcpus = f64::from(scenario.topology.pcpus);
+    match &*scenario.policy.name {
+        Fair::NAME | Credit::NAME => {
+            let has_caps = scenario.policy.name == Credit::NAME;
+            let kinds = scenario.vms.iter().zip(wanted).map(|(vm, &wanted)| {
+                let cap = vm.entitlement.cap.filter(|_| has_caps);
+                let cap = cap.map_or(1.0, |cap| f64::from(cap) / 100.0 / f64::from(vm.vcpus));
+                Kind {
+                    count: f64::from(vm.vcpus),
+                    weight: f64::from(vm.entitlement.weight.get()),
+                    limit: wanted.min(cap).min(1.0),
+                }
+            });
+            let kinds: Vec<Kind> = kinds.collect();
+            let each = fill(&kinds, f64::from(affinity.len()));
+            let parts = each.iter().zip(&kinds);
+            parts
+                .map(|(each, kind)| Some(each * kind.count / pcpus))
+                .collect()
+        }
+        Deadline::NAME => {
+            let parts = scenario.vms.iter().zip(wanted).map(|(vm, &wanted)| {
+                let reservation = vm.entitlement.reservation?;
+                let part = reservation.budget() as f64 / reservation.period() as f64;
+                Some(part.min(wanted) * f64::from(vm.vcpus) / pcpus)
+            });
+            parts.collect()
+        }
+        _ => vec![None; count],
+    }
+}
+
+/// vCPUs that are alike.
+struct Kind {
+    count: f64,
+    weight: f64,
+    /// The most that each can get, in pCPUs.
+    limit: f64,
+}
+
+/// What each of a kind gets of `pcpus`, by weight: what some cannot use is shared by the others.
+fn fill(kinds: &[Kind], pcpus: f64) -> Vec<f64> {
+    let mut parts: Vec<Option<f64>> = vec![None; kinds.len()];
+    loop {
+        let open = || kinds.iter().zip(&parts).filter(|(_, part)| part.is_none());
+        let used: f64 = kinds
+            .iter()
+            .zip(&parts)
+            .map(|(kind, part)| kind.count * part.unwrap_or(0.0))
+            .sum();
+        let weights: f64 = open().map(|(kind, _)| kind.count * kind.weight).sum();
+        let unit = (pcpus - used).max(0.0) / weights.max(f64::MIN_POSITIVE);
+        let full: Vec<usize> = (0..kinds.len())
+            .filter(|&index| parts[index].is_none())
+            .filter(|&index| kinds[index].weight * unit >= kinds[index].limit)
+            .collect();
+        if full.is_empty() {
+            let part = |(kind, part): (&Kind, &Option<f64>)| part.unwrap_or(kind.weight * unit);
+            return kinds.iter().zip(&parts).map(part).collect();
+        }
+        for index in full {
+            parts[index] = Some(kinds[index].limit);
+        }
+    }
+}
+
+/// Where nothing but the policy decides who gets how much, each gets what it is entitled to.
+pub(super) fn expect_fairness(scenario: &Scenario, outcome: &Outcome) {
+    let is_steady =
+        |vm: &super::VmSpec| vm.workload == Workload::CpuBound && vm.start <= scenario.warm_up;
+    if !scenario.actions.is_empty() || !scenario.vms.iter().all(is_steady) {
+        return;
+    }
+    let knows_shares = [Fair::NAME, Credit::NAME].contains(&&*scenario.policy.name);
+    let pcpus = f64::from(scenario.topology.pcpus);
+    for (spec, vm) in scenario.vms.iter().zip(&outcome.vms) {
+        let Some(entitled) = vm.entitled.filter(|_| knows_shares) else {
+            continue;
+        };
+        let slice = spec.entitlement.slice.unwrap_or(0);
+        let slice = slice.max(scenario.policy.options.slice_ticks) as f64;
+        let slices = TOLERATED_SLICES * slice * f64::from(vm.vcpus);
+        let all = outcome.virtual_time as f64 * pcpus;
+        let tolerance = TOLERANCE * entitled + slices / all;
+        assert!(
+            (vm.share - entitled).abs() <= tolerance,
+            "VM `{}` got {:.2} % of the pCPUs and is entitled to {:.2} %, give or take {:.2}",
+            vm.name,
+            vm.share * 100.0,
+            entitled * 100.0,
+            tolerance * 100.0
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts<const N: usize>(pcpus: f64, kinds: [(f64, f64, f64); N]) -> [f64; N] {
+        let kinds = kinds.map(|(count, weight, limit)| Kind {
+            count,
+            weight,
+            limit,
+        });
+        let parts = fill(&kinds, pcpus);
+        core::array::from_fn(|index| (parts[index] * 1000.0).round() / 1000.0)
+    }
+
+    #[test]
+    fn what_one_cannot_use_is_shared_by_the_others() {
+        let equal = [(1.0, 1.0, 1.0), (1.0, 2.0, 1.0), (1.0, 4.0, 1.0)];
+        assert_eq!(parts(1.0, equal), [0.143, 0.286, 0.571]);
+        assert_eq!(parts(2.0, equal), [0.333, 0.667, 1.0]);
+        assert_eq!(parts(4.0, equal), [1.0, 1.0, 1.0]);
+        let capped = [(2.0, 1.0, 0.25), (2.0, 1.0, 1.0)];
+        assert_eq!(parts(2.0, capped), [0.25, 0.75]);
+        assert_eq!(parts(1.0, [(1.0, 9.0, 0.0), (2.0, 1.0, 1.0)]), [0.0, 0.5]);
+    }
+}

@@ -1,0 +1,88 @@
+//! What a run of a scenario gives: who got how much and how soon, or which rule broke.
+
+use super::{Histogram, Stretch};
+use alloc::{string::String, vec::Vec};
+
+/// What happened. Times are in ns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The seed of the run.
+    pub seed: u64,
+    /// The name of the policy with which it began.
+    pub policy: &'static str,
+    /// Picks, wakes, blocks and migrations, the warm-up included.
+    pub events: u64,
+    /// How long was measured: the duration less the warm-up.
+    pub virtual_time: u64,
+    /// In the order of the scenario.
+    pub vms: Vec<VmOutcome>,
+    /// By number.
+    pub pcpus: Vec<PcpuOutcome>,
+    /// Who ran where, the warm-up included; empty unless it was to be recorded.
+    pub stretches: Vec<Stretch>,
+}
+
+/// What a VM got while it was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VmOutcome {
+    /// Its name in the scenario.
+    pub name: String,
+    /// How many vCPUs it has.
+    pub vcpus: u16,
+    /// For how long its vCPUs ran, all together.
+    pub run: u64,
+    /// For how long they were ready and did not run.
+    pub ready: u64,
+    /// For how long something blocked them.
+    pub blocked: u64,
+    /// What part of the time of all pCPUs it ran, 0.0 to 1.0.
+    pub share: f64,
+    /// What part it is entitled to, among those that want to run; `None`: the policy knows no shares.
+    pub entitled: Option<f64>,
+    /// From an interrupt that ends a wait to the first instruction after it.
+    pub wakeup: Histogram,
+    /// The longest that one of its vCPUs was ready before it ran.
+    pub worst_wait: u64,
+    /// How often they changed their pCPU.
+    pub migrations: u64,
+    /// How often they were bound.
+    pub switches: u64,
+    /// How often they let others run.
+    pub yields: u64,
+    /// How many periods have ended with their work done, in time or not.
+    pub deadlines: u64,
+    /// In how many of them it was not done in time.
+    pub misses: u64,
+    /// How often its workload came round: jobs, lock rounds, shootdowns, storms, or 1 for a boot.
+    pub rounds: u64,
+    /// When the last vCPU was up, counted from the start of the scenario; `None`: it was not, or nobody boots.
+    pub finished_at: Option<u64>,
+}
+
+/// What a pCPU did while it was measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PcpuOutcome {
+    /// A vCPU ran there, the overhead of binding it included.
+    pub busy: u64,
+    /// None did.
+    pub idle: u64,
+    /// What switches and interrupts took.
+    pub overhead: u64,
+    /// How often a vCPU was bound.
+    pub switches: u64,
+    /// How many kicks reached it.
+    pub kicks: u64,
+}
+
+/// A rule that broke.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// The seed of the run.
+    pub seed: u64,
+    /// Which rule, and by whom it was broken.
+    pub rule: String,
+    /// When, in ns.
+    pub time: u64,
+    /// The last events of the vCPUs and pCPUs that it was about, one line each, oldest first.
+    pub history: Vec<String>,
+}

@@ -1,0 +1,399 @@
+//! A machine, its guests, and what happens to them: described in a few values, and run.
+//!
+//! ```text
+//!   Scenario + seed --run--> Outcome, or the Failure that broke a rule
+//! ```
+//! The same scenario, seed and build give the same events. Runs share nothing, so several threads can run one scenario with
+//! different seeds. Times are in ns, which are the ticks of the simulated counter.
+
+use super::{
+    Failure, Outcome, Outside, Workload,
+    agenda::NEVER,
+    engine::{Engine, GuestPlan, Plan},
+    guest::Program,
+    hardware::Rates,
+    history,
+    measure::{self, Baseline},
+    workload::Model,
+    world::Unrest,
+};
+use crate::{
+    Entitlement, PcpuId, PcpuSet, Policy, PolicyError, PolicyOptions, PoolId, VcpuId, Weight,
+    policy_by_name,
+};
+use alloc::{
+    boxed::Box,
+    format,
+    rc::Rc,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Everything is checked every so many events for each vCPU and pCPU; what an event touches, after each.
+const EVENTS_PER_CHECK: u64 = 4;
+
+/// What is simulated. Everything but the seed.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// How long, the warm-up included.
+    pub duration: u64,
+    /// Measured from here on, so that the start does not count.
+    pub warm_up: u64,
+    /// The pCPUs.
+    pub topology: Topology,
+    /// What things take.
+    pub costs: Costs,
+    /// Who runs next.
+    pub policy: PolicySpec,
+    /// The guests. Their vCPUs are numbered in this order.
+    pub vms: Vec<VmSpec>,
+    /// What else happens.
+    pub actions: Vec<ActionSpec>,
+}
+
+/// The pCPUs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Topology {
+    /// How many, at least 1 and at most [`PcpuId::LIMIT`].
+    pub pcpus: u16,
+    /// So many share a cache, at least 1.
+    pub pcpus_per_cluster: u16,
+}
+
+/// What things take, in ns.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Costs {
+    /// Binding a vCPU. It counts as the vCPU's run time, as on a machine, and as the pCPU's overhead.
+    pub switch: u64,
+    /// An exit of a guest, or a physical interrupt while one executes.
+    pub exit: u64,
+    /// From the kick of a pCPU until it is interrupted.
+    pub kick_delay: u64,
+    /// By how much work takes longer after a move to a pCPU that shares a cache with the last one.
+    pub migration_near: u64,
+    /// The same for a move to any other pCPU.
+    pub migration_far: u64,
+}
+
+/// A policy, made anew for each run.
+#[derive(Clone, Debug)]
+pub struct PolicySpec {
+    /// Its name, as [`policy_by_name`] knows it.
+    pub name: String,
+    /// What it is told.
+    pub options: PolicyOptions,
+}
+
+/// A guest.
+#[derive(Clone, Debug)]
+pub struct VmSpec {
+    /// What it is called.
+    pub name: String,
+    /// How many vCPUs it has, at least 1.
+    pub vcpus: u16,
+    /// Where they may run; `None`: anywhere.
+    pub affinity: Option<PcpuSet>,
+    /// What each of them shall get; the group is replaced by the number of the VM.
+    pub entitlement: Entitlement,
+    /// What each of them does.
+    pub workload: Workload,
+    /// When it is turned on.
+    pub start: u64,
+}
+
+/// Something that somebody outside does.
+#[derive(Clone, Debug)]
+pub struct ActionSpec {
+    /// When.
+    pub first: u64,
+    /// And then again after each so many ns.
+    pub every: Option<u64>,
+    /// What.
+    pub action: Action,
+}
+
+/// What somebody outside may do. VMs are named by their number in the scenario.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Pauses all vCPUs of a VM.
+    Pause {
+        /// Which.
+        vm: usize,
+    },
+    /// Lets them go on.
+    Resume {
+        /// Which.
+        vm: usize,
+    },
+    /// Gives all vCPUs of a VM another weight.
+    SetWeight {
+        /// Which.
+        vm: usize,
+        /// From now on.
+        weight: Weight,
+    },
+    /// Another policy takes over.
+    SetPolicy(PolicySpec),
+    /// Moves a vCPU.
+    Migrate {
+        /// Whose.
+        vm: usize,
+        /// Which of its vCPUs.
+        vcpu: u16,
+        /// Where.
+        to: PcpuId,
+    },
+    /// Takes a pCPU out of service.
+    Drain(PcpuId),
+    /// Puts it back.
+    Undrain(PcpuId),
+}
+
+/// How a scenario is run.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RunOptions {
+    /// Others act in the middle of steps, devices interrupt for no reason, and kicks come late: to find what is wrong, not to
+    /// measure.
+    pub interleave: bool,
+    /// Note who ran where.
+    pub record_stretches: bool,
+}
+
+impl PolicySpec {
+    fn policy(&self) -> Result<Box<dyn Policy>, PolicyError> {
+        policy_by_name(&self.name, self.options.clone())
+    }
+}
+
+impl Scenario {
+    /// How many vCPUs all VMs have.
+    pub fn vcpus(&self) -> usize {
+        self.vms.iter().map(|vm| usize::from(vm.vcpus)).sum()
+    }
+
+    /// The vCPUs of each VM.
+    pub(super) fn ranges(&self) -> Vec<Range<u16>> {
+        let mut next = 0;
+        let ranges = self.vms.iter().map(|vm| {
+            let first = next;
+            next += vm.vcpus;
+            first..next
+        });
+        ranges.collect()
+    }
+
+    /// What each vCPU of VM `index` shall get.
+    pub(super) fn entitlement(&self, index: usize) -> Entitlement {
+        Entitlement {
+            group: crate::GroupId::new(index as u16),
+            ..self.vms[index].entitlement
+        }
+    }
+
+    fn guests(&self, seed: u64) -> Vec<GuestPlan> {
+        let all = PcpuSet::all(self.topology.pcpus);
+        let mut guests = Vec::with_capacity(self.vcpus());
+        for (index, vm) in self.vms.iter().enumerate() {
+            for _ in 0..vm.vcpus {
+                let vcpu = VcpuId::new(guests.len() as u16);
+                guests.push(GuestPlan {
+                    program: Program::Model(Model::new(vm.workload.clone(), vcpu, seed)),
+                    affinity: vm.affinity.unwrap_or(all),
+                    entitlement: self.entitlement(index),
+                });
+            }
+        }
+        guests
+    }
+
+    fn engine(&self, policy: Box<dyn Policy>, seed: u64, options: &RunOptions) -> Rc<Engine> {
+        let Costs {
+            switch,
+            exit,
+            kick_delay,
+            migration_near,
+            migration_far,
+        } = self.costs;
+        let engine = Engine::new(Plan {
+            name: String::new(),
+            pcpus: self.topology.pcpus,
+            policy,
+            fallback_slice: self.policy.options.slice_ticks,
+            guests: self.guests(seed),
+            vms: self.ranges(),
+            rates: Rates {
+                exit: exit.max(1),
+                interrupt: exit,
+                switch,
+                near: migration_near,
+                far: migration_far,
+                cluster: self.topology.pcpus_per_cluster.max(1),
+            },
+            kick: (kick_delay, if options.interleave { kick_delay } else { 0 }),
+            seed: options.interleave.then_some(seed),
+            unrest: if options.interleave {
+                Unrest::Interleave
+            } else {
+                Unrest::None
+            },
+            check_every: EVENTS_PER_CHECK * (self.vcpus() as u64 + u64::from(self.topology.pcpus)),
+            may_fail: false,
+            records_stretches: options.record_stretches,
+        });
+        for (vm, vcpus) in self.vms.iter().zip(self.ranges()) {
+            // A boot turns on all others by itself.
+            let first = match vm.workload {
+                Workload::Boot { .. } => vcpus.start..vcpus.start + 1,
+                _ => vcpus,
+            };
+            for vcpu in first.map(VcpuId::new) {
+                engine.plan(vm.start, Outside::PowerOn(vcpu));
+            }
+        }
+        engine
+    }
+}
+
+/// Runs `scenario`.
+///
+/// # Errors
+/// A rule broke, in the scheduler or in what is checked around it, or an action was refused. Where panics do not unwind, a
+/// broken rule is a panic instead, and [`failure_of_panic`] says the same.
+pub fn run(scenario: &Scenario, seed: u64, options: &RunOptions) -> Result<Outcome, Failure> {
+    run_with(scenario, seed, options, || {
+        let policy = scenario.policy.policy();
+        policy.unwrap_or_else(|error| panic!("policy `{}`: {error}", scenario.policy.name))
+    })
+}
+
+/// Runs `scenario` with what `policy` makes instead of the policy that it names: one that is not in this crate.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_with(
+    scenario: &Scenario,
+    seed: u64,
+    options: &RunOptions,
+    policy: impl FnOnce() -> Box<dyn Policy>,
+) -> Result<Outcome, Failure> {
+    let _watched = history::Watch::start(seed);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let engine = scenario.engine(policy(), seed, options);
+        history::follow(&engine);
+        play(&engine, scenario, seed, options)
+    }));
+    result.map_err(|panic| history::failure(history::message(&*panic)))
+}
+
+/// What a panic with `message` on this thread says about the run that is going on here, for a panic hook; `None`: there is
+/// none.
+pub fn failure_of_panic(message: &str) -> Option<Failure> {
+    history::is_watching().then(|| history::failure(message))
+}
+
+fn play(engine: &Rc<Engine>, scenario: &Scenario, seed: u64, options: &RunOptions) -> Outcome {
+    let policy = engine.pool().policy_name(PoolId::FIRST).unwrap_or_default();
+    let mut actions = Actions::new(scenario);
+    actions.run_until(engine, scenario.warm_up);
+    let baseline = Baseline::take(engine);
+    actions.run_until(engine, scenario.duration);
+    let outcome = Outcome {
+        seed,
+        policy,
+        events: engine.events(),
+        virtual_time: scenario.duration - scenario.warm_up.min(scenario.duration),
+        vms: measure::vms(engine, scenario, &baseline),
+        pcpus: measure::pcpus(engine, &baseline),
+        stretches: if options.record_stretches {
+            engine.stretches()
+        } else {
+            Vec::new()
+        },
+    };
+    measure::expect_fairness(scenario, &outcome);
+    outcome
+}
+
+/// What comes from outside, and when each comes next.
+struct Actions<'a> {
+    scenario: &'a Scenario,
+    ranges: Vec<Range<u16>>,
+    next: Vec<u64>,
+}
+
+impl<'a> Actions<'a> {
+    fn new(scenario: &'a Scenario) -> Self {
+        Self {
+            scenario,
+            ranges: scenario.ranges(),
+            next: scenario.actions.iter().map(|spec| spec.first).collect(),
+        }
+    }
+
+    /// Lets time pass until `end`, and does what is to be done by then.
+    fn run_until(&mut self, engine: &Rc<Engine>, end: u64) {
+        loop {
+            let times = self.next.iter().copied().enumerate();
+            let first = times.min_by_key(|&(index, time)| (time, index));
+            let Some((index, time)) = first.filter(|&(_, time)| time <= end && time != NEVER)
+            else {
+                return engine.run_until(end);
+            };
+            engine.run_until(time);
+            let ActionSpec { every, action, .. } = &self.scenario.actions[index];
+            self.next[index] = match every {
+                Some(every) => time.saturating_add((*every).max(1)),
+                None => NEVER,
+            };
+            if let Err(refusal) = self.perform(engine, action) {
+                panic!("{action:?} at {time} is refused: {refusal}");
+            }
+        }
+    }
+
+    fn perform(&self, engine: &Rc<Engine>, action: &Action) -> Result<(), String> {
+        let vcpus = |vm: usize| self.ranges[vm].clone().map(VcpuId::new);
+        let act = |action| engine.perform(action);
+        match action {
+            &Action::Pause { vm } => vcpus(vm).map(Outside::Pause).for_each(act),
+            &Action::Resume { vm } => vcpus(vm).map(Outside::Resume).for_each(act),
+            &Action::Drain(pcpu) => act(Outside::Drain(pcpu)),
+            &Action::Undrain(pcpu) => act(Outside::Undrain(pcpu)),
+            &Action::Migrate { vm, vcpu, to } => {
+                let vcpu = VcpuId::new(self.ranges[vm].start + vcpu);
+                let may_go = engine.handle(vcpu).affinity().contains(to);
+                if !may_go {
+                    return Err(format!("{vcpu} may not run on {to}"));
+                }
+                act(Outside::Migrate(vcpu, to));
+            }
+            &Action::SetWeight { vm, weight } => {
+                engine.regime_at.set(engine.now());
+                for vcpu in vcpus(vm) {
+                    let handle = engine.handle(vcpu);
+                    let entitlement = Entitlement {
+                        weight,
+                        ..handle.entitlement()
+                    };
+                    change(engine, || handle.set_entitlement(&entitlement))?;
+                }
+            }
+            Action::SetPolicy(spec) => {
+                engine.regime_at.set(engine.now());
+                let policy = spec.policy().map_err(|error| error.to_string())?;
+                change(engine, || engine.pool().set_policy(PoolId::FIRST, policy))?;
+            }
+        }
+        engine.check();
+        Ok(())
+    }
+}
+
+/// Changes what vCPUs shall get, between two events.
+fn change<E: ToString>(engine: &Engine, act: impl FnOnce() -> Result<(), E>) -> Result<(), String> {
+    let changed = engine.change(act);
+    let changed = changed.expect("rule: between two events nobody changes anything");
+    changed.map_err(|refusal| refusal.to_string())
+}
