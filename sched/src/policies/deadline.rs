@@ -20,6 +20,7 @@ use super::homes::Homes;
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
     Ready, Refusal, Reservation, Slice, VcpuId,
+    pcpu_set::AtomicPcpuSet,
     sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
@@ -41,6 +42,7 @@ impl Deadline {
     pub fn with_slice(slice_ticks: u64, max_vcpus: u16) -> Self {
         let shared = Shared {
             homes: Homes::new(max_vcpus),
+            pcpus: AtomicPcpuSet::default(),
             crowds: core::array::from_fn(|_| AtomicU32::new(0)),
             absent: (0..max_vcpus).map(|_| Absent::default()).collect(),
         };
@@ -99,6 +101,7 @@ impl Policy for Deadline {
     }
 
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
+        self.shared.pcpus.insert(pcpu, Relaxed);
         Box::new(Queue {
             pcpu,
             slice_ticks: self.slice_ticks,
@@ -114,6 +117,8 @@ impl Policy for Deadline {
 /// What the pCPUs tell each other; each value stands for itself.
 struct Shared {
     homes: Homes,
+    /// Those that take part.
+    pcpus: AtomicPcpuSet,
     /// How many are on each pCPU, if one runs there. Only the pCPU writes it.
     crowds: [AtomicU32; PcpuId::LIMIT as usize],
     /// By vCPU number. Whoever has the vCPU's box writes it.
@@ -321,8 +326,9 @@ impl Queue {
     fn roomier(&self) -> PcpuSet {
         let here = self.shared.rest(self.pcpu, self.crowd());
         let mut roomier = PcpuSet::EMPTY;
-        (0..PcpuId::LIMIT)
-            .filter_map(PcpuId::new)
+        let pcpus = self.shared.pcpus.load(Relaxed);
+        pcpus
+            .iter()
             .filter(|&pcpu| self.shared.crowd(pcpu) > 0)
             .filter(|&pcpu| self.shared.rest_for_one_more(pcpu) > here)
             .for_each(|pcpu| roomier.insert(pcpu));

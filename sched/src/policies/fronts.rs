@@ -9,6 +9,7 @@
 
 use crate::{
     PcpuId,
+    pcpu_set::AtomicPcpuSet,
     sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
@@ -46,8 +47,6 @@ struct Front {
     /// Its virtual runtime at `since`, and at no other time.
     vruntime: AtomicU64,
     since: AtomicU64,
-    /// Others wait there.
-    is_contended: AtomicU32,
 }
 
 impl Front {
@@ -63,16 +62,36 @@ impl Front {
 }
 
 /// How far all of them are.
-pub(super) struct Fronts([Front; PcpuId::LIMIT as usize]);
+pub(super) struct Fronts {
+    /// Those that take part.
+    pcpus: AtomicPcpuSet,
+    /// Those where others wait than the one that runs.
+    contended: AtomicPcpuSet,
+    fronts: [Front; PcpuId::LIMIT as usize],
+}
 
 impl Fronts {
+    /// Before any pCPU takes part.
     pub(super) fn new() -> Self {
-        Self(core::array::from_fn(|_| Front::default()))
+        Self {
+            pcpus: AtomicPcpuSet::default(),
+            contended: AtomicPcpuSet::default(),
+            fronts: core::array::from_fn(|_| Front::default()),
+        }
+    }
+
+    /// `pcpu` takes part.
+    pub(super) fn join(&self, pcpu: PcpuId) {
+        self.pcpus.insert(pcpu, Relaxed);
+    }
+
+    fn front(&self, pcpu: PcpuId) -> &Front {
+        &self.fronts[pcpu.index()]
     }
 
     /// What runs on `pcpu`: its weight, and its virtual runtime at `now`.
     pub(super) fn show(&self, pcpu: PcpuId, running: Option<(u64, u64)>, now: u64) {
-        let front = &self.0[pcpu.index()];
+        let front = self.front(pcpu);
         if let Some((_, vruntime)) = running {
             front.vruntime.store(vruntime, Relaxed);
             front.since.store(now, Relaxed);
@@ -83,21 +102,22 @@ impl Fronts {
 
     /// Whether others wait on `pcpu`.
     pub(super) fn show_contention(&self, pcpu: PcpuId, is_contended: bool) {
-        let front = &self.0[pcpu.index()];
-        let is_contended = u32::from(is_contended);
-        if front.is_contended.load(Relaxed) != is_contended {
-            front.is_contended.store(is_contended, Relaxed);
+        if self.contended.contains(pcpu, Relaxed) == is_contended {
+            return;
+        }
+        if is_contended {
+            self.contended.insert(pcpu, Relaxed);
+        } else {
+            self.contended.remove(pcpu, Relaxed);
         }
     }
 
     /// The virtual runtime of the pCPU that is least far of those where vCPUs wait.
     pub(super) fn slowest(&self, now: u64) -> Option<u64> {
-        let contended = self
-            .0
-            .iter()
-            .filter(|front| front.is_contended.load(Relaxed) != 0);
+        let contended = self.contended.load(Relaxed);
         contended
-            .filter_map(|front| front.at(now))
+            .iter()
+            .filter_map(|pcpu| self.front(pcpu).at(now))
             .reduce(|least, other| {
                 if ahead(least, other) > 0 {
                     other
@@ -115,9 +135,10 @@ impl Fronts {
         now: u64,
         mut may_go: impl FnMut(PcpuId) -> bool,
     ) -> Option<PcpuId> {
-        let lead = |pcpu: PcpuId| Some(ahead(self.0[pcpu.index()].at(now)?, vruntime));
-        (0..PcpuId::LIMIT)
-            .filter_map(PcpuId::new)
+        let lead = |pcpu: PcpuId| Some(ahead(self.front(pcpu).at(now)?, vruntime));
+        let pcpus = self.pcpus.load(Relaxed);
+        pcpus
+            .iter()
             .filter_map(|pcpu| Some((lead(pcpu)?, pcpu)))
             .filter(|&(lead, pcpu)| lead > enough.min(i64::MAX as u64) as i64 && may_go(pcpu))
             .max_by_key(|&(lead, _)| lead)
