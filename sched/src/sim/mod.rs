@@ -45,6 +45,7 @@ pub mod scenario;
 mod scenarios;
 #[cfg(test)]
 mod shares;
+pub mod speed;
 #[cfg(test)]
 mod table;
 #[cfg(test)]

@@ -162,7 +162,7 @@ pub struct RunOptions {
 }
 
 impl PolicySpec {
-    fn policy(&self) -> Result<Box<dyn Policy>, PolicyError> {
+    pub(super) fn policy(&self) -> Result<Box<dyn Policy>, PolicyError> {
         policy_by_name(&self.name, self.options.clone())
     }
 }
@@ -208,7 +208,12 @@ impl Scenario {
         guests
     }
 
-    fn engine(&self, policy: Box<dyn Policy>, seed: u64, options: &RunOptions) -> Rc<Engine> {
+    pub(super) fn engine(
+        &self,
+        policy: Box<dyn Policy>,
+        seed: u64,
+        options: &RunOptions,
+    ) -> Rc<Engine> {
         let Costs {
             switch,
             exit,
