@@ -142,6 +142,33 @@ impl PcpuSet {
         None
     }
 
+    /// Those of them that are near `pcpu`, at most 16, if there are any; else all.
+    pub(crate) const fn near(self, pcpu: PcpuId) -> Self {
+        let index = word(pcpu);
+        let group = 0xffff << (pcpu.index() % 64 / 16 * 16);
+        let mut near = Self::EMPTY;
+        near.0[index] = self.0[index] & group;
+        if near.0[index] == 0 { self } else { near }
+    }
+
+    /// At most 16 of them, others in each turn; those of a small set are all.
+    pub(crate) fn part(self, turn: u64) -> Self {
+        if WORDS == 1 && self.0[0] <= 0xffff {
+            return self;
+        }
+        let group = |index: usize| {
+            let first = PcpuId::new((16 * index) as u16)?;
+            let near = self.0[word(first)] & (0xffff * bit(first));
+            (near != 0).then_some((word(first), near))
+        };
+        let groups = || (0..4 * WORDS).filter_map(group);
+        let mut part = Self::EMPTY;
+        if let Some((index, bits)) = groups().nth(turn as usize % groups().count().max(1)) {
+            part.0[index] = bits;
+        }
+        part
+    }
+
     /// Each of them, lowest first.
     pub fn iter(self) -> impl Iterator<Item = PcpuId> {
         let (mut rest, mut index) = (self, 0);
@@ -232,7 +259,11 @@ impl AtomicPcpuSet {
 
     #[inline]
     pub(crate) fn load(&self, order: Ordering) -> PcpuSet {
-        PcpuSet(array::from_fn(|index| self.0[index].load(order)))
+        let mut set = PcpuSet::EMPTY;
+        for (bits, word) in set.0.iter_mut().zip(&self.0) {
+            *bits = word.load(order);
+        }
+        set
     }
 
     /// As it is between two stores, none of which is of an empty set: while the words change one after the other it may look
@@ -351,6 +382,34 @@ mod tests {
             assert_eq!(one.difference(other).first().is_none(), only.is_empty());
             assert_eq!(one.difference(other).is_empty(), only.is_empty());
         }
+    }
+
+    #[test]
+    fn each_part_has_its_turn_and_none_is_left_out() {
+        let set = parse(&format!("0-2,63-{LAST}")).unwrap();
+        let mut all = PcpuSet::EMPTY;
+        for turn in 0..4 * WORDS as u64 {
+            let part = set.part(turn);
+            assert!((1..=16).contains(&part.len()), "{part}");
+            all = all.union(part);
+        }
+        assert_eq!(all, set);
+        assert!(PcpuSet::EMPTY.part(1).is_empty());
+    }
+
+    #[test]
+    fn those_that_are_near_are_at_most_16_and_none_if_all_are_far() {
+        let near = |text: &str, index| {
+            let set = parse(text).unwrap();
+            set.near(PcpuId::new(index).unwrap()).to_string()
+        };
+        assert_eq!(near("0-63", 17), "16-31");
+        assert_eq!(near("0-5,40", 33), "40");
+        assert_eq!(near("0-5,40", 20), "0-5,40");
+        assert_eq!(
+            near(&format!("0-{LAST}"), LAST),
+            format!("{}-{LAST}", LAST - 15)
+        );
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Policy for Credit {
     }
 
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
-        self.shared.fronts.join(pcpu);
+        self.fronts.join(pcpu);
         let queue = Queue {
             slice_ticks: self.slice_ticks,
             level: 0,

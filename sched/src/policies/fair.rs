@@ -98,7 +98,7 @@ impl Policy for Fair {
     }
 
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
-        self.shared.fronts.join(pcpu);
+        self.fronts.join(pcpu);
         Box::new(Queue {
             slice_ticks: self.slice_ticks,
             line: Line::new(pcpu, entitlements.len(), &self.fronts),

@@ -17,7 +17,10 @@ use crate::{
 pub(super) const SCALE: u64 = 1 << 16;
 
 pub(super) fn virtual_ticks(ticks: u64, weight: u64) -> u64 {
-    (u128::from(ticks) * u128::from(SCALE) / u128::from(weight)) as u64
+    match ticks.checked_mul(SCALE) {
+        Some(scaled) => scaled / weight,
+        None => (u128::from(ticks) * u128::from(SCALE) / u128::from(weight)) as u64,
+    }
 }
 
 /// Two slices of `virtual_slice`: how much more or less than its part a vCPU may have had.
@@ -58,6 +61,18 @@ impl Front {
             let vruntime = self.vruntime.load(Relaxed);
             vruntime.wrapping_add(virtual_ticks(ticks, weight))
         })
+    }
+
+    /// By how much what runs there is ahead of `vruntime` now, if that is more than `enough`: of most told without a division.
+    fn lead(&self, vruntime: u64, enough: i64, now: u64) -> Option<i64> {
+        let weight = self.weight.load(Relaxed);
+        let ticks = now.saturating_sub(self.since.load(Relaxed));
+        let before = ahead(self.vruntime.load(Relaxed), vruntime);
+        let missing = i128::from(enough) - i128::from(before);
+        let may_be_enough = i128::from(ticks) * i128::from(SCALE) > missing * i128::from(weight);
+        let lead = (weight != 0 && may_be_enough)
+            .then(|| before.wrapping_add(virtual_ticks(ticks, weight.into()) as i64));
+        lead.filter(|&lead| lead > enough)
     }
 }
 
@@ -127,7 +142,8 @@ impl Fronts {
             })
     }
 
-    /// The pCPU that is furthest ahead of `vruntime`, by more than `enough`, of those for which `may_go` is true.
+    /// The pCPU that is furthest ahead of `vruntime`, by more than `enough`, of those for which `may_go` is true; with many, of a
+    /// part of them, another one each time.
     pub(super) fn furthest_ahead(
         &self,
         vruntime: u64,
@@ -135,12 +151,12 @@ impl Fronts {
         now: u64,
         mut may_go: impl FnMut(PcpuId) -> bool,
     ) -> Option<PcpuId> {
-        let lead = |pcpu: PcpuId| Some(ahead(self.front(pcpu).at(now)?, vruntime));
-        let pcpus = self.pcpus.load(Relaxed);
+        let enough = enough.min(i64::MAX as u64) as i64;
+        let pcpus = self.pcpus.load(Relaxed).part(vruntime);
         pcpus
             .iter()
-            .filter_map(|pcpu| Some((lead(pcpu)?, pcpu)))
-            .filter(|&(lead, pcpu)| lead > enough.min(i64::MAX as u64) as i64 && may_go(pcpu))
+            .filter_map(|pcpu| Some((self.front(pcpu).lead(vruntime, enough, now)?, pcpu)))
+            .filter(|&(_, pcpu)| may_go(pcpu))
             .max_by_key(|&(lead, _)| lead)
             .map(|(_, pcpu)| pcpu)
     }

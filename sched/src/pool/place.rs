@@ -61,7 +61,7 @@ impl<V: Vcpu> Pool<V> {
     }
 
     /// Where a vCPU of `pool` goes that may run on `affinity` and was on `last`: to an idle pCPU, which is claimed for it; else back to `last`
-    /// unless that is clearly busier than another; else where the fewest wait.
+    /// unless that is clearly busier than another near it; else where the fewest wait of those.
     pub(crate) fn choose(&self, pool: PoolId, affinity: PcpuSet, last: Option<PcpuId>) -> PcpuId {
         let in_service = affinity.difference(self.draining.load(Ordering::Relaxed));
         // If it may run only on drained pCPUs, it waits on one of them.
@@ -79,7 +79,8 @@ impl<V: Vcpu> Pool<V> {
         if let Some(last) = last.filter(|&last| self.waiting(last) <= 1) {
             return last;
         }
-        let least = candidates.iter().min_by_key(|&pcpu| self.waiting(pcpu));
+        let near = last.map_or(candidates, |last| candidates.near(last));
+        let least = near.iter().min_by_key(|&pcpu| self.waiting(pcpu));
         let least = least.expect("rule: an affinity is never empty");
         last.filter(|&last| self.waiting(last) <= self.waiting(least) + 1)
             .unwrap_or(least)

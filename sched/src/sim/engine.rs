@@ -436,17 +436,14 @@ impl Engine {
             self.take_interrupts(guest);
         }
         let vcpu = guest.handle().id();
-        let woken_at = guest
-            .handle()
-            .shared()
-            .woken_at
-            .swap(NEVER, Ordering::Relaxed);
-        if core::mem::take(&mut guest.waits) {
-            self.count_event();
-            if woken_at != NEVER {
-                let mut wakeup = self.meter(vcpu).wakeup.borrow_mut();
-                wakeup.record(start.saturating_sub(woken_at));
-            }
+        let woken_at = &guest.handle().shared().woken_at;
+        let since = woken_at.load(Ordering::Relaxed);
+        if since != NEVER {
+            woken_at.store(NEVER, Ordering::Relaxed);
+        }
+        if core::mem::take(&mut guest.waits) && since != NEVER {
+            let mut wakeup = self.meter(vcpu).wakeup.borrow_mut();
+            wakeup.record(start.saturating_sub(since));
         }
         self.prepare(guest);
         let bound = self.bound[id.index()].get();

@@ -75,6 +75,7 @@ impl Engine {
 
     /// The guest's timer has fired at `due`.
     pub(super) fn note_timer(&self, guest: &Guest, due: u64) {
+        self.count_event();
         let woken_at = &guest.handle().shared().woken_at;
         let before = woken_at.load(Ordering::Relaxed);
         woken_at.store(before.min(due), Ordering::Relaxed);

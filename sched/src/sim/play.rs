@@ -192,6 +192,7 @@ impl Engine {
                 .store(since.min(self.now()), Ordering::Relaxed);
         }
         self.world.intrude();
+        self.count_event();
         handle.wake();
         self.touch(vcpu);
     }

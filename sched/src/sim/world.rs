@@ -173,7 +173,10 @@ impl World {
     /// `pcpu` executes: others do not make it.
     pub(super) fn unschedule(&self, pcpu: PcpuId) {
         self.lines[pcpu.index()].is_executing.store(true, Relaxed);
-        self.agenda.set(pcpu.index(), NEVER, 0);
+        // Otherwise nobody asks who is next before it is scheduled again.
+        if self.has_unrest.load(Relaxed) {
+            self.agenda.set(pcpu.index(), NEVER, 0);
+        }
     }
 
     /// Something comes from outside at `time`.
