@@ -187,6 +187,11 @@ impl Simulation {
         self.engine.world().policy_failures()
     }
 
+    /// Each timer that is set from now on fires so many ticks too late, as on a machine that is busy itself.
+    pub fn set_timer_delay(&mut self, ticks: u64) {
+        self.engine.world().set_timer_delay(ticks);
+    }
+
     /// A seeded machine: pauses, moves, interrupts and so on come by chance from now on, or no longer do.
     pub fn set_unrest(&mut self, is_on: bool) {
         self.engine.set_unrest(if is_on {

@@ -213,6 +213,18 @@ fn a_policy_that_keeps_its_word_is_left_alone() {
 }
 
 #[test]
+fn a_policy_is_not_blamed_for_a_timer_that_is_late() {
+    let mut sim = machine(1, 3, Box::new(RoundRobin::with_slice(SLICE)));
+    sim.set_timer_delay(4 * SLICE);
+    sim.run_until(20_000);
+    assert_eq!(sim.policy_failures(), []);
+    let mut sim = machine(1, 3, Box::new(Broken::new(How::Starves, None)));
+    sim.set_timer_delay(4 * SLICE);
+    sim.run_until(20_000);
+    assert_eq!(sim.policy_failures().len(), 1, "who starves somebody is");
+}
+
+#[test]
 fn a_policy_is_not_blamed_for_a_pcpu_that_was_out_of_service() {
     let policy = Box::new(RoundRobin::with_slice(SLICE));
     let mut sim = Simulation::with_setup(Setup {

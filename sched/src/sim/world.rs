@@ -65,6 +65,8 @@ pub(super) struct World {
     /// How long a kick takes, and by how much longer chance may make it.
     kick_ticks: u64,
     kick_jitter: u64,
+    /// By how much each timer is late.
+    timer_delay: AtomicU64,
     chance: AtomicU64,
     has_seed: bool,
     has_unrest: AtomicBool,
@@ -94,6 +96,7 @@ impl World {
             kicks_under_way: AtomicU64::new(0),
             kick_ticks,
             kick_jitter,
+            timer_delay: AtomicU64::new(0),
             chance: AtomicU64::new(seed.unwrap_or(0) ^ 0x9e37_79b9_7f4a_7c15),
             has_seed: seed.is_some(),
             has_unrest: AtomicBool::new(false),
@@ -240,9 +243,15 @@ impl World {
 
     pub(super) fn set_timer(&self, pcpu: PcpuId, deadline: Option<u64>) {
         let line = &self.lines[pcpu.index()];
-        line.timer.store(deadline.unwrap_or(NEVER), Relaxed);
+        let delay = self.timer_delay.load(Relaxed);
+        let fires = deadline.map_or(NEVER, |deadline| deadline.saturating_add(delay));
+        line.timer.store(fires, Relaxed);
         line.timer_sets
             .store(line.timer_sets.load(Relaxed) + 1, Relaxed);
+    }
+
+    pub(super) fn set_timer_delay(&self, ticks: u64) {
+        self.timer_delay.store(ticks, Relaxed);
     }
 
     pub(super) fn timer_sets(&self, pcpu: PcpuId) -> u64 {
