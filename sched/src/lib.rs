@@ -19,6 +19,8 @@
 extern crate alloc;
 
 mod accounting;
+#[cfg(any(test, feature = "sim"))]
+mod admitted;
 mod attention;
 mod cell;
 mod change;

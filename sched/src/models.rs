@@ -1,11 +1,14 @@
-//! The crossing protocols, every interleaving: one or two pCPUs, up to three vCPUs, the real code.
+//! The crossing protocols, every interleaving: up to three pCPUs and three vCPUs, the real code.
 //!
 //! Each model lets two parties act at once, then lets every pCPU look that was kicked or has its timer set, and asks
 //! whether what was promised has happened. A pCPU that nobody told does not look. `README.md` has the command.
 
+mod pools;
+
 use crate::{
     BlockReason, Decision, Entitlement, Host, LocalScheduler, Machine, PcpuId, PcpuSet, Place,
-    Pool, PoolConfig, PoolId, PowerState, Vcpu, VcpuHandle, policies::RoundRobin,
+    Pool, PoolConfig, PoolId, PowerState, Vcpu, VcpuHandle, admitted::Admitted,
+    policies::RoundRobin,
 };
 use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,7 +20,7 @@ const P1: PcpuId = PcpuId::from_low_bits(1);
 /// Time stands still; kicks are remembered.
 #[derive(Default)]
 struct Still {
-    kicked: [AtomicBool; 2],
+    kicked: [AtomicBool; 3],
 }
 
 impl Host for Still {
@@ -31,6 +34,10 @@ impl Host for Still {
 
     fn this_pcpu(&self) -> Option<PcpuId> {
         None
+    }
+
+    fn relax(&self) {
+        thread::yield_now();
     }
 }
 
@@ -151,7 +158,7 @@ struct Start {
 impl Start {
     fn new(pcpus: u16) -> Self {
         let host = Arc::new(Still::default());
-        let policy = Box::new(RoundRobin::with_slice(10));
+        let policy = Box::new(round_robin(10));
         let pcpus = PcpuSet::all(pcpus);
         let pool = Pool::new(PoolConfig {
             name: "all".into(),
@@ -177,6 +184,10 @@ impl Start {
     }
 
     fn vcpu(&self, affinity: PcpuSet) -> Arc<VcpuHandle<Model>> {
+        self.vcpu_in(PoolId::FIRST, affinity)
+    }
+
+    fn vcpu_in(&self, pool: PoolId, affinity: PcpuSet) -> Arc<VcpuHandle<Model>> {
         let make = |handle| Model {
             handle,
             bound: None,
@@ -184,8 +195,9 @@ impl Start {
             entry_seen: 0,
             resets: 0,
         };
+        let (entitlement, shared) = (Entitlement::default(), Shared::default());
         self.pool
-            .create_vcpu(affinity, &Entitlement::default(), make, Shared::default())
+            .create_vcpu_in(pool, affinity, &entitlement, make, shared)
             .expect("there is room")
     }
 
@@ -205,6 +217,11 @@ impl Start {
     }
 }
 
+/// Round-robin that is told of nobody whom it has not admitted.
+fn round_robin(slice: u64) -> Admitted {
+    Admitted::new(Box::new(RoundRobin::with_slice(slice)))
+}
+
 fn interrupt(handle: &VcpuHandle<Model>) {
     handle.shared().due.fetch_add(1, Relaxed);
     handle.wake();
@@ -221,14 +238,19 @@ fn busy_pcpu<const N: usize>() -> (Start, Pcpu, [Arc<VcpuHandle<Model>>; N]) {
 }
 
 fn succeed(pool: &Pool<Model>, slice: u64) {
-    let successor = RoundRobin::with_slice(slice);
+    let successor = round_robin(slice);
     pool.set_policy(PoolId::FIRST, Box::new(successor))
         .expect("it admits all");
 }
 
 fn explore(model: impl Fn() + Sync + Send + 'static) {
+    explore_to(5, model);
+}
+
+/// Every interleaving in which at most so many preemptions happen.
+fn explore_to(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(5));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 10_000;
     builder.check(model);
 }

@@ -291,7 +291,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         if raised.mail() {
             while let Some(mail) = self.cell.inbox.pop() {
                 // Only the policy that is to take over here may know this one.
-                if self.cell.attention.has_requests() {
+                if self.cell.attention.has_requests() && !cfg!(mutant = "mail_before_successor") {
                     self.follow_successor(machine, now);
                 }
                 self.receive(mail, now);

@@ -158,6 +158,9 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// Whoever may not stay here leaves.
     pub(super) fn expel(&mut self, machine: &mut impl Machine<V>, now: u64) {
+        if cfg!(mutant = "strangers_stay") {
+            return;
+        }
         let is_stranger = |vcpu: &V| !vcpu.handle().may_run_on(self.id);
         if let Some(loaded) = self.loaded.as_ref().filter(|vcpu| is_stranger(vcpu)) {
             if loaded.handle().state.load().is_blocked() {

@@ -114,6 +114,11 @@ impl<V: Vcpu> Pool<V> {
 
     /// `pcpu`, which follows the policy of `pool`, idles.
     pub(crate) fn publish_idle(&self, pool: PoolId, pcpu: PcpuId) {
+        let pool = if cfg!(mutant = "idle_everywhere") {
+            PoolId::FIRST
+        } else {
+            pool
+        };
         self.partition(pool).idle.insert(pcpu, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }

@@ -180,7 +180,11 @@ impl<V: Vcpu> Pool<V> {
             }
         }
         for &(vcpu, (allowed, home)) in &places {
-            let stays = allowed.intersection(entitlements.affinity(vcpu));
+            let stays = if cfg!(mutant = "send_before_told") {
+                allowed
+            } else {
+                allowed.intersection(entitlements.affinity(vcpu))
+            };
             entitlements.set_place(vcpu, stays, home);
         }
         let mut told = PcpuSet::EMPTY;
@@ -204,6 +208,11 @@ impl<V: Vcpu> Pool<V> {
             entitlements.set_place(vcpu, allowed, home);
         }
         // Those that are ready may be able to go where they could not.
+        let told = if cfg!(mutant = "offer_nobody") {
+            PcpuSet::EMPTY
+        } else {
+            told
+        };
         told.iter()
             .for_each(|pcpu| self.nudge(pcpu, About::Requests));
         Ok(())

@@ -154,9 +154,11 @@ impl<V: Vcpu> Pool<V> {
             }
             Ok(admitted)
         })?;
-        moved
-            .iter()
-            .for_each(|(handle, _)| handle.request_migrate());
+        if !cfg!(mutant = "moved_vcpus_stay") {
+            moved
+                .iter()
+                .for_each(|(handle, _)| handle.request_migrate());
+        }
         Ok(())
     }
 

@@ -71,6 +71,7 @@ use engine::{Engine, GuestPlan, Plan};
 use guest::Program;
 use hardware::Rates;
 use world::Unrest;
+pub(crate) use world::intrude;
 
 /// How long vCPUs take turns if the policy fails, in ticks.
 const FALLBACK_SLICE: u64 = 10;

@@ -3,6 +3,7 @@
 use super::{engine::Engine, world::Unrest};
 use crate::{
     BlockReason, GroupId, PcpuId, PcpuSet, Policy, PoolChangeError, PoolId, VcpuId,
+    admitted::Admitted,
     policies::{
         Credit, Deadline, Fair, Gang, Pinned, Priority, RoundRobin, Table, TableDriven, Window,
     },
@@ -164,7 +165,8 @@ impl Engine {
     }
 
     fn policy(&self, successor: Successor, pcpus: PcpuSet) -> Box<dyn Policy> {
-        successor.policy(pcpus, self.vcpu_count() as u16)
+        let policy = successor.policy(pcpus, self.vcpu_count() as u16);
+        Box::new(Admitted::new(policy))
     }
 
     /// On one thread nobody can wait for another change of what vCPUs shall get to be over: this one is not made then.

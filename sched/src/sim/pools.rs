@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Entitlement, GroupId, MigrateError, PcpuId, PcpuSet, PoolId, Reservation, VcpuId,
-    policies::RoundRobin,
+    admitted::Admitted, policies::RoundRobin,
 };
 use alloc::{
     boxed::Box,
@@ -348,8 +348,9 @@ fn an_unplugged_pcpu_keeps_nothing_and_comes_back_to_the_pool_that_it_is_plugged
 /// Everything moves: vCPUs, VMs and pCPUs between two pools whose policies change, while pCPUs are unplugged and come back.
 #[test]
 fn pools_by_chance_break_no_rule() {
-    for seed in 0..600 {
-        let mut sim = random_machine(seed, Box::new(RoundRobin::with_slice(SLICE)));
+    for seed in 0..1000 {
+        let policy = Admitted::new(Box::new(RoundRobin::with_slice(SLICE)));
+        let mut sim = random_machine(seed, Box::new(policy));
         let pcpus = sim.engine.pool().pcpus();
         if pcpus.len() < 2 {
             continue;
@@ -357,7 +358,7 @@ fn pools_by_chance_break_no_rule() {
         let upper = pcpus.difference(PcpuSet::all(pcpus.len() as u16 / 2));
         sim.expect(Outside::CreatePool(upper, Successor::RoundRobin));
         sim.set_unrest(true);
-        sim.run_until(500);
+        sim.run_until(1000);
         sim.set_unrest(false);
         for pcpu in pcpus.iter() {
             sim.act(Outside::Plug(pcpu, PoolId::FIRST));

@@ -28,6 +28,13 @@ pub(super) fn intruder() -> Option<alloc::rc::Rc<Engine>> {
     INTRUDER.with(|intruder| intruder.try_borrow().ok()?.upgrade())
 }
 
+/// Others may act now, between two steps of whoever calls.
+pub(crate) fn intrude() {
+    if let Some(engine) = intruder() {
+        engine.world().intrude();
+    }
+}
+
 /// What others may do in the middle of somebody's step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Unrest {
