@@ -11,7 +11,7 @@ use alloc::{string::String, vec::Vec};
 
 pub use check::{Machine, PAGE, whole_pages};
 pub use scheduling::{
-    CAP, EntitlementConfig, PolicyConfig, RESERVATION_US, SLICE_US, WindowConfig,
+    CAP, EntitlementConfig, PolicyConfig, PoolPlan, RESERVATION_US, SLICE_US, WindowConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub const BOOTARGS_KEY: &str = "trapline.config";
 
 /// The first bytes of an encoded [`BootConfig`]; the last one is its version.
-const MAGIC: [u8; 8] = *b"TRAPCFG\x06";
+const MAGIC: [u8; 8] = *b"TRAPCFG\x07";
 
 /// The most guests of one run.
 pub const MAX_GUESTS: usize = 32;
@@ -125,8 +125,8 @@ pub mod guest_machine {
 pub struct BootConfig {
     /// 1 to [`MAX_PCPUS`].
     pub pcpu_count: u16,
-    /// Who runs next.
-    pub policy: PolicyConfig,
+    /// The pools, at least one: each pCPU is in one of them.
+    pub pools: Vec<PoolPlan>,
     /// The time of day when the run began, in seconds since 1970.
     pub boot_time: u64,
     /// 1 to [`MAX_GUESTS`], with at most [`MAX_VCPUS_IN_ALL`] vCPUs. A guest's index here is its number on the wire.
@@ -140,6 +140,8 @@ pub struct GuestConfig {
     pub name: String,
     /// 1 to [`MAX_VCPUS`].
     pub vcpu_count: u16,
+    /// Its pool, by its place among [`BootConfig::pools`].
+    pub pool: u16,
     /// For each vCPU the pCPUs it may run on, bit n for pCPU n.
     pub affinity: Vec<u64>,
     /// What each of its vCPUs shall get.
@@ -287,18 +289,23 @@ pub(crate) mod tests {
     pub(crate) fn example() -> BootConfig {
         BootConfig {
             pcpu_count: 4,
-            policy: PolicyConfig {
-                windows: alloc::vec![WindowConfig {
-                    pcpus: 0b11,
-                    guest: Some(0),
-                    us: 3_000,
-                }],
-                ..PolicyConfig::new("round-robin", 5_000)
-            },
+            pools: alloc::vec![PoolPlan {
+                name: "rest".into(),
+                pcpus: 0b1111,
+                policy: PolicyConfig {
+                    windows: alloc::vec![WindowConfig {
+                        pcpus: 0b11,
+                        guest: Some(0),
+                        us: 3_000,
+                    }],
+                    ..PolicyConfig::new("round-robin", 5_000)
+                },
+            }],
             boot_time: 1_800_000_000,
             guests: alloc::vec![GuestConfig {
                 name: "linux".into(),
                 vcpu_count: 2,
+                pool: 0,
                 affinity: alloc::vec![0b1111, 0b0001],
                 entitlement: EntitlementConfig {
                     cap: Some(250),

@@ -4,6 +4,8 @@
 use alloc::{format, string::String, vec::Vec};
 use core::ops::Range;
 
+use trapline_sched::{PcpuSet, PoolId};
+
 use super::{
     BootConfig, GuestConfig, MAX_GUESTS, MAX_VCPUS, MAX_VCPUS_IN_ALL, PassedDevice, Region,
     StagedImage, guest_machine,
@@ -35,6 +37,7 @@ impl BootConfig {
     /// It cannot: why not.
     pub fn check(&self, machine: &Machine<'_>) -> Result<(), String> {
         self.check_counts(machine)?;
+        self.check_pools()?;
         let mut rams: Vec<Range<u64>> = Vec::new();
         for (index, guest) in self.guests.iter().enumerate() {
             self.check_name(index, guest)?;
@@ -43,9 +46,11 @@ impl BootConfig {
             if guest.vcpu_count == 0 || usize::from(guest.vcpu_count) > MAX_VCPUS {
                 return refuse("it has no vCPU, or too many");
             }
-            let pcpus = u64::MAX >> (u64::BITS - u32::from(self.pcpu_count));
-            if guest.affinity.iter().any(|set| set & pcpus == 0) {
-                return refuse("one of its vCPUs may run on no pCPU");
+            let Some(pool) = self.pools.get(usize::from(guest.pool)) else {
+                return refuse("its pool does not exist");
+            };
+            if guest.affinity.iter().any(|set| set & pool.pcpus == 0) {
+                return refuse("one of its vCPUs may run on no pCPU of its pool");
             }
             let ram = range(&guest.ram);
             if ram != whole_pages(guest.ram.address, guest.ram.length) || !(machine.is_free)(&ram) {
@@ -93,6 +98,31 @@ impl BootConfig {
             return Err(format!(
                 "{vcpus} vCPUs are configured, there can be {MAX_VCPUS_IN_ALL}"
             ));
+        }
+        Ok(())
+    }
+
+    /// Each pCPU is in one pool.
+    fn check_pools(&self) -> Result<(), String> {
+        let mut rest = u64::MAX >> (u64::BITS - u32::from(self.pcpu_count));
+        if self.pools.len() > PoolId::LIMIT {
+            let most = PoolId::LIMIT;
+            return Err(format!(
+                "there are {} pools, and there can be {most}",
+                self.pools.len()
+            ));
+        }
+        for pool in &self.pools {
+            if pool.pcpus == 0 || pool.pcpus & !rest != 0 {
+                let name = &pool.name;
+                return Err(format!(
+                    "pool {name} has no pCPU, or one that is absent or another's"
+                ));
+            }
+            rest &= !pool.pcpus;
+        }
+        if rest != 0 {
+            return Err(format!("pCPUs {} are in no pool", PcpuSet::from_bits(rest)));
         }
         Ok(())
     }
@@ -344,6 +374,19 @@ mod tests {
     #[test]
     fn what_the_machine_has_not_is_refused() {
         expect_refusal(check(|config| config.pcpu_count = 5), "the machine has 4");
+        expect_refusal(check(|config| config.pcpu_count = 3), "pool rest has");
+        expect_refusal(
+            check(|config| config.pools[0].pcpus = 0b111),
+            "pCPUs 3 are in no pool",
+        );
+        expect_refusal(
+            check(|config| config.pools.clear()),
+            "pCPUs 0-3 are in no pool",
+        );
+        expect_refusal(
+            check(|config| config.guests[0].pool = 1),
+            "its pool does not exist",
+        );
         expect_refusal(check(|config| config.pcpu_count = 0), "0 pCPUs");
         expect_refusal(check(|config| config.guests.clear()), "0 guests");
         let guest = |change: fn(&mut GuestConfig)| check(|config| change(&mut config.guests[0]));

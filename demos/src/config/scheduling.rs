@@ -36,6 +36,17 @@ pub struct PolicyConfig {
     pub windows: Vec<WindowConfig>,
 }
 
+/// A pool of pCPUs.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct PoolPlan {
+    /// What the user calls it: one word, unlike the other pools'.
+    pub name: String,
+    /// Bit n: it has pCPU n.
+    pub pcpus: u64,
+    /// Who runs next there.
+    pub policy: PolicyConfig,
+}
+
 /// A part of the frame of some pCPUs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct WindowConfig {

@@ -137,12 +137,14 @@ impl Request {
         places: &[GuestPlace],
     ) -> Result<MachineLayout> {
         let mut guests = Vec::new();
-        for ((guest, affinity), place) in self.guests.iter().zip(affinities).zip(places) {
-            guests.push(guest.lay_out(inputs, affinity, place, self.is_counting)?);
+        let (pools, of_guests) = self.pool_plans()?;
+        let asked = self.guests.iter().zip(affinities).zip(of_guests);
+        for (((guest, affinity), pool), place) in asked.zip(places) {
+            guests.push(guest.lay_out(inputs, (affinity, pool), place, self.is_counting)?);
         }
         let config = BootConfig {
             pcpu_count: self.pcpus as u16,
-            policy: self.policy.clone(),
+            pools,
             boot_time: boot_time(self.is_counting),
             guests: Vec::new(),
         };
@@ -201,7 +203,7 @@ impl GuestRequest {
     fn lay_out(
         &self,
         inputs: &mut Inputs,
-        affinity: Vec<u64>,
+        (affinity, pool): (Vec<u64>, u16),
         place: &GuestPlace,
         is_counting: bool,
     ) -> Result<UnstagedGuest> {
@@ -243,6 +245,7 @@ impl GuestRequest {
         let config = GuestConfig {
             name: self.name.clone(),
             vcpu_count: affinity.len() as u16,
+            pool,
             affinity,
             entitlement: self.entitlement,
             starts: self.starts,
@@ -442,6 +445,7 @@ mod tests {
             cpu: "max".into(),
             gic: GicVersion::V3,
             policy: PolicyConfig::new("round-robin", 5000),
+            pools: Vec::new(),
             is_counting: false,
             is_bare: false,
             hypervisor: "hypervisor".into(),

@@ -248,7 +248,7 @@ fn end_of(region: &Region) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{EntitlementConfig, OnReset, PolicyConfig};
+    use crate::config::{EntitlementConfig, OnReset, PolicyConfig, PoolPlan};
 
     fn kernel(offset: u64, footprint: u64) -> Kernel {
         let start = RAM_BASE.saturating_add(offset);
@@ -327,6 +327,7 @@ mod tests {
             config: GuestConfig {
                 name: "test".into(),
                 vcpu_count: 1,
+                pool: 0,
                 affinity: vec![1],
                 entitlement: EntitlementConfig::default(),
                 starts: true,
@@ -361,7 +362,11 @@ mod tests {
         }
         let config = BootConfig {
             pcpu_count: 1,
-            policy: PolicyConfig::new("pinned", 1),
+            pools: vec![PoolPlan {
+                name: "all".into(),
+                pcpus: 1,
+                policy: PolicyConfig::new("pinned", 1),
+            }],
             boot_time: 0,
             guests: Vec::new(),
         };

@@ -1,8 +1,12 @@
 //! A run, as asked for: one machine and its guests. What needs no file and no program to check is checked here.
 
+mod scheduling;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
-use trapline_sched::{PcpuId, PcpuSet, VcpuId, policies};
+use trapline_sched::{PcpuId, PcpuSet};
+
+pub use self::scheduling::PoolRequest;
 
 use super::{
     Failure, cross,
@@ -94,6 +98,8 @@ pub struct GuestRequest {
     pub vcpus: usize,
     /// Its RAM.
     pub memory_mib: u64,
+    /// The name of its pool; `None`: the one of the pCPUs that are in no other.
+    pub pool: Option<String>,
     /// Lists of pCPUs: one for each vCPU, or one for all; none for any pCPU.
     pub affinity: Vec<String>,
     /// What each of its vCPUs shall get.
@@ -123,6 +129,7 @@ impl GuestRequest {
             bootargs,
             vcpus,
             memory_mib: DEFAULT_MEMORY_MIB,
+            pool: None,
             affinity: Vec::new(),
             entitlement: EntitlementConfig::default(),
             starts: true,
@@ -158,8 +165,10 @@ pub struct Request {
     pub cpu: String,
     /// The machine's interrupt controller; its guests have one like it.
     pub gic: GicVersion,
-    /// Who runs next.
+    /// Who runs next on the pCPUs that are in none of `pools`.
     pub policy: PolicyConfig,
+    /// Pools of pCPUs.
+    pub pools: Vec<PoolRequest>,
     /// Count instructions instead of time.
     pub is_counting: bool,
     /// No hypervisor: the guest's kernel directly on QEMU, to compare with.
@@ -176,7 +185,7 @@ impl Request {
     /// # Errors
     /// The first thing that is wrong, and where.
     pub fn check_plain_values(&self) -> Result<Vec<Vec<u64>>> {
-        self.check_policy()?;
+        let pools = self.pools()?;
         self.check_sums()?;
         self.check_gic()?;
         for (index, guest) in self.guests.iter().enumerate() {
@@ -200,82 +209,8 @@ impl Request {
             parse_affinity(&guest.affinity, guest.vcpus, self.pcpus, &guest.place)
         });
         let affinities = affinities.collect::<Result<Vec<_>>>()?;
-        if self.policy.name == policies::Pinned::NAME {
-            self.check_pins(&affinities)?;
-        }
-        self.check_windows()?;
-        self.check_entitlements(&affinities)?;
+        self.check_scheduling(&pools, &affinities)?;
         Ok(affinities)
-    }
-
-    /// Windows are on pCPUs that are there, for the one policy that has them.
-    fn check_windows(&self) -> Result<()> {
-        let refuse =
-            |what: String, remedy: &str| Err(Failure::input(what, self.place.of("window"), remedy));
-        let (windows, name) = (&self.policy.windows, &self.policy.name);
-        if !windows.is_empty() && name != policies::TableDriven::NAME {
-            let what = format!("policy `{name}` has no windows");
-            return refuse(what, "leave them out, or take policy = \"table\"");
-        }
-        let named = windows.iter().fold(0, |union, window| union | window.pcpus);
-        let absent = PcpuSet::from_bits(named).difference(all_pcpus(self.pcpus));
-        if let Some(absent) = absent.first() {
-            let what = format!(
-                "a window is on {absent}, and there are {} pCPUs",
-                self.pcpus
-            );
-            return refuse(what, "count pCPUs from 0");
-        }
-        Ok(())
-    }
-
-    /// Asks the policy itself whether it can keep what each vCPU shall get, with microseconds for ticks.
-    fn check_entitlements(&self, affinities: &[Vec<u64>]) -> Result<()> {
-        let max_vcpus = affinities.iter().map(Vec::len).sum::<usize>() as u16;
-        let pcpus = PcpuSet::all(self.pcpus as u16);
-        let policy = self.policy.policy(max_vcpus, pcpus, u64::from);
-        let policy = policy.map_err(|error| {
-            let remedy = "see docs/guide/scheduling.md (times are in microseconds)";
-            Failure::input(error, self.place.of("policy"), remedy)
-        })?;
-        let mut ids = (0..).map(VcpuId::new);
-        for (index, (guest, affinities)) in self.guests.iter().zip(affinities).enumerate() {
-            let entitlement = guest.entitlement.entitlement(index as u16, u64::from);
-            let entitlement = entitlement.ok_or_else(|| {
-                let what = "a weight, budget or period is out of range";
-                Failure::input(
-                    what,
-                    guest.place.of("weight"),
-                    "see docs/guide/several-guests.md",
-                )
-            })?;
-            for (&affinity, id) in affinities.iter().zip(&mut ids) {
-                let affinity = PcpuSet::from_bits(affinity);
-                policy
-                    .admit(id, &entitlement, affinity)
-                    .map_err(|refusal| {
-                        let what = format!(
-                            "policy `{}` refuses `{}`: {refusal}",
-                            self.policy.name, guest.name
-                        );
-                        let remedy =
-                            "ask for less, or give it more pCPUs (times are in microseconds)";
-                        Failure::input(what, guest.place.of(guest.entitlement_key()), remedy)
-                    })?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_policy(&self) -> Result<()> {
-        if policies::NAMES.contains(&self.policy.name.as_str()) {
-            return Ok(());
-        }
-        Err(Failure::input(
-            format!("unknown policy `{}`", self.policy.name),
-            self.place.of("policy"),
-            &format!("choose one of {}", policies::NAMES.join(", ")),
-        ))
     }
 
     fn check_sums(&self) -> Result<()> {
@@ -349,36 +284,6 @@ impl Request {
             }
         }
         virtio::transports(&self.guests).map(drop)
-    }
-
-    /// Under `pinned` a vCPU keeps its pCPU until it waits: no guest may sit on another's.
-    fn check_pins(&self, affinities: &[Vec<u64>]) -> Result<()> {
-        if self.guests.len() == 1 {
-            return Ok(());
-        }
-        let unions: Vec<u64> = affinities
-            .iter()
-            .map(|sets| sets.iter().fold(0, |union, set| union | set))
-            .collect();
-        for (index, guest) in self.guests.iter().enumerate() {
-            let refuse = |what: String| {
-                let remedy = "policy `pinned` needs pCPUs for each guest alone: give each an affinity, or take round-robin";
-                Err(Failure::input(what, guest.place.of("affinity"), remedy))
-            };
-            if guest.affinity.is_empty() {
-                return refuse(format!("`{}` has no affinity", guest.name));
-            }
-            let clash = (0..index).find(|other| unions[*other] & unions[index] != 0);
-            if let Some(other) = clash {
-                let shared = PcpuSet::from_bits(unions[other] & unions[index]);
-                let name = &self.guests[other].name;
-                return refuse(format!(
-                    "`{name}` and `{}` overlap on pCPU {shared}",
-                    guest.name
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

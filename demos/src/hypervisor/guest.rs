@@ -14,7 +14,7 @@ use trapline_platform::{
     dt::{Gic, GicV2},
     timer,
 };
-use trapline_sched::{PcpuSet, VcpuHandle};
+use trapline_sched::{PcpuSet, PoolId, VcpuHandle};
 use trapline_vcpu::{
     Aarch64VCpu,
     arch::aarch64::{GuestTlb, read_id_register},
@@ -227,6 +227,7 @@ pub(super) fn settings(
         .entitlement
         .entitlement(index as u16, timer::ticks_of_us)
         .ok_or(("entitlement", "a value is out of range"))?;
+    let pool = PoolId::new(config.pool.into()).ok_or(("pool", "there can be no such pool"))?;
     let vcpu = |vcpu: usize| VcpuSettings {
         entitlement,
         affinity: match config.affinity.get(vcpu) {
@@ -235,7 +236,7 @@ pub(super) fn settings(
         },
     };
     let vcpus = (0..usize::from(config.vcpu_count)).map(vcpu);
-    Ok(Settings::new(vcpus))
+    Ok(Settings::new(pool, vcpus))
 }
 
 /// The vCPUs of guest `index`, all off. If one cannot be made, those before it are taken back: a vCPU and its VM keep each other

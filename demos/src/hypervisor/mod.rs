@@ -31,7 +31,10 @@ use core::{
 };
 
 use spin::Once;
-use trapline_demos::{config::BootConfig, wire::ExitStatus};
+use trapline_demos::{
+    config::{BootConfig, PoolPlan},
+    wire::ExitStatus,
+};
 use trapline_handlers::{Dispatcher, Request, TimerQueue, pl031::WallTime};
 use trapline_platform::{
     BootInfo,
@@ -390,19 +393,33 @@ fn prepare(
         .ok_or_else(|| Refusal("the machine's stage 2 translation has no 4 KiB granule".into()))?;
     let max_vcpus = config.guests.iter().map(|guest| guest.vcpu_count).sum();
     let pcpus = PcpuSet::all(config.pcpu_count);
-    let policy = config.policy.policy(max_vcpus, pcpus, timer::ticks_of_us);
+    let policy_of = |plan: &PoolPlan| {
+        let pcpus = PcpuSet::from_bits(plan.pcpus);
+        let policy = plan.policy.policy(max_vcpus, pcpus, timer::ticks_of_us);
+        policy.map_err(|error| ("policy", error))
+    };
+    let (first, others) = config
+        .pools
+        .split_first()
+        .ok_or(("pools", "there is none"))?;
     let pool = Pool::new(PoolConfig {
-        name: "all".into(),
+        name: first.name.clone(),
         pcpus,
         max_vcpus,
-        policy: policy.map_err(|error| ("policy", error))?,
-        fallback_slice: timer::ticks_of_us(config.policy.slice_us),
+        policy: policy_of(first)?,
+        fallback_slice: timer::ticks_of_us(first.policy.slice_us),
         host: Arc::new(PoolHost {
             on_parked,
             on_policy_failed,
         }),
     })
     .map_err(|error| ("pool", error))?;
+    for plan in others {
+        let pcpus = PcpuSet::from_bits(plan.pcpus);
+        pool.create_pool(&plan.name, pcpus, policy_of(plan)?)
+            .map_err(|error| ("pool", error))?;
+    }
+    let desk = Desk::new(first.policy.clone());
     let pcpu_count = usize::from(config.pcpu_count);
     let staging = Staging::map(&config)?;
     let guests = config.guests.into_iter().enumerate();
@@ -416,7 +433,7 @@ fn prepare(
         geometry,
         pcpu_count,
         gic,
-        desk: Desk::new(config.policy),
+        desk,
         slots: slots.collect::<Result<_, Refusal>>()?,
         owners: (0..max_vcpus).map(|_| AtomicU16::new(0)).collect(),
         staging,

@@ -253,3 +253,55 @@ fn a_policy_of_ones_own_takes_over_while_guests_run() {
     let said = output.log.contains("policy lottery takes over");
     output.require(said, || "the lottery did not take over".into());
 }
+
+/// Weights count among the guests of a pool only, under its own policy.
+#[test]
+fn pools_keep_what_each_guest_shall_get() {
+    let pools = "pcpus = 2
+policy = \"fair\"
+slice_us = 1000
+
+[[pool]]
+name = \"upper\"
+pcpus = \"1\"
+policy = \"credit\"
+
+";
+    let guests = [
+        busy("a", 1, "weight = 500"),
+        busy("b", 1, "weight = 1000"),
+        busy("c", 1, "weight = 4000\npool = \"upper\""),
+        busy("d", 1, "weight = 2000\npool = \"upper\""),
+    ];
+    let output = count(&(String::from(pools) + &guests.concat()));
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| work_of(&output, name));
+    expect_ratio(&output, b / a, 2.0);
+    expect_ratio(&output, c / d, 2.0);
+    expect_ratio(&output, (c + d) / (a + b), 1.0);
+}
+
+#[test]
+fn two_pools_pass_stress_at_once() {
+    let text = "pcpus = 4
+
+[[pool]]
+name = \"gangs\"
+pcpus = \"2-3\"
+policy = \"gang\"
+
+[[vm]]
+name = \"a\"
+guest = \"stress\"
+vcpus = 6
+
+[[vm]]
+name = \"b\"
+guest = \"stress\"
+vcpus = 4
+pool = \"gangs\"
+";
+    let output = run(text).deadline(120).start();
+    output.expect_exit(0);
+    let passes = output.console.matches("STRESS PASS").count();
+    output.require(passes == 2, || format!("{passes} guests of 2 have passed"));
+}

@@ -25,10 +25,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of a VM with as many vCPUs, in the first pool.
-    pub fn new(vcpus: impl IntoIterator<Item = VcpuSettings>) -> Self {
+    /// Those of a VM with as many vCPUs, in `pool`.
+    pub fn new(pool: PoolId, vcpus: impl IntoIterator<Item = VcpuSettings>) -> Self {
         Self {
-            pool: PoolId::FIRST,
+            pool,
             vcpus: vcpus.into_iter().collect(),
         }
     }

@@ -80,7 +80,7 @@ fn settings(vm: u16, vcpus: usize) -> Settings {
         },
         affinity: PcpuSet::all(2),
     };
-    Settings::new(vec![one; vcpus])
+    Settings::new(PoolId::FIRST, vec![one; vcpus])
 }
 
 fn fake() -> Fake {

@@ -42,6 +42,7 @@ pub fn from_file(
 ) -> Result<(Request, Run<'static>)> {
     let ConfigFile {
         machine: mut keys,
+        pools,
         vms,
     } = config_file::read(path)?;
     let mut options = options.clone();
@@ -75,6 +76,10 @@ pub fn from_file(
     let mut request = run::machine(guests, &options.machine);
     request.policy.period_us = keys.period_us.unwrap_or(request.policy.period_us);
     request.policy.windows = keys.windows;
+    request.pools = pools
+        .into_iter()
+        .map(|pool| pool.request(&request.policy))
+        .collect();
     request.place = keys.place;
     let (request, mut run) = complete(request, &options, consoles, is_terminal)?;
     run.default_timeout = timeout.or(run.default_timeout);

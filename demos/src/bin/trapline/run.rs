@@ -70,6 +70,7 @@ pub fn machine(guests: Vec<GuestRequest>, options: &MachineOptions) -> Request {
             options.policy.as_deref().unwrap_or(DEFAULT_POLICY),
             options.slice.unwrap_or(DEFAULT_SLICE_US),
         ),
+        pools: Vec::new(),
         is_counting: options.icount,
         is_bare: options.bare,
         hypervisor: options.hypervisor.clone(),

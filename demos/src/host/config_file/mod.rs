@@ -5,21 +5,22 @@
 
 mod text;
 
-use std::{fs::File, io::Read, ops::RangeInclusive, path::Path};
+use std::{collections::BTreeMap, fs::File, io::Read, ops::RangeInclusive, path::Path};
 
 use trapline_sched::{PcpuSet, Weight, policies};
 
-use self::text::{DeviceText, DmaText, FileText, ResetText, VmText, WindowText};
+use self::text::{DeviceText, DmaText, FileText, PoolText, ResetText, VmText, WindowText};
 use super::{
     Failure,
     consoles::Target,
     cross,
     failure::{Result, at},
-    request::{DEFAULT_MEMORY_MIB, GuestRequest, GuestSource, Place},
+    request::{DEFAULT_MEMORY_MIB, GuestRequest, GuestSource, Place, PoolRequest},
     virtio::Backend,
 };
 use crate::config::{
-    self, EntitlementConfig, GicVersion, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, WindowConfig,
+    self, EntitlementConfig, GicVersion, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, PolicyConfig,
+    WindowConfig,
 };
 
 /// More than 512 vCPUs can want.
@@ -42,6 +43,8 @@ const fn wide(range: &RangeInclusive<u32>) -> RangeInclusive<i64> {
 pub struct ConfigFile {
     /// What it says of the machine.
     pub machine: MachineKeys,
+    /// Its pools of pCPUs.
+    pub pools: Vec<PoolKeys>,
     /// The guests, in their order.
     pub vms: Vec<Vm>,
 }
@@ -69,6 +72,33 @@ pub struct MachineKeys {
     pub timeout: Option<u32>,
     /// Where all this stands.
     pub place: Place,
+}
+
+/// One pool of the file.
+#[derive(Clone, Debug)]
+pub struct PoolKeys {
+    name: String,
+    pcpus: String,
+    policy: Option<String>,
+    slice_us: Option<u32>,
+    period_us: Option<u32>,
+    place: Place,
+}
+
+impl PoolKeys {
+    /// The pool on a machine with `policy`: what it does not say is as there.
+    pub fn request(self, policy: &PolicyConfig) -> PoolRequest {
+        let mut own = policy.clone();
+        own.name = self.policy.unwrap_or(own.name);
+        own.slice_us = self.slice_us.unwrap_or(own.slice_us);
+        own.period_us = self.period_us.unwrap_or(own.period_us);
+        PoolRequest {
+            name: self.name,
+            pcpus: self.pcpus,
+            policy: own,
+            place: self.place,
+        }
+    }
 }
 
 /// One guest of the file.
@@ -124,6 +154,15 @@ fn parse(text: &str, path: &Path) -> Result<ConfigFile> {
         };
         vms.push(vm_of(vm, base, place)?);
     }
+    let mut pools = Vec::new();
+    for (pool, (heading, lines)) in parsed.pool.iter().zip(lines.pools) {
+        let owner = format!("pool `{}`", pool.name.escape_debug());
+        let place = Place {
+            file: Some((file.clone(), Some((owner, heading)))),
+            lines,
+        };
+        pools.push(pool_of(pool, parsed.policy.as_deref(), place)?);
+    }
     if vms.is_empty() {
         return Err(Failure::input(
             "there is no guest",
@@ -133,27 +172,14 @@ fn parse(text: &str, path: &Path) -> Result<ConfigFile> {
     }
     Ok(ConfigFile {
         machine: machine_of(&parsed, &vms, place)?,
+        pools,
         vms,
     })
 }
 
 fn machine_of(text: &FileText, vms: &[Vm], place: Place) -> Result<MachineKeys> {
     let within = |value: Option<i64>, range, key| within(value, range, key, &place);
-    let policy = text.policy.as_deref().unwrap_or(policies::RoundRobin::NAME);
-    let known = policies::option_names(policy);
-    let unknown = text
-        .policy_options
-        .keys()
-        .find(|name| !known.contains(&name.as_str()));
-    if let Some(name) = unknown.filter(|_| policies::NAMES.contains(&policy)) {
-        let remedy = match known {
-            [] => "it has none".to_owned(),
-            _ => choose(name, known),
-        };
-        let key = format!("policy_options.{name}");
-        let what = format!("policy `{policy}` has no option `{name}`");
-        return Err(Failure::input(what, place.of(&key), &remedy));
-    }
+    check_options(text.policy.as_deref(), &text.policy_options, &place)?;
     let option = text.policy_options.get("slice_us").copied();
     if option.is_some() && text.slice_us.is_some() {
         let what = "the slice is given twice";
@@ -181,6 +207,46 @@ fn machine_of(text: &FileText, vms: &[Vm], place: Place) -> Result<MachineKeys> 
         timeout: within(text.timeout, TIMEOUT, "timeout")?.map(|seconds| seconds as u32),
         place,
     })
+}
+
+fn pool_of(text: &PoolText, machines: Option<&str>, place: Place) -> Result<PoolKeys> {
+    let policy = text.policy.as_deref().or(machines);
+    check_options(policy, &text.policy_options, &place)?;
+    let option = |name, range| {
+        let value = text.policy_options.get(name).copied();
+        let value = within(value, range, &format!("policy_options.{name}"), &place)?;
+        Ok(value.map(|value| value as u32))
+    };
+    Ok(PoolKeys {
+        name: text.name.clone(),
+        pcpus: text.pcpus.clone(),
+        policy: text.policy.clone(),
+        slice_us: option("slice_us", SLICE_US)?,
+        period_us: option("period_us", RESERVATION_US)?,
+        place,
+    })
+}
+
+/// `policy` has all these options; whether there is such a policy is another question.
+fn check_options(
+    policy: Option<&str>,
+    options: &BTreeMap<String, i64>,
+    place: &Place,
+) -> Result<()> {
+    let policy = policy.unwrap_or(policies::RoundRobin::NAME);
+    let known = policies::option_names(policy);
+    let mut names = options.keys();
+    let unknown = names.find(|name| !known.contains(&name.as_str()));
+    let Some(name) = unknown.filter(|_| policies::NAMES.contains(&policy)) else {
+        return Ok(());
+    };
+    let remedy = match known {
+        [] => "it has none".to_owned(),
+        _ => choose(name, known),
+    };
+    let key = format!("policy_options.{name}");
+    let what = format!("policy `{policy}` has no option `{name}`");
+    Err(Failure::input(what, place.of(&key), &remedy))
 }
 
 fn windows_of(windows: &[WindowText], vms: &[Vm], place: &Place) -> Result<Vec<WindowConfig>> {
@@ -243,6 +309,7 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
             bootargs: text.append.clone().unwrap_or_default(),
             vcpus,
             memory_mib,
+            pool: text.pool.clone(),
             affinity: text.affinity.clone().unwrap_or_default().0,
             entitlement: entitlement_of(text, &place)?,
             starts: text.start.unwrap_or(true),

@@ -28,7 +28,20 @@ pub(super) struct FileText {
     pub icount: bool,
     pub timeout: Option<i64>,
     #[serde(default)]
+    pub pool: Vec<PoolText>,
+    #[serde(default)]
     pub vm: Vec<VmText>,
+}
+
+/// One `[[pool]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PoolText {
+    pub name: String,
+    pub pcpus: String,
+    pub policy: Option<String>,
+    #[serde(default)]
+    pub policy_options: BTreeMap<String, i64>,
 }
 
 /// One `[[window]]`.
@@ -52,6 +65,7 @@ pub(super) struct VmText {
     pub append: Option<String>,
     pub memory: Option<Memory>,
     pub vcpus: Option<i64>,
+    pub pool: Option<String>,
     pub affinity: Option<Lists>,
     pub weight: Option<i64>,
     pub slice_us: Option<i64>,
@@ -176,6 +190,8 @@ pub(super) struct Lines {
     pub machine: BTreeMap<String, usize>,
     /// For each guest its own line, and its keys'.
     pub vms: Vec<(usize, BTreeMap<String, usize>)>,
+    /// The same for each pool.
+    pub pools: Vec<(usize, BTreeMap<String, usize>)>,
 }
 
 /// Takes `text` apart; `file` is what it is called in a failure.
@@ -202,19 +218,27 @@ fn lines(text: &str, table: &DeTable<'_>) -> Lines {
         });
         lines.collect::<BTreeMap<_, _>>()
     };
-    let mut machine = keys(table, "");
-    if let Some(DeValue::Table(options)) = table.get("policy_options").map(|value| value.get_ref())
-    {
-        machine.extend(keys(options, "policy_options."));
-    }
-    let vms = table.get("vm").and_then(|value| value.get_ref().as_array());
-    let vms = vms.into_iter().flat_map(|array| array.iter()).map(|vm| {
-        let lines = vm.get_ref().as_table().map(|table| keys(table, ""));
-        (line(text, &vm.span()), lines.unwrap_or_default())
-    });
+    let with_options = |table: &DeTable<'_>| {
+        let mut lines = keys(table, "");
+        let options = table.get("policy_options");
+        if let Some(DeValue::Table(options)) = options.map(|value| value.get_ref()) {
+            lines.extend(keys(options, "policy_options."));
+        }
+        lines
+    };
+    let each = |name: &str| {
+        let array = table.get(name).and_then(|value| value.get_ref().as_array());
+        let parts = array.into_iter().flat_map(|array| array.iter());
+        let lines = parts.map(|part| {
+            let lines = part.get_ref().as_table().map(with_options);
+            (line(text, &part.span()), lines.unwrap_or_default())
+        });
+        lines.collect()
+    };
     Lines {
-        vms: vms.collect(),
-        machine,
+        machine: with_options(table),
+        vms: each("vm"),
+        pools: each("pool"),
     }
 }
 

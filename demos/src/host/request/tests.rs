@@ -17,6 +17,7 @@ fn request(policy: &str, guests: Vec<GuestRequest>) -> Request {
         cpu: "max".into(),
         gic: GicVersion::V3,
         policy: PolicyConfig::new(policy, 5000),
+        pools: Vec::new(),
         is_counting: false,
         is_bare: false,
         hypervisor: "hypervisor".into(),
