@@ -144,6 +144,8 @@ pub struct GuestConfig {
     pub pool: u16,
     /// For each vCPU the pCPUs it may run on, bit n for pCPU n.
     pub affinity: Vec<u64>,
+    /// The pCPUs that all its vCPUs run on rather than elsewhere, bit n for pCPU n; none: no preference.
+    pub soft_affinity: u64,
     /// What each of its vCPUs shall get.
     pub entitlement: EntitlementConfig,
     /// The guest starts with the machine; otherwise it is off until it is told to start.
@@ -307,6 +309,7 @@ pub(crate) mod tests {
                 vcpu_count: 2,
                 pool: 0,
                 affinity: alloc::vec![0b1111, 0b0001],
+                soft_affinity: 0b0001,
                 entitlement: EntitlementConfig {
                     cap: Some(250),
                     reservation_us: Some((2000, 10_000)),

@@ -22,6 +22,8 @@ pub(crate) struct Mail<V> {
 /// What others write about one pCPU, and what it writes for others.
 #[repr(align(64))]
 pub(crate) struct Cell<V> {
+    /// Those that share a cache with it.
+    pub(crate) near: PcpuSet,
     pub(crate) attention: Attention,
     /// How many boxes are in the inbox and the ready set.
     pub(crate) waiting: AtomicU32,
@@ -45,8 +47,9 @@ pub(crate) struct Cell<V> {
 }
 
 impl<V> Cell<V> {
-    pub(crate) fn new(max_vcpus: u16, now: u64) -> Self {
+    pub(crate) fn new(near: PcpuSet, max_vcpus: u16, now: u64) -> Self {
         Self {
+            near,
             attention: Attention::new(),
             waiting: AtomicU32::new(0),
             reach: AtomicPcpuSet::default(),

@@ -72,6 +72,24 @@ impl<V: Vcpu> VcpuHandle<V> {
         Ok(())
     }
 
+    /// Where it runs from its next wake-up on rather than elsewhere, as long as it does not have to wait for that; an empty set
+    /// means no preference. Its affinity and its pool go before. On no exit path.
+    ///
+    /// # Errors
+    /// The machine does not have one of them.
+    pub fn set_soft_affinity(&self, set: PcpuSet) -> Result<(), AffinityError> {
+        let pool = self.pool();
+        if let Some(absent) = set.difference(pool.pcpus()).first() {
+            return Err(AffinityError::AbsentPcpu(absent));
+        }
+        pool.with_regime(|_| {
+            if !self.is_gone() {
+                pool.entitlements().prefer(self.id(), set);
+            }
+        });
+        Ok(())
+    }
+
     /// What it shall get from now on: the pCPU where it is chooses anew. On no exit path.
     ///
     /// # Errors

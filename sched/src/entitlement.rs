@@ -125,6 +125,8 @@ struct Place {
     affinity: AtomicPcpuSet,
     /// Where it may run whatever pool it belongs to.
     asked: AtomicPcpuSet,
+    /// Where it runs rather than elsewhere, if that costs no waiting; empty: it has no preference.
+    preferred: AtomicPcpuSet,
     pool: AtomicU32,
     /// Where it belongs, plus one; 0: to no pCPU in particular.
     home: AtomicU32,
@@ -231,6 +233,20 @@ impl Entitlements {
         place.map_or(PcpuSet::EMPTY, |place| place.asked.load(Ordering::Relaxed))
     }
 
+    /// Where `vcpu` runs rather than elsewhere; empty: it has no preference.
+    pub(crate) fn preferred(&self, vcpu: VcpuId) -> PcpuSet {
+        let place = self.0.get(vcpu.index());
+        place.map_or(PcpuSet::EMPTY, |place| {
+            place.preferred.load(Ordering::Relaxed)
+        })
+    }
+
+    pub(crate) fn prefer(&self, vcpu: VcpuId, pcpus: PcpuSet) {
+        if let Some(place) = self.0.get(vcpu.index()) {
+            place.preferred.store(pcpus, Ordering::Relaxed);
+        }
+    }
+
     /// The pool of `vcpu`.
     pub fn pool(&self, vcpu: VcpuId) -> PoolId {
         let place = self.0.get(vcpu.index());
@@ -270,6 +286,7 @@ impl Entitlements {
 
     /// There is no `vcpu` any more.
     pub(crate) fn clear(&self, vcpu: VcpuId) {
+        self.prefer(vcpu, PcpuSet::EMPTY);
         self.set_place(vcpu, PcpuSet::EMPTY, None);
     }
 

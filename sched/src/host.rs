@@ -13,7 +13,13 @@ pub trait Host: Send + Sync {
     /// The pCPU that calls, if it is one of the pool.
     fn this_pcpu(&self) -> Option<PcpuId>;
 
-    /// A vCPU that [`VcpuHandle::stop`] was called for is parked now. Called once per stop, on the pCPU that parked it, or
+    /// Which cache `pcpu` shares with others, by any number: those that have the same are near each other. Asked when the
+    /// scheduler is made; without an answer all are near.
+    fn cluster(&self, _pcpu: PcpuId) -> u64 {
+        0
+    }
+
+    /// A vCPU that [`crate::VcpuHandle::stop`] was called for is parked now. Called once per stop, on the pCPU that parked it, or
     /// by the caller of `stop` if it was parked already.
     fn stopped(&self, _vcpu: VcpuId) {}
 

@@ -516,7 +516,7 @@ fn loom_one_idle_pcpu_is_claimed_once() {
             [Decision::Run, Decision::Idle]
         );
         let claim = |pool: &Pool<Model>| {
-            pool.claim_idle_in(PoolId::FIRST, PcpuSet::all(2), None)
+            pool.claim_nearest(PoolId::FIRST, PcpuSet::all(2), None)
                 .is_some()
         };
         start.forget_kicks();

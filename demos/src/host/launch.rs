@@ -247,6 +247,7 @@ impl GuestRequest {
             vcpu_count: affinity.len() as u16,
             pool,
             affinity,
+            soft_affinity: self.soft_affinity()?.bits(),
             entitlement: self.entitlement,
             starts: self.starts,
             random_seed: seed(is_counting)?,

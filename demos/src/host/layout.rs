@@ -329,6 +329,7 @@ mod tests {
                 vcpu_count: 1,
                 pool: 0,
                 affinity: vec![1],
+                soft_affinity: 0,
                 entitlement: EntitlementConfig::default(),
                 starts: true,
                 random_seed: [0; 32],

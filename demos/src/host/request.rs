@@ -102,6 +102,8 @@ pub struct GuestRequest {
     pub pool: Option<String>,
     /// Lists of pCPUs: one for each vCPU, or one for all; none for any pCPU.
     pub affinity: Vec<String>,
+    /// A list of pCPUs that its vCPUs run on rather than elsewhere.
+    pub soft_affinity: Option<String>,
     /// What each of its vCPUs shall get.
     pub entitlement: EntitlementConfig,
     /// It starts with the machine.
@@ -131,6 +133,7 @@ impl GuestRequest {
             memory_mib: DEFAULT_MEMORY_MIB,
             pool: None,
             affinity: Vec::new(),
+            soft_affinity: None,
             entitlement: EntitlementConfig::default(),
             starts: true,
             on_reset: OnReset::End,

@@ -248,6 +248,8 @@ fn create_vcpus(
     (vm, vcpus): (&Arc<Vm>, &Vcpus),
     space: &Arc<AddressSpace>,
 ) -> Result<Vec<Arc<VcpuHandle<GuestVcpu>>>, Refusal> {
+    let preferred = PcpuSet::from_bits(machine.slots[index].config.soft_affinity);
+    let preferred = preferred.intersection(machine.pool.pcpus());
     let mut handles = Vec::with_capacity(vcpus.count());
     for (vcpu, own) in settings.vcpus().iter().enumerate() {
         let pcpus = settings.affinity_in(vcpu, &machine.pool);
@@ -261,6 +263,9 @@ fn create_vcpus(
             .create_vcpu_in(pool, pcpus, entitlement, make, shared);
         match created {
             Ok(handle) => {
+                handle
+                    .set_soft_affinity(preferred)
+                    .expect("the machine has all that it names");
                 machine.own(handle.id(), index);
                 vcpus.attach(vcpu, handle.clone());
                 handles.push(handle);

@@ -38,7 +38,7 @@ use trapline_demos::{
 use trapline_handlers::{Dispatcher, Request, TimerQueue, pl031::WallTime};
 use trapline_platform::{
     BootInfo,
-    dt::Gic,
+    dt::{Gic, Machine as Hardware},
     engine::{self, Between, PoolHost},
     heap, panic, pcpu, power, timer,
 };
@@ -132,7 +132,7 @@ pub fn start(boot: BootInfo, customize: impl Fn(&Guest) + Send + Sync + 'static)
 }
 
 fn try_start(boot: BootInfo, config: BootConfig, customize: Customize) -> Result<(), Refusal> {
-    let machine = prepare(config, &boot.machine.gic, customize)?;
+    let machine = prepare(config, boot.machine, customize)?;
     let machine = MACHINE.call_once(|| machine);
     let first = || machine.slots.iter().filter(|slot| slot.config.starts);
     first().try_for_each(|slot| slot.build(machine))?;
@@ -384,7 +384,7 @@ fn on_policy_failed(failure: PolicyFailure) {
 
 fn prepare(
     config: BootConfig,
-    gic: &'static Gic,
+    hardware: &'static Hardware<'static>,
     customize: Customize,
 ) -> Result<Machine, Refusal> {
     let mmfr0 = read_id_register(SystemRegister::new(3, 0, 0, 7, 0));
@@ -410,6 +410,7 @@ fn prepare(
         fallback_slice: timer::ticks_of_us(first.policy.slice_us),
         host: Arc::new(PoolHost {
             on_parked,
+            mpidrs: hardware.mpidrs(),
             on_policy_failed,
         }),
     })
@@ -432,7 +433,7 @@ fn prepare(
         vmids: Arc::new(VmidAllocator::new(geometry.vmid_bits(), pcpu_count)),
         geometry,
         pcpu_count,
-        gic,
+        gic: &hardware.gic,
         desk,
         slots: slots.collect::<Result<_, Refusal>>()?,
         owners: (0..max_vcpus).map(|_| AtomicU16::new(0)).collect(),

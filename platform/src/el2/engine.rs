@@ -107,6 +107,8 @@ impl EngineHost {
 pub struct PoolHost {
     /// Called for each vCPU that was stopped or paused once it is parked, on any pCPU; it may neither wait nor allocate.
     pub on_parked: fn(VcpuId),
+    /// The MPIDR of each pCPU: those that differ only in Aff0 are near each other.
+    pub mpidrs: &'static [u64],
     /// Called on the pCPU that found that the pool's policy has broken its promise; it may neither wait nor allocate.
     pub on_policy_failed: fn(PolicyFailure),
 }
@@ -122,6 +124,11 @@ impl trapline_sched::Host for PoolHost {
 
     fn this_pcpu(&self) -> Option<PcpuId> {
         PcpuId::new(pcpu::this_pcpu())
+    }
+
+    fn cluster(&self, pcpu: PcpuId) -> u64 {
+        let mpidr = self.mpidrs.get(pcpu.index());
+        mpidr.map_or(0, |mpidr| mpidr >> 8)
     }
 
     fn stopped(&self, vcpu: VcpuId) {

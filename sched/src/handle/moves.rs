@@ -104,7 +104,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     fn choose_pcpu(&self, last: Option<PcpuId>) -> PcpuId {
         let home = self.pool.entitlements().home(self.id);
         let home = home.filter(|&home| self.can_run_on(home));
-        home.unwrap_or_else(|| self.pool.choose(self.pool_id(), self.allowed(), last))
+        home.unwrap_or_else(|| self.pool.choose(self, last))
     }
 
     /// It may run on `pcpu`, and that is in service.

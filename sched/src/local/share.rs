@@ -35,16 +35,15 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// Lets the policy name a ready vCPU for which an idle pCPU can be claimed; the claim must be used.
     fn surrender(&mut self, now: u64) -> Option<(VcpuId, PcpuId)> {
-        let (ready, pool, pool_id) = (&self.ready, &self.pool, self.pool_id);
+        let (ready, pool, here) = (&self.ready, &self.pool, self.id);
         let mut accepted = None;
         let surrendered = self.policy.surrender(&mut |id| {
             if accepted.is_none() {
-                let affinity = ready
-                    .get(id)
-                    .map_or(PcpuSet::EMPTY, |vcpu| vcpu.handle().allowed());
-                accepted = pool
-                    .claim_idle_in(pool_id, affinity, None)
-                    .map(|pcpu| (id, pcpu));
+                let claimed = ready.get(id).and_then(|vcpu| {
+                    let handle = vcpu.handle();
+                    pool.claim_idle_for(handle, handle.allowed(), Some(here))
+                });
+                accepted = claimed.map(|pcpu| (id, pcpu));
             }
             accepted.is_some_and(|(first, _)| first == id)
         });

@@ -87,8 +87,9 @@ impl<V: Vcpu> Pool<V> {
             );
         }
         let now = host.now();
-        let cells = (0..=last.index())
-            .map(|_| Arc::new(Cell::new(max_vcpus, now)))
+        let cells = (0..=last.index() as u16)
+            .filter_map(PcpuId::new)
+            .map(|pcpu| Arc::new(Cell::new(near(&*host, pcpu, pcpus), max_vcpus, now)))
             .collect();
         let regime = ArrayQueue::new(1);
         assert!(
@@ -263,3 +264,13 @@ impl<V: Vcpu> Pool<V> {
         &self.cells[pcpu.index()]
     }
 }
+
+/// Those of `pcpus` that share a cache with `pcpu`.
+fn near(host: &dyn Host, pcpu: PcpuId, pcpus: PcpuSet) -> PcpuSet {
+    let cluster = host.cluster(pcpu);
+    let near = pcpus.iter().filter(|&other| host.cluster(other) == cluster);
+    near.map(PcpuSet::only).fold(PcpuSet::EMPTY, PcpuSet::union)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,12 +1,26 @@
 //! Where a vCPU goes: who idles, who is drained, where the fewest wait.
 //!
+//! A vCPU that wakes up goes to its home, if its policy gives it one, and otherwise, of the pCPUs that its affinity and its pool
+//! let it run on and that are in service, to the first of these that there is:
+//!
+//! | | where | what it costs |
+//! |---|---|---|
+//! | 1 | an idle pCPU that it prefers (soft affinity): the last one, one near that, any | one load; with a preference, two sets |
+//! | 2 | an idle pCPU: the last one, one that shares a cache with that, any | an atomic bit for each try |
+//! | 3 | the last one, unless two more wait there than where the fewest do | a load for each pCPU if more than one waits there |
+//! | 4 | where the fewest wait | the same |
+//!
+//! If it prefers some, 3 and 4 are among those only: it has to wait anyway. A pCPU that goes idle asks the one near it with
+//! the most ready vCPUs, or if none near has any, the one with the most. That one gives away what the policy can do without, to
+//! the nearest idle pCPU. Whoever has work and sees nobody idle does nothing for others; moves between busy pCPUs are the policies'.
+//!
 //! An idle pCPU is a bit in the bitmap of its pool; whoever clears that bit has claimed it and must post there. Where two words are
 //! crossed there is `fence(SeqCst)` on both sides: who makes a vCPU wait looks for an idle pCPU afterwards, who goes idle
 //! looks for mail and for ready vCPUs afterwards, so one of them sees the other.
 
 use super::Pool;
 use crate::{
-    PcpuId, PcpuSet, PoolId, Vcpu,
+    PcpuId, PcpuSet, PoolId, Vcpu, VcpuHandle,
     attention::About,
     sync::{Ordering, fence},
 };
@@ -60,21 +74,30 @@ impl<V: Vcpu> Pool<V> {
             .is_empty()
     }
 
-    /// Where a vCPU of `pool` goes that may run on `affinity` and was on `last`: to an idle pCPU, which is claimed for it; else back to `last`
-    /// unless that is clearly busier than another near it; else where the fewest wait of those.
-    pub(crate) fn choose(&self, pool: PoolId, affinity: PcpuSet, last: Option<PcpuId>) -> PcpuId {
-        let in_service = affinity.difference(self.draining.load(Ordering::Relaxed));
+    /// Where the vCPU of `handle` goes that was on `last`, in the order that the head of this file says. An idle pCPU is claimed
+    /// for it.
+    pub(crate) fn choose(&self, handle: &VcpuHandle<V>, last: Option<PcpuId>) -> PcpuId {
+        let allowed = handle.allowed();
+        let in_service = allowed.difference(self.draining.load(Ordering::Relaxed));
         // If it may run only on drained pCPUs, it waits on one of them.
         let eligible = if in_service.is_empty() {
-            affinity
+            allowed
         } else {
             in_service
         };
-        if let Some(idle) = self.claim_idle_in(pool, eligible, last) {
+        if let Some(idle) = self.claim_idle_for(handle, eligible, last) {
             return idle;
         }
         let online = eligible.intersection(self.online.load(Ordering::Relaxed));
         let candidates = if online.is_empty() { eligible } else { online };
+        let preferred = self.entitlements().preferred(handle.id());
+        let preferred = candidates.intersection(preferred);
+        // It has to wait anyway.
+        let candidates = if preferred.is_empty() {
+            candidates
+        } else {
+            preferred
+        };
         let last = last.filter(|&last| candidates.contains(last));
         if let Some(last) = last.filter(|&last| self.waiting(last) <= 1) {
             return last;
@@ -86,24 +109,51 @@ impl<V: Vcpu> Pool<V> {
             .unwrap_or(least)
     }
 
-    /// Claims an idle pCPU of `pool` and `set`, `first` if that is one: the caller must post to it.
-    pub(crate) fn claim_idle_in(
+    /// Claims an idle pCPU of `set` for the vCPU of `handle`, which was on `last`: the caller must post to it.
+    pub(crate) fn claim_idle_for(
         &self,
-        pool: PoolId,
+        handle: &VcpuHandle<V>,
         set: PcpuSet,
-        first: Option<PcpuId>,
+        last: Option<PcpuId>,
     ) -> Option<PcpuId> {
         let set = if cfg!(mutant = "forget_affinity") {
             self.pcpus
         } else {
             set
         };
+        let pool = handle.pool_id();
         let idle = self.partition(pool).idle_pcpus().intersection(set);
-        first
-            .filter(|&first| idle.contains(first))
-            .into_iter()
-            .chain(idle.iter())
-            .find(|&pcpu| self.claim_idle(pool, pcpu))
+        if idle.is_empty() {
+            return None;
+        }
+        let preferred = self.entitlements().preferred(handle.id());
+        let preferred = idle.intersection(preferred);
+        if !preferred.is_empty()
+            && let Some(claimed) = self.claim_nearest(pool, preferred, last)
+        {
+            return Some(claimed);
+        }
+        self.claim_nearest(pool, idle, last)
+    }
+
+    /// Claims one of `idle`: `last` if that is one, else one near it, else any.
+    pub(crate) fn claim_nearest(
+        &self,
+        pool: PoolId,
+        idle: PcpuSet,
+        last: Option<PcpuId>,
+    ) -> Option<PcpuId> {
+        if let Some(last) = last {
+            if idle.contains(last) && self.claim_idle(pool, last) {
+                return Some(last);
+            }
+            let near = idle.intersection(self.cell(last).near);
+            let claimed = near.iter().find(|&pcpu| self.claim_idle(pool, pcpu));
+            if claimed.is_some() {
+                return claimed;
+            }
+        }
+        idle.iter().find(|&pcpu| self.claim_idle(pool, pcpu))
     }
 
     /// True for exactly one of those that want to post to an idle `pcpu` of `pool`.
@@ -128,8 +178,9 @@ impl<V: Vcpu> Pool<V> {
         self.partition(pool).idle.remove(pcpu, Ordering::SeqCst);
     }
 
-    /// `idler`, of `pool`, has nothing to do: tells those there that have mail to read, and the one with the most ready vCPUs of which one may
-    /// run there. Their next `schedule` sees it in the bitmap. After `fence(SeqCst)`.
+    /// `idler`, of `pool`, has nothing to do: tells those there that have mail to read, and the one with the most ready vCPUs of
+    /// which one may run there, of those that are near if one of them has any. Their next `schedule` sees it in the bitmap. After
+    /// `fence(SeqCst)`.
     pub(crate) fn ask_for_work(&self, pool: PoolId, idler: PcpuId) {
         let pool = self.partition(pool);
         let others = || {
@@ -144,7 +195,12 @@ impl<V: Vcpu> Pool<V> {
         let idle = pool.idle_pcpus();
         let givers =
             others().filter(|&pcpu| !idle.contains(pcpu) && self.cell(pcpu).reaches(idler));
-        if let Some(giver) = givers.max_by_key(|&pcpu| self.waiting(pcpu)) {
+        let near = self.cell(idler).near;
+        let rank = |&pcpu: &PcpuId| {
+            let waiting = self.waiting(pcpu);
+            (near.contains(pcpu) && waiting > 0, waiting)
+        };
+        if let Some(giver) = givers.max_by_key(rank) {
             self.nudge(giver, About::Work);
         }
     }

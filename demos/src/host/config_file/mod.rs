@@ -311,6 +311,7 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
             memory_mib,
             pool: text.pool.clone(),
             affinity: text.affinity.clone().unwrap_or_default().0,
+            soft_affinity: text.soft_affinity.clone(),
             entitlement: entitlement_of(text, &place)?,
             starts: text.start.unwrap_or(true),
             on_reset: match text.on_reset {

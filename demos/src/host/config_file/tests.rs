@@ -475,6 +475,16 @@ fn pools_that_make_no_sense_are_refused_with_their_line() {
     );
     refuse(
         "vcpus = 2",
+        "soft_affinity = \"0-1\"",
+        "it prefers pCPUs 0-1, and its pool `real-time` has 3",
+    );
+    refuse(
+        "vcpus = 2",
+        "soft_affinity = \"x\"",
+        "x.toml:19: soft_affinity of vm `first`",
+    );
+    refuse(
+        "vcpus = 2",
         "vcpus = 2\nbudget_us = 600\nperiod_us = 1000",
         "policy `deadline` refuses `first`",
     );

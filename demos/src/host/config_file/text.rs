@@ -67,6 +67,7 @@ pub(super) struct VmText {
     pub vcpus: Option<i64>,
     pub pool: Option<String>,
     pub affinity: Option<Lists>,
+    pub soft_affinity: Option<String>,
     pub weight: Option<i64>,
     pub slice_us: Option<i64>,
     pub cap: Option<i64>,

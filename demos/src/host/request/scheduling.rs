@@ -167,6 +167,18 @@ impl Request {
             let pcpus = PcpuSet::from_bits(plan.pcpus);
             let outside = |&set: &u64| PcpuSet::from_bits(set).difference(pcpus).first();
             let outside = affinities.iter().find_map(outside);
+            let preferred = guest.soft_affinity()?;
+            if !preferred.is_empty() && preferred.intersection(pcpus).is_empty() {
+                let name = &plan.name;
+                let what =
+                    format!("it prefers pCPUs {preferred}, and its pool `{name}` has {pcpus}");
+                let remedy = "give pCPUs of the pool, or leave it out";
+                return Err(Failure::input(
+                    what,
+                    guest.place.of("soft_affinity"),
+                    remedy,
+                ));
+            }
             if let Some(outside) = outside.filter(|_| !guest.affinity.is_empty()) {
                 let what = format!(
                     "{outside} is not in its pool `{}`, which has pCPUs {pcpus}",
@@ -271,6 +283,23 @@ impl Request {
             }
         }
         Ok(())
+    }
+}
+
+impl GuestRequest {
+    /// The pCPUs that it prefers; none if it does not say.
+    ///
+    /// # Errors
+    /// What it says is no list of pCPUs.
+    pub(crate) fn soft_affinity(&self) -> Result<PcpuSet> {
+        let Some(list) = &self.soft_affinity else {
+            return Ok(PcpuSet::EMPTY);
+        };
+        list.parse().map_err(|error| {
+            let what = format!("`{}`: {error}", list.escape_debug());
+            let remedy = "give a list of pCPUs like \"0-1,3\" for all vCPUs";
+            Failure::input(what, self.place.of("soft_affinity"), remedy)
+        })
     }
 }
 

@@ -1,0 +1,132 @@
+//! Where a vCPU goes, on a machine of eight pCPUs in clusters of two, as the head of `place` says.
+
+use super::*;
+use crate::{PoolConfig, policies::RoundRobin};
+use alloc::boxed::Box;
+
+struct Clusters;
+
+impl Host for Clusters {
+    fn now(&self) -> u64 {
+        0
+    }
+
+    fn kick(&self, _pcpu: PcpuId) {}
+
+    fn this_pcpu(&self) -> Option<PcpuId> {
+        None
+    }
+
+    fn cluster(&self, pcpu: PcpuId) -> u64 {
+        pcpu.index() as u64 / 2
+    }
+}
+
+struct Nothing(Arc<VcpuHandle<Self>>);
+
+impl Vcpu for Nothing {
+    type Shared = ();
+
+    fn handle(&self) -> &Arc<VcpuHandle<Self>> {
+        &self.0
+    }
+}
+
+fn pcpu(index: u16) -> PcpuId {
+    PcpuId::new(index).unwrap()
+}
+
+fn set(text: &str) -> PcpuSet {
+    text.parse().unwrap()
+}
+
+/// The machine, and a vCPU of it that may run anywhere.
+fn machine() -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
+    let pool = Pool::new(PoolConfig {
+        name: "all".into(),
+        pcpus: PcpuSet::all(8),
+        max_vcpus: 1,
+        policy: Box::new(RoundRobin::with_slice(10)),
+        fallback_slice: 10,
+        host: Arc::new(Clusters),
+    })
+    .unwrap();
+    let entitlement = Entitlement::default();
+    let handle = pool.create_vcpu(PcpuSet::all(8), &entitlement, Nothing, ());
+    (pool, handle.unwrap())
+}
+
+impl Pool<Nothing> {
+    fn nobody_idles(&self) {
+        let pcpus = self.pcpus();
+        pcpus
+            .iter()
+            .for_each(|pcpu| self.retract_idle(PoolId::FIRST, pcpu));
+    }
+
+    /// Where the vCPU goes while those of `idle` idle, and then that one no longer does.
+    fn choose_while_idle(&self, handle: &VcpuHandle<Nothing>, idle: &str, last: u16) -> usize {
+        self.nobody_idles();
+        for pcpu in set(idle).iter() {
+            self.publish_idle(PoolId::FIRST, pcpu);
+        }
+        let chosen = self.choose(handle, Some(pcpu(last)));
+        assert!(!self.idle_pcpus().contains(chosen), "it is claimed");
+        chosen.index()
+    }
+}
+
+#[test]
+fn an_idle_pcpu_is_taken_by_cache_distance() {
+    let (pool, handle) = machine();
+    assert_eq!(pool.choose_while_idle(&handle, "0-7", 5), 5, "the last one");
+    assert_eq!(pool.choose_while_idle(&handle, "0-4", 5), 4, "a near one");
+    assert_eq!(pool.choose_while_idle(&handle, "2,7", 5), 2, "any");
+}
+
+#[test]
+fn a_preference_goes_before_distance_and_waiting_for_it_does_not() {
+    let (pool, handle) = machine();
+    handle.set_soft_affinity(set("0-1,6")).unwrap();
+    assert_eq!(pool.choose_while_idle(&handle, "0-7", 5), 0);
+    assert_eq!(pool.choose_while_idle(&handle, "0-7", 1), 1);
+    assert_eq!(
+        pool.choose_while_idle(&handle, "1-6", 7),
+        6,
+        "a near one of those"
+    );
+    assert_eq!(
+        pool.choose_while_idle(&handle, "2-5", 3),
+        3,
+        "none of them idles"
+    );
+    pool.nobody_idles();
+    // It waits, and rather there.
+    for index in [2, 0, 6] {
+        pool.cell(pcpu(index))
+            .waiting
+            .fetch_add(1, Ordering::Relaxed);
+    }
+    let busy = pool.choose(&handle, Some(pcpu(3)));
+    assert_eq!(busy, pcpu(1));
+    handle.set_soft_affinity(PcpuSet::EMPTY).unwrap();
+    assert_eq!(pool.choose(&handle, Some(pcpu(3))), pcpu(3));
+    assert_eq!(
+        handle.set_soft_affinity(set("8")),
+        Err(AffinityError::AbsentPcpu(pcpu(8)))
+    );
+}
+
+#[test]
+fn an_affinity_goes_before_a_preference() {
+    let (pool, handle) = machine();
+    handle.set_affinity(set("2-3")).unwrap();
+    handle.set_soft_affinity(set("3-7")).unwrap();
+    assert_eq!(pool.choose_while_idle(&handle, "0-7", 2), 3);
+    assert_eq!(pool.choose_while_idle(&handle, "0-2,4-7", 2), 2);
+    assert_eq!(
+        pool.choose(&handle, Some(pcpu(6))),
+        pcpu(3),
+        "nobody idles there"
+    );
+}
