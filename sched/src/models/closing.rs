@@ -1,0 +1,91 @@
+//! A drained pCPU closes and opens again, against who sends it something at the same time.
+
+use super::*;
+
+/// A pCPU that idles unseen, one that is open, and a vCPU that is paused and parked where the second had it.
+fn parked_on_the_second() -> (Start, [Pcpu; 2], Arc<VcpuHandle<Model>>) {
+    let start = Start::new(2);
+    let mut second = start.pcpu(P1);
+    let vcpu = start.running(PcpuSet::only(P1));
+    assert_eq!(second.schedule(), Decision::Run);
+    vcpu.suspend(BlockReason::Paused);
+    assert_eq!(second.schedule(), Decision::Idle);
+    vcpu.set_affinity(PcpuSet::all(2)).expect("both are there");
+    let mut first = start.pcpu(P0);
+    assert_eq!(first.schedule(), Decision::Idle);
+    // Whoever looks for an idle pCPU finds the second one.
+    start.pool.retract_idle(PoolId::FIRST, P0);
+    start.forget_kicks();
+    (start, [first, second], vcpu)
+}
+
+/// The drained pCPU closes as soon as it may.
+fn close(pcpu: &mut Pcpu) {
+    while pcpu.sched.close().is_err() {
+        let _ = pcpu.schedule();
+    }
+}
+
+#[test]
+fn loom_close_against_post() {
+    explore(|| {
+        let (start, [mut first, mut second], vcpu) = parked_on_the_second();
+        let other = thread::spawn({
+            let vcpu = vcpu.clone();
+            move || vcpu.resume(BlockReason::Paused)
+        });
+        start.pool.drain(P1);
+        close(&mut second);
+        other.join().unwrap();
+        first.look();
+        assert_eq!(
+            vcpu.place(),
+            Place::Loaded(P0),
+            "it has gone where it can run"
+        );
+    });
+}
+
+#[test]
+fn loom_reopen_against_post() {
+    explore(|| {
+        let (start, [_first, mut second], _) = parked_on_the_second();
+        start.pool.drain(P1);
+        close(&mut second);
+        let vcpu = start.vcpu(PcpuSet::only(P1));
+        let other = thread::spawn({
+            let vcpu = vcpu.clone();
+            move || vcpu.claim_power_on().expect("it is off").commit()
+        });
+        second.sched.reopen();
+        let _ = second.schedule();
+        start.pool.undrain(P1);
+        other.join().unwrap();
+        while second.look() {}
+        assert_eq!(
+            vcpu.place(),
+            Place::Loaded(P1),
+            "it has waited for its pCPU"
+        );
+    });
+}
+
+#[test]
+fn loom_reopen_against_a_policy_that_takes_over() {
+    explore(|| {
+        let (start, [_first, mut second], _) = parked_on_the_second();
+        start.pool.drain(P1);
+        close(&mut second);
+        let other = thread::spawn({
+            let pool = start.pool.clone();
+            move || succeed(&pool, 20)
+        });
+        second.sched.reopen();
+        let _ = second.schedule();
+        other.join().unwrap();
+        start.pool.undrain(P1);
+        let [_b, _c] = [P1; 2].map(|pcpu| start.running(PcpuSet::only(pcpu)));
+        while second.look() && second.hardware.timer.is_none() {}
+        assert_eq!(second.hardware.timer, Some(20), "the last policy's slice");
+    });
+}
