@@ -139,12 +139,8 @@ impl Engine {
                 "{name} {id} runs {vcpu} and nobody tells it to stop"
             );
             assert!(
-                has_kick || handle.affinity().contains(id),
-                "{name} {vcpu} runs outside its affinity on {id}"
-            );
-            assert!(
-                has_kick || self.pool.pool_of(id) == Some(handle.pool_id()),
-                "{name} {vcpu} runs on {id}, which is in another pool"
+                has_kick || handle.may_run_on(id),
+                "{name} {vcpu} runs on {id}, which is outside its affinity or in another pool"
             );
             assert!(
                 has_kick || !state.has_wake(),

@@ -76,7 +76,7 @@ pub(super) struct Pcpu {
     /// What switches and interrupts have taken, in ticks.
     pub(super) overhead: u64,
     /// Its last stretch.
-    stretch: Option<usize>,
+    pub(super) stretch: Option<usize>,
 }
 
 /// What is noted about a vCPU.
@@ -122,7 +122,7 @@ pub(super) struct Engine {
     pub(super) rates: Rates,
     /// What comes from outside, the next one first.
     outside: RefCell<VecDeque<(u64, Outside)>>,
-    stretches: RefCell<Vec<Stretch>>,
+    pub(super) stretches: RefCell<Vec<Stretch>>,
     records_stretches: bool,
     depth: Cell<u32>,
     pub(super) unrest: Cell<Unrest>,
@@ -479,45 +479,6 @@ impl Engine {
             self.note_stretch(&mut pcpu.stretch, stretch);
         }
     }
-
-    fn note_stretch(&self, last: &mut Option<usize>, stretch: Stretch) {
-        let mut stretches = self.stretches.borrow_mut();
-        let before = last.and_then(|last| stretches.get_mut(last));
-        match before {
-            Some(before) if before.goes_on_as(&stretch) => before.duration += stretch.duration,
-            _ => {
-                *last = Some(stretches.len());
-                stretches.push(stretch);
-            }
-        }
-    }
-
-    /// Who ran where, in the order in which they began; what goes on now is included.
-    pub(super) fn stretches(&self) -> Vec<Stretch> {
-        let now = self.now();
-        let mut stretches = self.stretches.borrow().clone();
-        for pcpu in &self.pcpus {
-            let pcpu = pcpu.borrow();
-            let vcpu = self.bound[pcpu.id.index()].get();
-            let Some(vcpu) = vcpu.filter(|_| pcpu.decision == Decision::Run) else {
-                continue;
-            };
-            let stretch = Stretch {
-                start: pcpu.running_since,
-                pcpu: pcpu.id,
-                vcpu,
-                duration: now - pcpu.running_since,
-            };
-            let before = pcpu.stretch.and_then(|last| stretches.get_mut(last));
-            match before {
-                Some(before) if before.goes_on_as(&stretch) => before.duration += stretch.duration,
-                _ if stretch.duration > 0 => stretches.push(stretch),
-                _ => {}
-            }
-        }
-        stretches.sort_by_key(|stretch| (stretch.start, stretch.pcpu));
-        stretches
-    }
 }
 
 impl Drop for Engine {
@@ -543,12 +504,6 @@ fn own_time(pcpu: &mut Pcpu) -> u64 {
     match is_running {
         true => timer.min(entered.saturating_add(guest.left)),
         false => timer,
-    }
-}
-
-impl Stretch {
-    fn goes_on_as(&self, next: &Self) -> bool {
-        self.vcpu == next.vcpu && self.start + self.duration == next.start
     }
 }
 

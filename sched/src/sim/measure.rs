@@ -281,6 +281,52 @@ pub(super) fn expect_fairness(scenario: &Scenario, outcome: &Outcome) {
     }
 }
 
+/// No VM got more than its cap lets it have, and who has reserved what its jobs need has missed no deadline.
+pub(super) fn expect_budgets(scenario: &Scenario, outcome: &Outcome, is_interleaved: bool) {
+    let changes = |spec: &super::ActionSpec| {
+        matches!(spec.action, Action::SetPolicy(_) | Action::SetWeight { .. })
+    };
+    if scenario.actions.iter().any(changes) {
+        return;
+    }
+    let costs = scenario.costs;
+    // What comes to a job from outside: a wake-up, a move, and a few interrupts and switches.
+    let disturbance = 10 * (costs.switch + costs.exit) + 2 * costs.kick_delay + costs.migration_far;
+    for (spec, vm) in scenario.vms.iter().zip(&outcome.vms) {
+        if let Some(cap) = spec
+            .entitlement
+            .cap
+            .filter(|_| scenario.policy.name == Credit::NAME)
+        {
+            // Budgets of two periods may meet, and what is used too much is owed in the next.
+            let periods = outcome.virtual_time + 2 * scenario.policy.options.period_ticks;
+            let most = u128::from(cap) * u128::from(periods) / 100;
+            let most = most as u64 + disturbance * u64::from(vm.vcpus);
+            let (name, run) = (&vm.name, vm.run);
+            assert!(
+                run <= most,
+                "VM `{name}` ran for {run} ns, and its cap of {cap} lets it run for {most} at most"
+            );
+        }
+        let reservation = spec.entitlement.reservation;
+        let reservation = reservation.filter(|_| scenario.policy.name == Deadline::NAME);
+        let (Some(reservation), Workload::Periodic { period, work }) =
+            (reservation, &spec.workload)
+        else {
+            continue;
+        };
+        let is_enough =
+            work + disturbance <= reservation.budget() && reservation.period() <= *period;
+        assert!(
+            vm.misses == 0 || !is_enough || is_interleaved || !scenario.actions.is_empty(),
+            "VM `{}` missed {} of {} deadlines with a reservation that is enough",
+            vm.name,
+            vm.misses,
+            vm.deadlines
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

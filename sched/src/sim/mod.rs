@@ -1,13 +1,17 @@
 //! What the scheduler does on a machine that exists only in memory, exactly and again: N pCPUs, M vCPUs, one thread.
 //!
-//! The code under test is the real one: [`Simulation`] drives a [`crate::LocalScheduler`] per pCPU through the same calls
-//! as a hypervisor's loop, and plays guests ([`Script`]), hardware and the clock. With a seed it also interleaves: at every
-//! call that the scheduler makes to its [`crate::Host`] or [`crate::Machine`], another pCPU or an outsider may act first,
-//! and kicks arrive late. Rules that must always hold are checked at every step, and a broken one panics with the seed.
+//! The code under test is the real one: a [`crate::LocalScheduler`] per pCPU is driven through the same calls as by a
+//! hypervisor's loop, and guests, hardware and the clock are played. With a seed it also interleaves: at every call that the
+//! scheduler makes to its [`crate::Host`] or [`crate::Machine`], another pCPU or an outsider may act first, and kicks arrive
+//! late. Rules that must always hold are checked at every step.
 //!
 //! ```text
 //!   earliest event (kick, timer, end of an instruction) --> its pCPU: exit, schedule, enter --> check --> next event
 //! ```
+//! [`Simulation`] is for tests: guests follow a [`Script`] and time is in ticks, so that a trace is exact. A [`Scenario`] is
+//! for questions: guests are models of what vCPUs are used for ([`Workload`]), things take their time ([`Costs`]), and [`run`]
+//! says who got how much and how soon, or which rule broke and what led to it.
+//!
 //! Elsewhere: all interleavings of single atomics (the loom models beside the protocols).
 
 mod agenda;
@@ -46,6 +50,7 @@ mod scenarios;
 #[cfg(test)]
 mod shares;
 pub mod speed;
+mod stretches;
 #[cfg(test)]
 mod table;
 #[cfg(test)]
@@ -61,6 +66,7 @@ pub use scenario::{
     Action, ActionSpec, Costs, PolicySpec, RunOptions, Scenario, Topology, VmSpec,
     failure_of_panic, run, run_with,
 };
+pub use stretches::Stretch;
 pub use workload::{Spread, Workload};
 
 use crate::{
@@ -92,19 +98,6 @@ pub struct Setup {
     pub entitlements: Vec<Entitlement>,
     /// Interleave and delay kicks as this number says; `None`: one thing after the other, kicks at once.
     pub seed: Option<u64>,
-}
-
-/// A time in which a pCPU ran one vCPU without a break.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Stretch {
-    /// When it began, in ticks.
-    pub start: u64,
-    /// Where.
-    pub pcpu: PcpuId,
-    /// Who.
-    pub vcpu: VcpuId,
-    /// How long, in ticks.
-    pub duration: u64,
 }
 
 /// A machine with its guests.

@@ -318,6 +318,7 @@ fn play(engine: &Rc<Engine>, scenario: &Scenario, seed: u64, options: &RunOption
         },
     };
     measure::expect_fairness(scenario, &outcome);
+    measure::expect_budgets(scenario, &outcome, options.interleave);
     outcome
 }
 

@@ -108,6 +108,20 @@ fn time_goes_by_weight() {
     }
 }
 
+/// The run itself fails if a VM gets something else than it is entitled to.
+#[test]
+fn time_goes_by_weight_on_machines_of_any_size() {
+    for policy in [Fair::NAME, Credit::NAME] {
+        for (pcpus, vcpus) in [(1, 3), (2, 3), (3, 7), (5, 4), (24, 24), (64, 64)] {
+            let vms = [("a", 300), ("b", 900), ("c", 2700)];
+            let vms = vms.map(|(name, weight)| weighted(name, vcpus, weight));
+            let mut scenario = scenario(policy, pcpus, vms.into());
+            (scenario.duration, scenario.warm_up) = (600 * MS, 200 * MS);
+            outcome(&scenario);
+        }
+    }
+}
+
 #[test]
 fn a_cap_of_50_is_half_a_pcpu_on_an_idle_machine_too() {
     let mut capped = vm("capped", 2, Workload::CpuBound);
