@@ -27,6 +27,7 @@ pub mod setup;
 pub mod symbolise;
 pub mod table;
 pub mod terminal;
+mod toml_text;
 pub mod virtio;
 
 pub use failure::Failure;

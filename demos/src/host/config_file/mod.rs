@@ -3,40 +3,33 @@
 //! [`read`] takes the text apart (`text`), and checks each value with the line that it stands in at hand. What concerns
 //! several guests together is checked by [`super::request::Request`], and what concerns files by `launch`.
 
+pub(super) mod scheduling;
 mod text;
 
-use std::{collections::BTreeMap, fs::File, io::Read, ops::RangeInclusive, path::Path};
+use std::{ops::RangeInclusive, path::Path};
 
-use trapline_sched::{PcpuSet, Weight, policies};
+use trapline_sched::policies;
 
-use self::text::{DeviceText, DmaText, FileText, PoolText, ResetText, VmText, WindowText};
+use self::text::{DeviceText, DmaText, FileText, PoolText, ResetText, VmText};
 use super::{
     Failure,
     consoles::Target,
     cross,
-    failure::{Result, at},
+    failure::Result,
     request::{DEFAULT_MEMORY_MIB, GuestRequest, GuestSource, Place, PoolRequest},
+    toml_text::{self, choose, within},
     virtio::Backend,
 };
 use crate::config::{
-    self, EntitlementConfig, GicVersion, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, PolicyConfig,
-    WindowConfig,
+    GicVersion, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, PolicyConfig, WindowConfig,
 };
 
-/// More than 512 vCPUs can want.
-const LONGEST_FILE: u64 = 1 << 20;
-/// What a slice may be, in microseconds.
-pub const SLICE_US: RangeInclusive<i64> = wide(&config::SLICE_US);
-const WEIGHT: RangeInclusive<i64> = 1..=Weight::LIMIT as i64;
-const CAP: RangeInclusive<i64> = wide(&config::CAP);
-const PRIORITY: RangeInclusive<i64> = 0..=u8::MAX as i64;
-const RESERVATION_US: RangeInclusive<i64> = wide(&config::RESERVATION_US);
+pub use self::scheduling::SLICE_US;
+
+/// What explains such a file.
+const GUIDE: &str = "docs/guide/several-guests.md";
 /// The longest timeout, in seconds.
 const TIMEOUT: RangeInclusive<i64> = 1..=u32::MAX as i64;
-
-const fn wide(range: &RangeInclusive<u32>) -> RangeInclusive<i64> {
-    *range.start() as i64..=*range.end() as i64
-}
 
 /// What the file says.
 #[derive(Clone, Debug)]
@@ -115,21 +108,7 @@ pub struct Vm {
 /// # Errors
 /// It cannot be read, or something in it is wrong: the first such thing, with its line.
 pub fn read(path: &Path) -> Result<ConfigFile> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(at(path.display()))?;
-    let read = file.take(LONGEST_FILE + 1).read_to_end(&mut bytes);
-    read.map_err(at(path.display()))?;
-    let refuse = |what| {
-        Failure::input(
-            what,
-            path.display(),
-            "give a TOML file, see docs/guide/several-guests.md",
-        )
-    };
-    if bytes.len() as u64 > LONGEST_FILE {
-        return Err(refuse("the file is longer than 1 MiB"));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| refuse("the file is not text"))?;
+    let text = toml_text::read(path, GUIDE)?;
     parse(&text, path)
 }
 
@@ -179,7 +158,8 @@ fn parse(text: &str, path: &Path) -> Result<ConfigFile> {
 
 fn machine_of(text: &FileText, vms: &[Vm], place: Place) -> Result<MachineKeys> {
     let within = |value: Option<i64>, range, key| within(value, range, key, &place);
-    check_options(text.policy.as_deref(), &text.policy_options, &place)?;
+    let policy = text.policy.as_deref().unwrap_or(policies::RoundRobin::NAME);
+    scheduling::check_options(policy, &text.policy_options, "policy_options.", &place)?;
     let option = text.policy_options.get("slice_us").copied();
     if option.is_some() && text.slice_us.is_some() {
         let what = "the slice is given twice";
@@ -194,15 +174,26 @@ fn machine_of(text: &FileText, vms: &[Vm], place: Place) -> Result<MachineKeys> 
         Some(_) => within(option, SLICE_US, "policy_options.slice_us")?,
         None => within(text.slice_us, SLICE_US, "slice_us")?,
     };
+    let names: Vec<&str> = vms.iter().map(|vm| vm.guest.name.as_str()).collect();
+    let windows = scheduling::windows_of(&text.window, &names, MAX_PCPUS as u16, &place)?;
+    let window = |window: scheduling::CheckedWindow| WindowConfig {
+        pcpus: window.pcpus.bits(),
+        guest: window.guest,
+        us: window.us,
+    };
     Ok(MachineKeys {
         pcpus: within(text.pcpus, 1..=MAX_PCPUS as i64, "pcpus")?.map(|count| count as u16),
         cpu: text.cpu.clone(),
         gic: within(text.gic, 2..=3, "gic")?.and_then(GicVersion::from_number),
         policy: text.policy.clone(),
         slice_us: slice_us.map(|slice| slice as u32),
-        period_us: within(period, RESERVATION_US, "policy_options.period_us")?
-            .map(|period| period as u32),
-        windows: windows_of(&text.window, vms, &place)?,
+        period_us: within(
+            period,
+            scheduling::RESERVATION_US,
+            "policy_options.period_us",
+        )?
+        .map(|period| period as u32),
+        windows: windows.into_iter().map(window).collect(),
         icount: text.icount,
         timeout: within(text.timeout, TIMEOUT, "timeout")?.map(|seconds| seconds as u32),
         place,
@@ -211,7 +202,8 @@ fn machine_of(text: &FileText, vms: &[Vm], place: Place) -> Result<MachineKeys> 
 
 fn pool_of(text: &PoolText, machines: Option<&str>, place: Place) -> Result<PoolKeys> {
     let policy = text.policy.as_deref().or(machines);
-    check_options(policy, &text.policy_options, &place)?;
+    let policy = policy.unwrap_or(policies::RoundRobin::NAME);
+    scheduling::check_options(policy, &text.policy_options, "policy_options.", &place)?;
     let option = |name, range| {
         let value = text.policy_options.get(name).copied();
         let value = within(value, range, &format!("policy_options.{name}"), &place)?;
@@ -222,60 +214,9 @@ fn pool_of(text: &PoolText, machines: Option<&str>, place: Place) -> Result<Pool
         pcpus: text.pcpus.clone(),
         policy: text.policy.clone(),
         slice_us: option("slice_us", SLICE_US)?,
-        period_us: option("period_us", RESERVATION_US)?,
+        period_us: option("period_us", scheduling::RESERVATION_US)?,
         place,
     })
-}
-
-/// `policy` has all these options; whether there is such a policy is another question.
-fn check_options(
-    policy: Option<&str>,
-    options: &BTreeMap<String, i64>,
-    place: &Place,
-) -> Result<()> {
-    let policy = policy.unwrap_or(policies::RoundRobin::NAME);
-    let known = policies::option_names(policy);
-    let mut names = options.keys();
-    let unknown = names.find(|name| !known.contains(&name.as_str()));
-    let Some(name) = unknown.filter(|_| policies::NAMES.contains(&policy)) else {
-        return Ok(());
-    };
-    let remedy = match known {
-        [] => "it has none".to_owned(),
-        _ => choose(name, known),
-    };
-    let key = format!("policy_options.{name}");
-    let what = format!("policy `{policy}` has no option `{name}`");
-    Err(Failure::input(what, place.of(&key), &remedy))
-}
-
-fn windows_of(windows: &[WindowText], vms: &[Vm], place: &Place) -> Result<Vec<WindowConfig>> {
-    let window = |window: &WindowText| {
-        let refuse = |error: String| {
-            let what = format!("window: `{}`: {error}", window.pcpus.escape_debug());
-            Failure::input(what, place.of("window"), "give pCPUs like \"0-1,3\"")
-        };
-        let pcpus = window.pcpus.parse::<PcpuSet>();
-        let pcpus = pcpus.map_err(|error| refuse(error.to_string()))?;
-        if !pcpus.difference(PcpuSet::all(MAX_PCPUS as u16)).is_empty() {
-            return Err(refuse(format!("there are at most {MAX_PCPUS} pCPUs")));
-        }
-        let names: Vec<&str> = vms.iter().map(|vm| vm.guest.name.as_str()).collect();
-        let number = |name: &String| {
-            let found = names.iter().position(|known| known == name);
-            found.map(|index| index as u16).ok_or_else(|| {
-                let what = format!("window: there is no guest `{}`", name.escape_debug());
-                Failure::input(what, place.of("window"), &choose(name, &names))
-            })
-        };
-        let us = within(Some(window.us), RESERVATION_US, "window", place)?;
-        Ok(WindowConfig {
-            pcpus: pcpus.bits(),
-            guest: window.vm.as_ref().map(number).transpose()?,
-            us: us.unwrap_or_default() as u32,
-        })
-    };
-    windows.iter().map(window).collect()
 }
 
 fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
@@ -312,7 +253,7 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
             pool: text.pool.clone(),
             affinity: text.affinity.clone().unwrap_or_default().0,
             soft_affinity: text.soft_affinity.clone(),
-            entitlement: entitlement_of(text, &place)?,
+            entitlement: text.entitlement().check(MAX_PCPUS, &place)?,
             starts: text.start.unwrap_or(true),
             on_reset: match text.on_reset {
                 Some(ResetText::Restart) => OnReset::Restart,
@@ -324,37 +265,6 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
             place,
         },
         console,
-    })
-}
-
-fn entitlement_of(text: &VmText, place: &Place) -> Result<EntitlementConfig> {
-    let within = |value, range, key| within(value, range, key, place);
-    let budget = within(text.budget_us, RESERVATION_US, "budget_us")?;
-    let period = within(text.period_us, RESERVATION_US, "period_us")?;
-    let refuse = |what: String, key, remedy: &str| Err(Failure::input(what, place.of(key), remedy));
-    let reservation_us = match (budget, period) {
-        (None, None) => None,
-        (Some(budget), Some(period)) if budget <= period => Some((budget as u32, period as u32)),
-        (Some(budget), Some(period)) => {
-            let what = format!("a budget of {budget} us in a period of {period} us");
-            return refuse(what, "budget_us", "give at most the period");
-        }
-        (Some(_), None) => {
-            let what = "a budget without a period".into();
-            return refuse(what, "budget_us", "give period_us too");
-        }
-        (None, Some(_)) => {
-            let what = "a period without a budget".into();
-            return refuse(what, "period_us", "give budget_us too");
-        }
-    };
-    let weight = within(text.weight, WEIGHT, "weight")?;
-    Ok(EntitlementConfig {
-        weight: weight.map_or(Weight::DEFAULT.get(), |weight| weight as u16),
-        slice_us: within(text.slice_us, SLICE_US, "slice_us")?.map(|slice| slice as u32),
-        cap: within(text.cap, CAP, "cap")?.map(|cap| cap as u32),
-        priority: within(text.priority, PRIORITY, "priority")?.unwrap_or(0) as u8,
-        reservation_us,
     })
 }
 
@@ -415,37 +325,6 @@ fn source_of(text: &VmText, base: &Path, place: &Place) -> Result<GuestSource> {
             let what = format!("unknown guest `{}`", name.escape_debug());
             refuse(&what, "guest", &choose(name, &known))
         }
-    }
-}
-
-fn within(
-    value: Option<i64>,
-    range: RangeInclusive<i64>,
-    key: &str,
-    place: &Place,
-) -> Result<Option<i64>> {
-    match value {
-        Some(value) if !range.contains(&value) => {
-            let remedy = format!("give {} to {}", range.start(), range.end());
-            Err(Failure::input(
-                format!("{value} is out of range"),
-                place.of(key),
-                &remedy,
-            ))
-        }
-        value => Ok(value),
-    }
-}
-
-/// What to do about `given`, which is none of `known`.
-fn choose(given: &str, known: &[&str]) -> String {
-    let closest = known
-        .iter()
-        .map(|name| (strsim::jaro_winkler(given, name), name))
-        .max_by(|one, other| one.0.total_cmp(&other.0));
-    match closest {
-        Some((likeness, name)) if likeness > 0.8 => format!("did you mean `{name}`?"),
-        _ => format!("choose one of {}", known.join(", ")),
     }
 }
 

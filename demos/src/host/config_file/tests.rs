@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::EntitlementConfig;
 
 const TWO: &str = r#"
 pcpus = 2
