@@ -40,7 +40,7 @@ impl<V: Vcpu> ReadySet<V> {
     /// Those that are there, by number.
     fn iter(&self) -> impl Iterator<Item = &V> {
         let numbers = self.present.iter().enumerate().flat_map(|(index, &word)| {
-            let bits = iter::successors(Some(word), |rest| Some(rest & (rest - 1)));
+            let bits = iter::successors(Some(word), |rest| Some(rest & rest.wrapping_sub(1)));
             let bits = bits.take_while(|&rest| rest != 0);
             bits.map(move |rest| 64 * index + rest.trailing_zeros() as usize)
         });

@@ -41,6 +41,7 @@ mod play;
 mod pools;
 #[cfg(test)]
 mod priority;
+#[cfg(test)]
 mod regime;
 #[cfg(test)]
 mod scale;
