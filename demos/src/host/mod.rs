@@ -24,6 +24,7 @@ pub mod report;
 pub mod request;
 pub mod session;
 pub mod setup;
+pub mod sim;
 pub mod symbolise;
 pub mod table;
 pub mod terminal;

@@ -143,18 +143,6 @@ impl GuestRequest {
             place: Place::default(),
         }
     }
-
-    /// The key that asks for most, to point at when it is refused.
-    fn entitlement_key(&self) -> &'static str {
-        match self.entitlement {
-            EntitlementConfig {
-                reservation_us: Some(_),
-                ..
-            } => "budget_us",
-            EntitlementConfig { cap: Some(_), .. } => "cap",
-            _ => "weight",
-        }
-    }
 }
 
 /// A run, as asked for.
@@ -294,11 +282,19 @@ const fn is_name_character(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.')
 }
 
-/// Letters, digits and `-_.`, as it stands in log lines and commands.
-fn is_name(name: &str) -> bool {
-    name.starts_with(|first: char| first.is_ascii_alphanumeric())
+/// A name has letters, digits and `-_.`, as it stands in log lines and commands.
+pub(super) fn check_name(name: &str, place: &Place) -> Result<()> {
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.len() <= LONGEST_NAME
-        && name.chars().all(is_name_character)
+        && name.chars().all(is_name_character);
+    if is_name {
+        return Ok(());
+    }
+    let what = format!("`{}` is no name", name.escape_debug());
+    let remedy = format!(
+        "give letters, digits and -_. only, at most {LONGEST_NAME}, a letter or digit first"
+    );
+    Err(Failure::input(what, place.of("name"), &remedy))
 }
 
 impl GuestRequest {
@@ -306,16 +302,7 @@ impl GuestRequest {
         let refuse = |what: String, key: &str, remedy: &str| {
             Err(Failure::input(what, self.place.of(key), remedy))
         };
-        if !is_name(&self.name) {
-            let remedy = format!(
-                "give letters, digits and -_. only, at most {LONGEST_NAME}, a letter or digit first"
-            );
-            return refuse(
-                format!("`{}` is no name", self.name.escape_debug()),
-                "name",
-                &remedy,
-            );
-        }
+        check_name(&self.name, &self.place)?;
         if self.bootargs.len() > LONGEST_BOOTARGS {
             let what = format!("the command line has {} bytes", self.bootargs.len());
             return refuse(what, "append", &format!("give at most {LONGEST_BOOTARGS}"));

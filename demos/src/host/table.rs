@@ -98,12 +98,19 @@ fn section<T>(
         let cells = columns.iter().map(|(_, cell)| cell(row, scale));
         lines.push(leading.into_iter().chain(cells).collect());
     }
+    *text += &align(&lines);
+}
+
+/// The cells of each line, right-aligned in columns of the same width; all lines have as many cells as the first.
+pub(super) fn align(lines: &[Vec<String>]) -> String {
+    let count = lines.first().map_or(0, Vec::len);
     let width = |column: usize| {
-        let cells = lines.iter().map(|line| line[column].len());
+        let cells = lines.iter().map(|line| line[column].chars().count());
         cells.max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-    for line in &lines {
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for line in lines {
         let cells = line
             .iter()
             .zip(&widths)
@@ -111,6 +118,7 @@ fn section<T>(
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  "));
     }
+    text
 }
 
 #[cfg(test)]

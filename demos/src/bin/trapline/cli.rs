@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{num::NonZero, ops::Range, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, value_parser};
 use trapline_demos::{
@@ -35,6 +35,8 @@ pub enum Command {
     Stress(Box<StressOptions>),
     /// Gives commands to a run that was started with --control.
     Control(ControlOptions),
+    /// Simulates VMs under a scheduling policy, on a machine that exists only in memory.
+    Sim(SimOptions),
     /// Measures what Trapline costs.
     Bench(BenchOptions),
     /// Builds the images for AArch64 and says where they are.
@@ -217,6 +219,47 @@ pub struct ControlOptions {
 }
 
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Status: 0 all went well; 1 a rule was broken; 2 bad usage or bad input; 128 + n signal n ended it."
+)]
+pub struct SimOptions {
+    /// TOML file that describes a machine, its VMs and what they do, or the name of a scenario that comes with Trapline, see
+    /// docs/guide/simulator.md [default: lists those that come with it]
+    pub scenario: Option<String>,
+    /// List the scenarios that come with Trapline
+    #[arg(long)]
+    pub list: bool,
+    /// Scheduling policy, or several to compare with the same seed: round-robin, pinned, fair, credit, deadline, priority, gang,
+    /// or table if the scenario has windows [default: the scenario's]
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+    pub policy: Vec<String>,
+    /// Where all random numbers come from: with the same one, the same happens
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Hunt instead for a seed, A to B - 1, that breaks a rule: others act between any two steps of a pCPU, and kicks come late
+    #[arg(long, value_name = "A..B", value_parser = range, conflicts_with_all = ["seed", "plot"])]
+    pub seeds: Option<Range<u64>>,
+    /// Threads that hunt [default: as many as this machine has CPUs]
+    #[arg(long, value_name = "N", requires = "seeds")]
+    pub jobs: Option<NonZero<usize>>,
+    /// Hunt on after a failure, and show all
+    #[arg(long, requires = "seeds")]
+    pub keep_going: bool,
+    /// End after so many milliseconds of the machine's time, if the scenario is longer
+    #[arg(long, value_name = "MS", value_parser = value_parser!(u64).range(1..=3_600_000))]
+    pub duration: Option<u64>,
+    /// Print all that was measured as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Draw who ran where, and how long wake-ups took
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+    /// Draw only from A to B milliseconds
+    #[arg(long, value_name = "A..B", value_parser = range, requires = "plot")]
+    pub plot_ms: Option<Range<u64>>,
+}
+
+#[derive(Args, Clone, Debug)]
 pub struct BenchOptions {
     #[command(subcommand)]
     pub what: Bench,
@@ -246,6 +289,12 @@ pub enum Bench {
     Work,
     /// Bytes that the hypervisor takes: its image, its heap, and what a VM and a vCPU add to it
     Memory,
+    /// Events that the simulator does in a second on machines of three sizes, and what a pick of each policy costs, on this host
+    Sim {
+        /// Scheduling policy of the machines
+        #[arg(long, value_name = "NAME", default_value = "fair")]
+        policy: String,
+    },
     /// Wall clock of two stock guests with two vCPUs each on two pCPUs together, and one after the other
     Pair {
         /// How often each is run
@@ -259,6 +308,24 @@ pub struct ImageOptions {
     /// Look for mistakes with clippy instead
     #[arg(long)]
     pub lint: bool,
+}
+
+/// As in `0..1000`, `0..=999` or `7`.
+fn range(text: &str) -> Result<Range<u64>, String> {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let range = match text.split_once("..") {
+        None => number(text).and_then(|only| Some(only..only.checked_add(1)?)),
+        Some((start, end)) => match end.strip_prefix('=') {
+            Some(last) => number(start)
+                .zip(number(last))
+                .and_then(|(start, last)| Some(start..last.checked_add(1)?)),
+            None => number(start)
+                .zip(number(end))
+                .map(|(start, end)| start..end),
+        },
+    };
+    let range = range.filter(|range| !range.is_empty());
+    range.ok_or_else(|| "give numbers as in 0..1000, 0..=999 or 7, and not none".into())
 }
 
 /// A guest's name and where its console goes.

@@ -3,6 +3,7 @@
 //! Status: 0 the guest powered off; 1 it crashed or was stopped for cause; 2 bad usage or bad input, nothing was started;
 //! 3 the hypervisor failed; 124 timeout.
 
+mod batch;
 mod bench;
 mod cli;
 mod control;
@@ -10,6 +11,7 @@ mod images;
 mod judge;
 mod plan;
 mod run;
+mod sim;
 mod stress;
 
 use std::process::ExitCode;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Stress(options) => stress::stress(&options),
         Command::Control(options) => control::control(&options),
+        Command::Sim(options) => sim::sim(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::Images(options) => images::images(&options),
     };

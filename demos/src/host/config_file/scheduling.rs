@@ -83,6 +83,20 @@ impl EntitlementText {
     }
 }
 
+impl EntitlementConfig {
+    /// The key that asks for most, to point at when it is refused.
+    pub(in crate::host) fn dearest_key(&self) -> &'static str {
+        match self {
+            Self {
+                reservation_us: Some(_),
+                ..
+            } => "budget_us",
+            Self { cap: Some(_), .. } => "cap",
+            _ => "weight",
+        }
+    }
+}
+
 /// Every one of `options` is one that `policy` has; `prefix` stands before their names at `place`.
 pub(in crate::host) fn check_options(
     policy: &str,
@@ -105,6 +119,7 @@ pub(in crate::host) fn check_options(
 }
 
 /// A `[[window]]` whose names and numbers are those of something that is there.
+#[derive(Clone, Copy, Debug)]
 pub(in crate::host) struct CheckedWindow {
     pub pcpus: PcpuSet,
     /// Its number; `None`: nobody's.

@@ -2,7 +2,7 @@
 
 use trapline_sched::{PcpuSet, PoolId, VcpuId, policies};
 
-use super::{GuestRequest, Place, Request, all_pcpus, is_name};
+use super::{GuestRequest, Place, Request, all_pcpus, check_name};
 use crate::{
     config::{PolicyConfig, PoolPlan},
     host::{Failure, failure::Result},
@@ -69,11 +69,12 @@ impl Request {
                 let what = format!("`{}` has pCPU {shared} already", other.name);
                 return refuse(what, "pcpus", "give each pCPU to one pool");
             }
+            check_name(&pool.name, &pool.place)?;
             let is_taken = pools.iter().any(|(other, _)| other.name == pool.name);
-            if is_taken || pool.name == REST || !is_name(&pool.name) {
+            if is_taken || pool.name == REST {
                 let what = format!("`{}` is no name for this pool", pool.name.escape_debug());
                 let remedy = format!(
-                    "give each pool one of its own, of letters, digits and -_. (`{REST}` is the one of all other pCPUs)"
+                    "give each pool one of its own (`{REST}` is the one of all other pCPUs)"
                 );
                 return refuse(what, "name", &remedy);
             }
@@ -250,7 +251,11 @@ impl Request {
                         );
                         let remedy =
                             "ask for less, or give it more pCPUs (times are in microseconds)";
-                        Failure::input(what, guest.place.of(guest.entitlement_key()), remedy)
+                        Failure::input(
+                            what,
+                            guest.place.of(guest.entitlement.dearest_key()),
+                            remedy,
+                        )
                     })?;
             }
         }

@@ -4,6 +4,7 @@ mod boot;
 mod figures;
 mod memory;
 mod pair;
+mod sim;
 mod work;
 
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
         Bench::Boot { runs, .. } => boot::boot(usize::from(*runs)),
         Bench::Work => work::work(),
         Bench::Memory => memory::memory(),
+        Bench::Sim { policy } => sim::sim(policy),
         Bench::Pair { runs } => pair::pair(usize::from(*runs)),
     }
 }

@@ -5,18 +5,10 @@ use std::{
     fs,
     io::{IsTerminal, stderr},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    flag,
-};
+use indicatif::ProgressBar;
 use trapline_demos::host::{
     consoles::Target,
     failure::{Result, at},
@@ -28,13 +20,11 @@ use trapline_demos::host::{
 };
 
 use crate::{
+    batch::{Signals, progress_bar},
     cli::MachineOptions,
     judge::Judge,
     run::{GUEST_FAILED, Run},
 };
-
-/// The status of a process that a signal ends, less the signal's number.
-const SIGNALLED: usize = 128;
 
 /// One of many machines.
 pub struct Trial {
@@ -74,26 +64,20 @@ pub struct Series {
     inputs: Inputs,
     /// What is said of each that failed.
     failures: Vec<String>,
-    /// The signal that ends it all, 0 before it comes. One that comes between two machines counts too.
-    signal: Arc<AtomicUsize>,
+    signals: Signals,
 }
 
 impl Series {
     /// `count` machines that are made of `inputs`.
     pub fn new(count: usize, inputs: Inputs, is_quiet: bool) -> Result<Self> {
-        let signal = Arc::new(AtomicUsize::new(0));
-        for number in [SIGINT, SIGTERM, SIGHUP] {
-            flag::register_usize(number, signal.clone(), number.unsigned_abs() as usize)
-                .map_err(at("a signal"))?;
-        }
         Ok(Self {
             count,
             done: 0,
-            bar: (!is_quiet && stderr().is_terminal()).then(|| progress_bar(count)),
+            bar: (!is_quiet && stderr().is_terminal()).then(|| progress_bar(count as u64)),
             is_quiet,
             inputs,
             failures: Vec::new(),
-            signal,
+            signals: Signals::catch()?,
         })
     }
 
@@ -102,7 +86,7 @@ impl Series {
     /// # Errors
     /// It could not be started.
     pub fn run(&mut self, trial: Trial) -> Result<Option<Outcome>> {
-        if self.signal.load(Relaxed) != 0 {
+        if self.signals.has_come() {
             return Ok(None);
         }
         if let Some(bar) = &self.bar {
@@ -130,7 +114,7 @@ impl Series {
             ..Run::default()
         };
         let ended = run.execute_with(&trial.request, &options, &mut self.inputs)?;
-        if self.signal.load(Relaxed) != 0 {
+        if self.signals.has_come() {
             return Ok(None);
         }
         let outcome = Outcome {
@@ -182,7 +166,6 @@ impl Series {
         if self.done < self.count {
             eprintln!("trapline: stopped after {} of {}", self.done, self.count);
         }
-        let signal = self.signal.load(Relaxed);
         if !self.failures.is_empty() {
             eprintln!(
                 "trapline: error: {} of {} failed",
@@ -190,22 +173,10 @@ impl Series {
                 self.done
             );
             GUEST_FAILED
-        } else if signal != 0 {
-            u8::try_from(SIGNALLED + signal).unwrap_or(u8::MAX)
         } else {
-            0
+            self.signals.status()
         }
     }
-}
-
-fn progress_bar(count: usize) -> ProgressBar {
-    let bar = ProgressBar::new(count as u64);
-    let template = "trapline: [{bar:30}] {pos} of {len}, {elapsed} gone, {eta} to go: {msg}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
 }
 
 fn complaint(kept: &Path, ended: &Ended, trial: &Trial) -> String {

@@ -1,0 +1,372 @@
+use trapline_sched::sim::{Action, Spread, Workload};
+
+use super::*;
+use crate::host::failure::BAD_INPUT;
+
+/// A machine with four pCPUs and whatever else.
+fn machine(rest: &str) -> String {
+    format!("duration_ms = 100\n{rest}\n[topology]\npcpus = 4\n")
+}
+
+/// One VM with these keys.
+fn vm(keys: &str) -> String {
+    format!("[[vm]]\nname = \"a\"\n{keys}\n")
+}
+
+fn parse(text: &str) -> Result<ScenarioFile> {
+    ScenarioFile::parse(text, "s.toml")
+}
+
+/// It is refused, here or by its policy, with a line that has all `parts`.
+#[track_caller]
+fn refused(text: &str, parts: &[&str]) {
+    let scenario = parse(text).and_then(|file| file.scenario(file.policy(), None));
+    let failure = scenario.expect_err("it is wrong");
+    assert_eq!(failure.status, BAD_INPUT);
+    let said = failure.to_string();
+    for part in parts {
+        assert!(said.contains(part), "`{part}` is not in `{said}`");
+    }
+}
+
+const BUSY: &str = "workload = \"cpu-bound\"";
+
+#[test]
+fn a_scenario_says_what_there_is() {
+    let text = "\
+duration_ms = 100
+warm_up_ms = 10
+policy = \"fair\"
+policy_options.slice_us = 2000
+topology = { pcpus = 8, pcpus_per_cluster = 4 }
+costs = { switch_ns = 1, migration_far_ns = 7 }
+
+[[vm]]
+name = \"a\"
+vcpus = 3
+count = 2
+affinity = \"0-1\"
+weight = 300
+slice_us = 500
+start_ms = 5
+workload = { kind = \"sleeper\", work_us = \"50-150\", wait_ms = 2 }
+
+[[vm]]
+name = \"b\"
+priority = 9
+budget_us = 100
+period_us = 1000
+workload = { kind = \"spin-lock\", outside_us = 10, inside_ns = 500, directed_yield_us = 20 }
+
+[[action]]
+do = \"pause\"
+vm = \"a\"
+at_ms = 20
+every_ms = 40
+
+[[action]]
+do = \"migrate\"
+vm = \"a-1\"
+vcpu = 2
+pcpu = 1
+every_ms = 3
+";
+    let file = parse(text).expect("a good file");
+    let scenario = file.scenario(file.policy(), None).expect("it can be kept");
+    assert_eq!((scenario.duration, scenario.warm_up), (100 * MS, 10 * MS));
+    let Topology {
+        pcpus,
+        pcpus_per_cluster,
+    } = scenario.topology;
+    assert_eq!((pcpus, pcpus_per_cluster), (8, 4));
+    assert_eq!(
+        (scenario.costs.switch, scenario.costs.exit),
+        (1, COSTS.exit)
+    );
+    assert_eq!(scenario.costs.migration_far, 7);
+    let options = &scenario.policy.options;
+    assert_eq!((options.slice_ticks, options.max_vcpus), (2_000_000, 7));
+    let names: Vec<&str> = scenario.vms.iter().map(|vm| vm.name.as_str()).collect();
+    assert_eq!(names, ["a-0", "a-1", "b"]);
+    let (first, last) = (&scenario.vms[0], &scenario.vms[2]);
+    let (least, most, wait) = (50_000, 150_000, 2_000_000);
+    assert_eq!(
+        first.workload,
+        Workload::Sleeper {
+            work: Spread { least, most },
+            wait: Spread {
+                least: wait,
+                most: wait
+            },
+        }
+    );
+    assert_eq!(first.entitlement.weight.get(), 300);
+    assert_eq!(first.entitlement.slice, Some(500_000));
+    assert_eq!(first.affinity, Some(PcpuSet::all(2)));
+    assert_eq!((first.start, last.start), (5 * MS, 0));
+    let groups: Vec<usize> = scenario
+        .vms
+        .iter()
+        .map(|vm| vm.entitlement.group.index())
+        .collect();
+    assert_eq!(groups, [0, 1, 2]);
+    let reservation = last.entitlement.reservation.expect("it is given");
+    assert_eq!(
+        (reservation.budget(), reservation.period()),
+        (100_000, 1_000_000)
+    );
+    let times: Vec<_> = scenario
+        .actions
+        .iter()
+        .map(|action| (action.first, action.every))
+        .collect();
+    let pause = (20 * MS, Some(40 * MS));
+    assert_eq!(times, [pause, pause, (3 * MS, Some(3 * MS))]);
+    let Action::Migrate { vm, vcpu, to } = scenario.actions[2].action else {
+        panic!("it is a migration");
+    };
+    assert_eq!((vm, vcpu, to.index()), (1, 2, 1));
+    let short = file
+        .scenario("credit", Some(10 * MS))
+        .expect("it can be kept");
+    assert_eq!((short.duration, short.warm_up), (10 * MS, 5 * MS));
+    assert_eq!(short.policy.name, "credit");
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_with_their_line() {
+    for (keys, parts) in [
+        (
+            "weight = 0",
+            &["s.toml:7: weight of vm `a`", "give 1 to 10000"][..],
+        ),
+        ("weight = 10001", &["10001 is out of range"]),
+        ("cap = 401", &["401 is out of range", "give 1 to 400"]),
+        ("cap = 0", &["give 1 to 400"]),
+        ("vcpus = 0", &["give 1 to 65535"]),
+        (
+            "count = 300\nvcpus = 300",
+            &["90000 vCPUs together", "at most 65535"],
+        ),
+        (
+            "budget_us = 200\nperiod_us = 100",
+            &["a budget of 200 us in a period of 100 us"],
+        ),
+        ("budget_us = 200", &["a budget without a period"]),
+        ("priority = 256", &["give 0 to 255"]),
+        ("affinity = \"3-4\"", &["`3-4` is not among the 4 pCPUs"]),
+        ("affinity = \"x\"", &["a pCPU list looks like"]),
+        ("start_ms = 101", &["give 0 to 100"]),
+        ("slice_us = 1", &["give 50 to"]),
+        (
+            "wieght = 1",
+            &["unknown key `wieght`", "did you mean `weight`"],
+        ),
+    ] {
+        refused(&(machine("") + &vm(&format!("{keys}\n{BUSY}"))), parts);
+    }
+    for (head, parts) in [
+        (
+            "duration_ms = 0",
+            &["s.toml:1: duration_ms", "give 1 to 3600000"][..],
+        ),
+        (
+            "duration_ms = 9\nwarm_up_ms = 9",
+            &["s.toml:2: warm_up_ms", "give 0 to 8"],
+        ),
+        ("warm_up_ms = 9", &["missing field `duration_ms`"]),
+        (
+            "duration_ms = 9\npolicy = \"lottery\"",
+            &["s.toml:2: policy", "choose one of round-robin"],
+        ),
+        (
+            "duration_ms = 9\npolicy = \"fair\"\npolicy_options.period_us = 500",
+            &["policy `fair` has no option `period_us`"],
+        ),
+        (
+            "duration_ms = 9\npolicy = \"table\"",
+            &["the policy table needs a table"],
+        ),
+        (
+            "duration_ms = 9\ncosts.switch_ns = -1",
+            &["s.toml:2: costs.switch_ns", "give 0 to"],
+        ),
+    ] {
+        let text = format!("{head}\n[topology]\npcpus = 4\n{}", vm(BUSY));
+        refused(&text, parts);
+    }
+    let pcpus = |count: u32| format!("duration_ms = 9\n[topology]\npcpus = {count}\n{}", vm(BUSY));
+    refused(
+        &pcpus(1025),
+        &["s.toml:3: topology.pcpus", "give 1 to 1024"],
+    );
+    refused(&pcpus(0), &["give 1 to 1024"]);
+    assert!(parse(&pcpus(1024)).is_ok());
+    refused(&machine(""), &["there is no VM"]);
+    refused(
+        &(machine("") + &vm(BUSY) + &vm(BUSY)),
+        &["s.toml:9", "two VMs have the name `a`"],
+    );
+    refused(
+        &(machine("") + "[[vm]]\nname = \"a b\"\n" + BUSY),
+        &["`a b` is no name"],
+    );
+}
+
+#[test]
+fn a_workload_gets_what_it_needs_and_nothing_else() {
+    for (workload, parts) in [
+        (
+            "\"idle\"",
+            &[
+                "unknown workload `idle`",
+                "choose one of cpu-bound, periodic",
+            ][..],
+        ),
+        ("{ work_us = 5 }", &["missing field `kind`"]),
+        ("5", &["cpu-bound"]),
+        ("\"periodic\"", &["workload `periodic` needs period_us"]),
+        (
+            "{ kind = \"periodic\", period_us = 5, work = 3 }",
+            &["workload.work of vm `a`", "does not say its unit"],
+        ),
+        (
+            "{ kind = \"periodic\", period_us = \"5-6\", work_us = 3 }",
+            &["period is a range"],
+        ),
+        (
+            "{ kind = \"cpu-bound\", work_us = 3 }",
+            &["workload `cpu-bound` has no key `work_us`", "it has none"],
+        ),
+        (
+            "{ kind = \"sleeper\", work_us = 0, wait_us = 3 }",
+            &["0 is out of range"],
+        ),
+        (
+            "{ kind = \"sleeper\", work_us = \"9-3\", wait_us = 3 }",
+            &["\"9-3\" ends before it starts"],
+        ),
+        (
+            "{ kind = \"sleeper\", work_us = \"few\", wait_us = 3 }",
+            &["\"few\" is no time"],
+        ),
+        (
+            "{ kind = \"sleeper\", work_us = 3, work_ms = 3, wait_us = 3 }",
+            &["work is given twice"],
+        ),
+        (
+            "{ kind = \"sleeper\", work_s = 3601, wait_us = 3 }",
+            &["give 1 to 3600"],
+        ),
+        (
+            "{ kind = \"sleeper\", work_us = 3, wait_us = 3, wiat_us = 3 }",
+            &["has no key `wiat_us`", "did you mean `wait_us`"],
+        ),
+        (
+            "{ kind = \"ipi-storm\", work_us = 3, to_all = 1 }",
+            &["1 is not true or false"],
+        ),
+    ] {
+        refused(
+            &(machine("") + &vm(&format!("workload = {workload}"))),
+            parts,
+        );
+    }
+}
+
+#[test]
+fn an_action_says_what_when_and_to_whom() {
+    let text = |action: &str| machine("") + &vm(BUSY) + "[[action]]\n" + action;
+    for (action, parts) in [
+        (
+            "do = \"explode\"\nat_ms = 1",
+            &[
+                "unknown action `explode`",
+                "s.toml:9: do",
+                "choose one of pause",
+            ][..],
+        ),
+        ("do = \"pause\"\nvm = \"a\"", &["an action without a time"]),
+        (
+            "do = \"pause\"\nat_ms = 1",
+            &["action `pause` needs a `vm`"],
+        ),
+        (
+            "do = \"drain\"\nat_ms = 1\npcpu = 0\nvm = \"a\"",
+            &["action `drain` has no `vm`"],
+        ),
+        (
+            "do = \"pause\"\nat_ms = 1\nvm = \"b\"",
+            &["there is no VM `b`"],
+        ),
+        (
+            "do = \"pause\"\nat_ms = 101\nvm = \"a\"",
+            &["give 0 to 100"],
+        ),
+        (
+            "do = \"pause\"\nevery_ms = 0\nvm = \"a\"",
+            &["give 1 to 100"],
+        ),
+        ("do = \"drain\"\nat_ms = 1\npcpu = 4", &["give 0 to 3"]),
+        (
+            "do = \"migrate\"\nat_ms = 1\npcpu = 1\nvm = \"a\"\nvcpu = 1",
+            &["give 0 to 0"],
+        ),
+        (
+            "do = \"set-weight\"\nat_ms = 1\nvm = \"a\"\nweight = 0",
+            &["give 1 to 10000"],
+        ),
+        (
+            "do = \"set-policy\"\nat_ms = 1\npolicy = \"x\"",
+            &["unknown policy `x`"],
+        ),
+    ] {
+        refused(&text(action), parts);
+    }
+    assert!(
+        parse(&text(
+            "do = \"set-policy\"\nevery_ms = 1\npolicy = \"credit\""
+        ))
+        .is_ok()
+    );
+}
+
+#[test]
+fn what_a_policy_cannot_keep_it_refuses_itself() {
+    let reserved = |count: u16| {
+        let keys = format!("count = {count}\nbudget_us = 600\nperiod_us = 1000\n{BUSY}");
+        machine("policy = \"deadline\"") + &vm(&keys)
+    };
+    refused(
+        &reserved(5),
+        &[
+            "policy `deadline` refuses `a-4`",
+            "60.0 %",
+            "40.0 % left",
+            "s.toml:8: budget_us of vm `a`",
+        ],
+    );
+    let file = parse(&reserved(4)).expect("a good file");
+    assert!(file.scenario("deadline", None).is_ok());
+    let failure = file
+        .scenario("lottery", None)
+        .expect_err("there is none")
+        .to_string();
+    assert!(
+        failure.contains("--policy") && failure.contains("choose one of"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn windows_are_for_vms_and_pcpus_that_are_there() {
+    let text = |window: &str| machine("policy = \"table\"") + &vm(BUSY) + "[[window]]\n" + window;
+    refused(&text("pcpus = \"4\"\nus = 100"), &["at most 4 pCPUs"]);
+    refused(
+        &text("pcpus = \"0\"\nvm = \"b\"\nus = 100"),
+        &["there is no guest `b`"],
+    );
+    let file = parse(&text("pcpus = \"0-3\"\nvm = \"a\"\nus = 100")).expect("a good file");
+    assert!(file.scenario("table", None).is_ok());
+    assert!(file.scenario("fair", None).is_ok(), "others do without");
+}

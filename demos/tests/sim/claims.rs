@@ -1,0 +1,131 @@
+//! What the heads of the scenarios that come with Trapline say is so.
+
+use crate::{run, run_under};
+
+/// `value` is within `tolerance` of `expected`.
+#[track_caller]
+fn near(value: f64, expected: f64, tolerance: f64) {
+    assert!(
+        (value - expected).abs() <= tolerance,
+        "{value} is not {expected} +- {tolerance}"
+    );
+}
+
+const MS: u64 = 1_000_000;
+
+#[test]
+fn shares_are_as_weights() {
+    for policy in ["fair", "credit"] {
+        let shown = run_under("weights", Some(policy));
+        for (name, weight) in [("one", 1.0), ("two", 2.0), ("four", 4.0)] {
+            near(shown.part(name).share, weight / 7.0, 0.01);
+        }
+    }
+    let shown = run_under("weights", Some("round-robin"));
+    for name in ["one", "two", "four"] {
+        near(shown.part(name).share, 1.0 / 3.0, 0.01);
+    }
+}
+
+#[test]
+fn caps_hold_on_a_machine_that_idles() {
+    let shown = run("caps");
+    near(shown.part("half").share, 0.125, 0.004);
+    near(shown.part("two").share, 0.5, 0.015);
+    let idle: u64 = shown.outcome.pcpus.iter().map(|pcpu| pcpu.idle).sum();
+    let all: u64 = shown
+        .outcome
+        .pcpus
+        .iter()
+        .map(|pcpu| pcpu.busy + pcpu.idle)
+        .sum();
+    assert!(idle * 5 > all, "{idle} of {all} idle");
+    let fair = run_under("caps", Some("fair"));
+    near(fair.part("half").share + fair.part("two").share, 1.0, 0.01);
+}
+
+#[test]
+fn who_has_a_reservation_misses_nothing_under_overload() {
+    let shown = run("edf-overload");
+    for name in ["sensor", "control"] {
+        let part = shown.part(name);
+        assert!(part.deadlines > 200, "{} deadlines", part.deadlines);
+        assert_eq!(part.misses, 0, "{name}");
+    }
+    assert!(shown.part("greedy").misses > 0, "it wants more than it has");
+    assert!(shown.part("batch").run > 0, "what is left is used");
+    let other = run_under("edf-overload", Some("round-robin"));
+    let sensor = other.part("sensor");
+    assert!(
+        sensor.misses * 2 > sensor.deadlines,
+        "{} of {}",
+        sensor.misses,
+        sensor.deadlines
+    );
+}
+
+#[test]
+fn directed_yield_ends_a_convoy() {
+    let (spinning, yielding) = (run("convoy"), run("convoy-yield"));
+    let (spinning, yielding) = (spinning.part("locks"), yielding.part("locks"));
+    assert!(spinning.rounds > 0 && yielding.yields > 0);
+    assert!(
+        yielding.rounds > 3 * spinning.rounds,
+        "{} rounds with directed yield, {} without",
+        yielding.rounds,
+        spinning.rounds
+    );
+}
+
+#[test]
+fn sleepers_do_not_gain() {
+    let shown = run("sleepers");
+    let (steady, bursts) = (shown.part("steady"), shown.part("bursts"));
+    assert!(steady.worst_wait < 8 * MS, "{} ns", steady.worst_wait);
+    // It wants the pCPU for 200 ms of wall clock, half of which it has, in every 400.
+    near(bursts.share, 0.25, 0.03);
+    near(steady.share, 0.75, 0.03);
+}
+
+#[test]
+fn an_attack_on_those_who_wait_for_io_gains_nothing() {
+    let shown = run("io-attack");
+    let attacker = shown.part("attacker");
+    assert!(attacker.wakeup.count() > 100, "it sleeps");
+    assert!(attacker.share < 0.27, "{}", attacker.share);
+    near(shown.part("victim").share, 0.75, 0.03);
+}
+
+#[test]
+fn a_boot_storm_leaves_the_server_awake() {
+    let shown = run("boot-storm");
+    let (server, guests) = (shown.part("server"), shown.part("guest"));
+    assert_eq!(guests.vms, 64);
+    assert!(
+        guests.finished_at.is_some_and(|time| time > 100 * MS),
+        "{:?}",
+        guests.finished_at
+    );
+    let late = server.wakeup.percentile(99.0);
+    assert!(
+        server.wakeup.count() > 400 && late < 5 * MS,
+        "{late} ns at the 99th percentile"
+    );
+}
+
+#[test]
+fn a_big_machine_is_busy_and_fair() {
+    let shown = run("big");
+    let idle: u64 = shown.outcome.pcpus.iter().map(|pcpu| pcpu.idle).sum();
+    let all: u64 = shown
+        .outcome
+        .pcpus
+        .iter()
+        .map(|pcpu| pcpu.busy + pcpu.idle)
+        .sum();
+    assert_eq!(shown.outcome.pcpus.len(), 256);
+    assert!(idle * 100 < all, "{idle} of {all} idle");
+    // Twice as many vCPUs of half the weight.
+    let (heavy, light) = (shown.part("heavy"), shown.part("light"));
+    near(heavy.share / light.share, 1.0, 0.1);
+}
