@@ -12,7 +12,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         let end = self
             .current
             .end
-            .filter(|_| self.is_running())
+            .filter(|_| self.is_running() && !cfg!(mutant = "slice_never_ends"))
             .filter(|_| self.current.slice.is_strict || !self.ready.is_empty());
         if end.is_some() != self.is_armed {
             self.is_armed = end.is_some();

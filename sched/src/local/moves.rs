@@ -37,7 +37,9 @@ impl<V: Vcpu> LocalScheduler<V> {
             } else {
                 // The policy compares it with the one that runs, as that is now.
                 self.charge(now);
-                self.policy.enqueue(vcpu.handle().id(), why, now);
+                if !cfg!(mutant = "newcomer_is_unranked") {
+                    self.policy.enqueue(vcpu.handle().id(), why, now);
+                }
                 self.has_news = true;
                 return self.make_ready(vcpu);
             }

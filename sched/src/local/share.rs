@@ -17,7 +17,10 @@ impl<V: Vcpu> LocalScheduler<V> {
             return self.cell.set_reach(PcpuSet::EMPTY);
         }
         fence(Ordering::SeqCst);
-        while !self.ready.is_empty() && !self.idle_pcpus().is_empty() {
+        while !self.ready.is_empty()
+            && !self.idle_pcpus().is_empty()
+            && !cfg!(mutant = "share_nothing")
+        {
             match self.surrender(now) {
                 Some((id, to)) => self.hand_over(id, to, now),
                 None => break,

@@ -5,7 +5,7 @@ use crate::{Ready, Slice, TraceEvent, Vcpu, accounting::vcpu};
 
 impl<V: Vcpu> LocalScheduler<V> {
     pub(super) fn charge(&mut self, now: u64) {
-        if self.current.charged_at == now {
+        if self.current.charged_at == now || cfg!(mutant = "charge_nobody") {
             return;
         }
         if let Some(vcpu) = self.loaded.as_ref().filter(|_| !self.current.is_waiting) {
@@ -30,7 +30,8 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
         let Some(loaded) = &self.loaded else { return };
         let id = loaded.handle().id();
-        let phase = if is_waiting { vcpu::BLOCKED } else { vcpu::RUN };
+        let is_blocked = is_waiting && !cfg!(mutant = "wait_is_run_time");
+        let phase = if is_blocked { vcpu::BLOCKED } else { vcpu::RUN };
         loaded.handle().account.enter(phase, now);
         if is_waiting {
             self.stop_turn(now);

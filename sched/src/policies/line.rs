@@ -115,7 +115,12 @@ impl<T: Copy> Line<T> {
         let Some(running) = self.running.as_mut().filter(|entity| entity.vcpu == vcpu) else {
             return;
         };
-        let virtual_ticks = virtual_ticks(ticks, running.weight);
+        let weight = if cfg!(mutant = "weights_are_alike") {
+            SCALE
+        } else {
+            running.weight
+        };
+        let virtual_ticks = virtual_ticks(ticks, weight);
         running.vruntime = running.vruntime.wrapping_add(virtual_ticks);
         if is_alone && let Some(slowest) = self.fronts.slowest(now) {
             running.vruntime = keep_up(running.vruntime, slowest, running.limit());
