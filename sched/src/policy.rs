@@ -169,7 +169,9 @@ pub trait LocalPolicy: Send {
     /// Takes out the vCPU to run now.
     fn pick(&mut self, now: u64) -> Choice;
 
-    /// Takes out `vcpu` in particular, to run now, because it was named; `None` if it is not ready here, or must not run.
+    /// Takes out `vcpu` in particular, to run now, because it was named; `None` if it is not ready here, or must not run. The
+    /// one that has just been enqueued as [`Ready::Yielded`] gives it what is left of its slice: others may not wait longer
+    /// for that, and what `vcpu` has of its own should stay.
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice>;
 
     /// `vcpu`, which left because it waited, is ready again with its registers where they were, and nobody else is ready here. It

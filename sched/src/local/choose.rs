@@ -162,27 +162,16 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// The vCPU to which the loaded one yields, if it is ready here. It gets what is left of the slice, so that two that
-    /// yield to each other do not keep the pCPU; and at least half of one, since it loses its own turn. If its policy is
-    /// strict about when it must stop, it gets no more than that.
+    /// The vCPU to which the loaded one yields, if it is ready here and something is left of the slice: it gets that, so that
+    /// two that yield to each other do not keep the pCPU.
     fn pick_named(&mut self, to: VcpuId, now: u64) -> Option<Pick> {
         self.ready.get(to)?;
-        let Slice { duration, .. } = self.current.slice;
-        if let (Some(end), Some(whole)) = (self.current.end, duration) {
-            let (left, whole) = (end.saturating_sub(now), whole.get());
-            if left < whole - whole / 2 {
-                return None;
-            }
+        if self.current.end.is_some_and(|end| end <= now) {
+            return None;
         }
-        let taken = self.policy.take(to, now)?;
         let slice = Slice {
-            duration: if taken.is_strict {
-                taken.duration
-            } else {
-                duration
-            },
             exclusive: false,
-            is_strict: taken.is_strict,
+            ..self.policy.take(to, now)?
         };
         Some(Pick { vcpu: to, slice })
     }
@@ -236,7 +225,10 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.start_slice(slice, now);
         if is_given {
             // A strict slice ends at its own end too.
-            let own = self.current.end.filter(|_| slice.is_strict);
+            let own = self
+                .current
+                .end
+                .filter(|_| slice.is_strict || end.is_none());
             self.current.end = [own, end].into_iter().flatten().min();
         }
     }

@@ -230,8 +230,8 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// The loaded vCPU lets others run: `to`, with what is left of the slice, if it is ready here and half the slice is
-    /// left; else whoever the policy picks. [`Self::schedule`] takes it from there.
+    /// The loaded vCPU lets others run: `to`, for what is left of the slice, if it is ready here and the policy lets it; else
+    /// whoever the policy picks. [`Self::schedule`] takes it from there.
     pub fn yield_now(&mut self, to: Option<VcpuId>) {
         if self.loaded.is_some() {
             self.yielding = Some(to);

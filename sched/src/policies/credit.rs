@@ -220,6 +220,19 @@ impl Queue {
         }
     }
 
+    /// Who has yielded gives up the credit that it has before the others, and comes after its equals.
+    fn step_back(&mut self) {
+        let Some(index) = self.line.take_yielder() else {
+            return;
+        };
+        let mut entity = self.line.remove(index);
+        if let Some(best) = self.best() {
+            let lead = ahead(self.line.ready()[best].vruntime, entity.vruntime).max(0);
+            entity.vruntime = entity.vruntime.wrapping_add(lead as u64);
+        }
+        self.line.add(entity);
+    }
+
     /// The ready one at `index` goes away.
     fn give_away(&mut self, index: usize) -> VcpuId {
         let gone = self.line.remove(index);
@@ -235,19 +248,18 @@ impl Queue {
 
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
-        let entity = match self.line.stop(vcpu, now) {
-            Some(mut ran) => {
-                let entitlement = self.entitlements.get(vcpu);
-                ran.weight = entitlement.weight.get().into();
-                ran.slice = self.slice(&entitlement);
-                ran
-            }
-            None => self.arrival(vcpu, why, now),
+        let Some(mut ran) = self.line.stop(vcpu, now) else {
+            let entity = self.arrival(vcpu, why, now);
+            return self.line.add(entity);
         };
-        self.line.add(entity);
+        let entitlement = self.entitlements.get(vcpu);
+        ran.weight = entitlement.weight.get().into();
+        ran.slice = self.slice(&entitlement);
+        self.line.add_again(ran, why == Ready::Yielded);
     }
 
     fn pick(&mut self, now: u64) -> Choice {
+        self.step_back();
         let Some(index) = self.best() else {
             return Choice::Idle(None);
         };
@@ -257,7 +269,8 @@ impl LocalPolicy for Queue {
 
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
         let index = self.line.position(vcpu)?;
-        Some(self.run(index, now).slice)
+        let entity = self.line.run_for_yielder(index, now);
+        Some(Slice::of(entity.slice))
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
@@ -289,7 +302,7 @@ impl LocalPolicy for Queue {
         let lead = self
             .credit(&self.line.ready()[best])
             .saturating_sub(self.credit(running));
-        lead > (running.virtual_slice() / 2) as i64
+        self.line.payer() != Some(best) && lead > (running.virtual_slice() / 2) as i64
     }
 
     fn push(&mut self, now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {

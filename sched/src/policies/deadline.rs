@@ -16,14 +16,17 @@
 //! idle, and where more is left for each of them. What a change of reservations sets free is given away at once, while its old owner
 //! may still use it until its deadline; so long others may be late.
 
-use super::homes::Homes;
+use super::{
+    fifo::{Fifo, Member},
+    homes::Homes,
+};
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
     Ready, Refusal, Reservation, Slice, VcpuId,
     pcpu_set::AtomicPcpuSet,
     sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
-use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
+use alloc::{boxed::Box, sync::Arc};
 
 /// No time.
 const NEVER: u64 = u64::MAX;
@@ -105,7 +108,7 @@ impl Policy for Deadline {
         Box::new(Queue {
             pcpu,
             slice_ticks: self.slice_ticks,
-            ready: VecDeque::with_capacity(entitlements.len()),
+            ready: Fifo::with_capacity(entitlements.len()),
             running: None,
             until: 0,
             shared: Arc::clone(&self.shared),
@@ -158,6 +161,12 @@ struct Entity {
     deadline: u64,
     /// What is left of its turn when it runs without budget.
     turn: u64,
+}
+
+impl Member for Entity {
+    fn vcpu(&self) -> VcpuId {
+        self.vcpu
+    }
 }
 
 impl Entity {
@@ -223,7 +232,7 @@ struct Queue {
     pcpu: PcpuId,
     slice_ticks: u64,
     /// In the order in which those without budget take turns.
-    ready: VecDeque<Entity>,
+    ready: Fifo<Entity>,
     running: Option<Entity>,
     /// When its slice is over.
     until: u64,
@@ -261,10 +270,6 @@ impl Queue {
             absent.left.store(entity.left as u64, Relaxed);
             absent.deadline.store(entity.deadline, Relaxed);
         }
-    }
-
-    fn position(&self, vcpu: VcpuId) -> Option<usize> {
-        self.ready.iter().position(|entity| entity.vcpu == vcpu)
     }
 
     fn remove(&mut self, index: usize) -> Option<Entity> {
@@ -351,23 +356,31 @@ impl Queue {
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
         let ran = self.running.take_if(|running| running.vcpu == vcpu);
+        let has_run_for_another = ran.is_some() && self.ready.has_called(vcpu);
         let mut entity = ran.unwrap_or_else(|| self.arrival(vcpu, now));
         entity.renew(self.reservation(vcpu), now);
-        if why == Ready::Yielded || entity.turn == 0 {
+        let is_over = why == Ready::Yielded || entity.turn == 0;
+        if has_run_for_another {
+            self.ready.join(entity, why);
+        } else if is_over {
             entity.turn = self.slice_ticks;
-            self.ready.push_back(entity);
+            self.ready.join(entity, why);
         } else {
-            self.ready.push_front(entity);
+            self.ready.join_first(entity);
         }
         self.publish();
     }
 
     fn pick(&mut self, now: u64) -> Choice {
         for index in 0..self.ready.len() {
-            let reservation = self.reservation(self.ready[index].vcpu);
-            self.ready[index].renew(reservation, now);
+            let reservation = self.ready.get(index);
+            let reservation = reservation.and_then(|entity| self.reservation(entity.vcpu));
+            if let Some(entity) = self.ready.get_mut(index) {
+                entity.renew(reservation, now);
+            }
         }
-        let best = (0..self.ready.len()).min_by_key(|&index| self.ready[index].rank());
+        let ranks = self.ready.iter().map(Entity::rank).enumerate();
+        let best = ranks.min_by_key(|&(_, rank)| rank).map(|(index, _)| index);
         match best.and_then(|best| self.remove(best)) {
             Some(entity) => Choice::Run(Pick {
                 vcpu: entity.vcpu,
@@ -379,20 +392,22 @@ impl LocalPolicy for Queue {
 
     /// What is left of a turn can be given away, budget cannot: it would be used before an earlier deadline.
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
-        let index = self.position(vcpu)?;
+        let index = self.ready.position(vcpu)?;
         let until = self.until;
         let has_budget = self.ready.iter().any(Entity::has_budget);
-        if has_budget || until == NEVER || self.next_change(&self.ready[index]) < until {
+        let next_change = self.next_change(self.ready.get(index)?);
+        if has_budget || until == NEVER || next_change < until {
             return None;
         }
-        let entity = self.remove(index)?;
+        let entity = self.ready.call(index)?;
+        self.note(&entity);
         let slice = self.run(entity, now);
         self.until = until;
         Some(slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
-        if let Some(index) = self.position(vcpu) {
+        if let Some(index) = self.ready.position(vcpu) {
             self.remove(index);
         }
     }
@@ -421,7 +436,7 @@ impl LocalPolicy for Queue {
             if running.left <= 0 {
                 running.turn = 0;
             }
-        } else {
+        } else if !self.ready.has_called(vcpu) {
             running.turn = running.turn.saturating_sub(count);
         }
     }
@@ -436,7 +451,7 @@ impl LocalPolicy for Queue {
     fn push(&mut self, _now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
         let roomier = self.roomier();
         let (index, to) = (0..self.ready.len()).find_map(|index| {
-            let vcpu = self.ready[index].vcpu;
+            let vcpu = self.ready.get(index)?.vcpu;
             Some((index, self.better_place(vcpu, roomier, allowed)?))
         })?;
         let entity = self.remove(index)?;

@@ -9,6 +9,9 @@
 //! does not shed it by sleeping, unless it slept for so long that the others have caught up. Lag is limited to two slices.
 //! [Stoica, Abdel-Wahab: Earliest Eligible Virtual Deadline First, 1995]
 //!
+//! One that yields goes behind those that are ready, and saves nothing up. If it yields to another one, that one runs on the
+//! yielder's account: nobody else loses anything by it.
+//!
 //! Virtual runtimes are comparable all over the pool. A pCPU gives a waiting vCPU to one whose running vCPU is more than a
 //! slice ahead of it, so three equal vCPUs on two pCPUs get two thirds of one each. A vCPU that is alone on its pCPU and still
 //! falls behind wants more than a whole pCPU; that does not count as lag, so the others share the rest by their weights.
@@ -210,7 +213,26 @@ impl Queue {
         let entity = self.line.run(index, now);
         Pick {
             vcpu: entity.vcpu,
-            slice: Slice::of(entity.left().max(1)),
+            slice: Slice::of(entity.left().min(entity.slice)),
+        }
+    }
+
+    /// Who has yielded lets the others run: one of them has had no more than it, and its deadline moves back each time.
+    fn step_back(&mut self) {
+        let Some(index) = self.line.take_yielder() else {
+            return;
+        };
+        let others = self.line.ready().iter().enumerate();
+        let others = others.filter(|&(other, _)| other != index);
+        let least = others.map(|(_, other)| other.vruntime);
+        let least = least.reduce(|a, b| if ahead(a, b) > 0 { b } else { a });
+        let entity = self.line.ready_mut(index);
+        entity.own = entity.own.wrapping_add(entity.virtual_slice());
+        if let Some(behind) = least.map(|least| ahead(least, entity.vruntime)) {
+            entity.vruntime = entity.vruntime.wrapping_add(behind.max(0) as u64);
+        }
+        if entity.left() < entity.slice {
+            entity.renew_deadline();
         }
     }
 
@@ -232,22 +254,24 @@ impl Queue {
 
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
-        let entity = match self.line.stop(vcpu, now) {
-            Some(mut ran) => {
-                if why == Ready::Yielded || ran.left() == 0 {
-                    let entitlement = self.entitlements.get(vcpu);
-                    ran.weight = entitlement.weight.get().into();
-                    ran.slice = entitlement.slice.unwrap_or(self.slice_ticks);
-                    ran.renew_deadline();
-                }
-                ran
-            }
-            None => self.arrival(vcpu, why != Ready::MigratedIn, now),
+        let Some(mut ran) = self.line.stop(vcpu, now) else {
+            let entity = self.arrival(vcpu, why != Ready::MigratedIn, now);
+            return self.line.add(entity);
         };
-        self.line.add(entity);
+        let is_yielding = why == Ready::Yielded;
+        if is_yielding || ran.left() == 0 {
+            let entitlement = self.entitlements.get(vcpu);
+            ran.weight = entitlement.weight.get().into();
+            ran.slice = entitlement.slice.unwrap_or(self.slice_ticks);
+        }
+        if ran.left() == 0 {
+            ran.renew_deadline();
+        }
+        self.line.add_again(ran, is_yielding);
     }
 
     fn pick(&mut self, now: u64) -> Choice {
+        self.step_back();
         match self.best() {
             Some(index) => Choice::Run(self.run(index, now)),
             None => Choice::Idle(None),
@@ -256,7 +280,8 @@ impl LocalPolicy for Queue {
 
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
         let index = self.line.position(vcpu)?;
-        Some(self.run(index, now).slice)
+        let entity = self.line.run_for_yielder(index, now);
+        Some(Slice::of(entity.left().min(entity.slice)))
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
@@ -280,6 +305,12 @@ impl LocalPolicy for Queue {
 
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
         self.line.charge(vcpu, ticks, now);
+        if let Some(payer) = self.line.payer() {
+            let payer = self.line.ready_mut(payer);
+            if payer.left() == 0 {
+                payer.renew_deadline();
+            }
+        }
     }
 
     fn preempts(&mut self, _running: VcpuId, _now: u64) -> bool {
@@ -288,8 +319,9 @@ impl LocalPolicy for Queue {
         else {
             return false;
         };
+        let is_payer = self.line.payer() == Some(best);
         let best = &self.line.ready()[best];
-        ahead(best.vruntime, time) <= 0 && ahead(running.own, best.own) > 0
+        !is_payer && ahead(best.vruntime, time) <= 0 && ahead(running.own, best.own) > 0
     }
 
     fn push(&mut self, now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {

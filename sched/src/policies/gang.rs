@@ -14,14 +14,17 @@
 //! looks for that a few times in a slot. A whole other gang could be told only by messages: it waits for the next slot, as
 //! does the second one of a gang that becomes ready meanwhile.
 
-use super::turn::Turn;
+use super::{
+    fifo::{Fifo, Member},
+    turn::Turn,
+};
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, GroupId, LocalPolicy, PcpuId, PcpuSet,
     Pick, Policy, Ready, Refusal, Slice, VcpuId,
     pcpu_set::AtomicPcpuSet,
     sync::{AtomicU32, Ordering::Relaxed},
 };
-use alloc::{boxed::Box, collections::VecDeque, format, sync::Arc};
+use alloc::{boxed::Box, format, sync::Arc};
 
 /// How often in a slot an idle pCPU looks whether its gang has given it up.
 const LOOKS: u64 = 8;
@@ -202,7 +205,7 @@ impl Policy for Gang {
         Box::new(Queue {
             pcpu,
             slice_ticks: self.slice_ticks,
-            ready: VecDeque::with_capacity(entitlements.len()),
+            ready: Fifo::with_capacity(entitlements.len()),
             running: None,
             shared: Arc::clone(&self.shared),
         })
@@ -216,11 +219,17 @@ struct Present {
     gang: usize,
 }
 
+impl Member for Present {
+    fn vcpu(&self) -> VcpuId {
+        self.vcpu
+    }
+}
+
 /// First in, first out, as far as the slot lets them.
 struct Queue {
     pcpu: PcpuId,
     slice_ticks: u64,
-    ready: VecDeque<Present>,
+    ready: Fifo<Present>,
     running: Option<Present>,
     shared: Arc<Shared>,
 }
@@ -265,17 +274,12 @@ impl Queue {
         }
     }
 
-    fn run(&mut self, index: usize, now: u64) -> Option<Pick> {
-        let present = self.ready.remove(index)?;
+    fn run(&mut self, present: Present, now: u64) -> Pick {
         self.running = Some(present);
-        Some(Pick {
+        Pick {
             vcpu: present.vcpu,
             slice: Slice::strictly(self.rest_of_slot(now)),
-        })
-    }
-
-    fn position(&self, vcpu: VcpuId) -> Option<usize> {
-        self.ready.iter().position(|present| present.vcpu == vcpu)
+        }
     }
 
     fn take_out(&mut self, index: usize) -> Option<VcpuId> {
@@ -286,13 +290,13 @@ impl Queue {
 }
 
 impl LocalPolicy for Queue {
-    fn enqueue(&mut self, vcpu: VcpuId, _why: Ready, _now: u64) {
+    fn enqueue(&mut self, vcpu: VcpuId, why: Ready, _now: u64) {
         // Counted again before it is uncounted: its gang has it all the time.
         let present = self.count(vcpu);
         if let Some(ran) = self.running.take_if(|running| running.vcpu == vcpu) {
             self.uncount(ran);
         }
-        self.ready.push_back(present);
+        self.ready.join(present, why);
     }
 
     fn pick(&mut self, now: u64) -> Choice {
@@ -303,23 +307,24 @@ impl LocalPolicy for Queue {
             let mut ready = self.ready.iter();
             ready.position(|&present| self.may_run(present, gang))
         });
-        match index.and_then(|index| self.run(index, now)) {
-            Some(pick) => Choice::Run(pick),
+        match index.and_then(|index| self.ready.remove(index)) {
+            Some(present) => Choice::Run(self.run(present, now)),
             None => Choice::Idle(Some(now.saturating_add(self.pause(now)))),
         }
     }
 
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
-        let index = self.position(vcpu)?;
+        let index = self.ready.position(vcpu)?;
         let gang = self.gang_at(now)?;
-        if !self.may_run(self.ready[index], gang) {
+        if !self.may_run(*self.ready.get(index)?, gang) {
             return None;
         }
-        Some(self.run(index, now)?.slice)
+        let present = self.ready.call(index)?;
+        Some(self.run(present, now).slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
-        if let Some(index) = self.position(vcpu) {
+        if let Some(index) = self.ready.position(vcpu) {
             self.take_out(index);
         }
     }
@@ -347,14 +352,13 @@ impl LocalPolicy for Queue {
 
     /// One that an operator or a drained pCPU has sent here goes home.
     fn push(&mut self, _now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
-        for index in 0..self.ready.len() {
-            let vcpu = self.ready[index].vcpu;
-            let home = self.shared.place(vcpu).map(|(_, home)| home);
-            if let Some(home) = home.filter(|&home| home != self.pcpu && allowed(vcpu, home)) {
-                return Some((self.take_out(index)?, home));
-            }
-        }
-        None
+        let place = |(index, present): (usize, &Present)| {
+            let home = self.shared.place(present.vcpu).map(|(_, home)| home);
+            let home = home.filter(|&home| home != self.pcpu && allowed(present.vcpu, home))?;
+            Some((index, home))
+        };
+        let (index, home) = self.ready.iter().enumerate().find_map(place)?;
+        Some((self.take_out(index)?, home))
     }
 
     fn waiting(&self) -> usize {

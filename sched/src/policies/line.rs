@@ -28,6 +28,17 @@ impl<T> Entity<T> {
         two_slices(self.virtual_slice())
     }
 
+    /// It has had `ticks` more.
+    fn add(&mut self, ticks: u64) {
+        let weight = if cfg!(mutant = "weights_are_alike") {
+            SCALE
+        } else {
+            self.weight
+        };
+        let virtual_ticks = virtual_ticks(ticks, weight);
+        self.vruntime = self.vruntime.wrapping_add(virtual_ticks);
+    }
+
     /// How long it takes to get as far as `vruntime`, in ticks.
     pub(super) fn ticks_until(&self, vruntime: u64) -> u64 {
         let ahead = ahead(vruntime, self.vruntime).max(0);
@@ -39,6 +50,10 @@ pub(super) struct Line<T> {
     pcpu: PcpuId,
     ready: Vec<Entity<T>>,
     running: Option<Entity<T>>,
+    /// Who has yielded, until somebody runs.
+    yielder: Option<VcpuId>,
+    /// Who pays for the one that runs, as long as it is ready here.
+    payer: Option<VcpuId>,
     fronts: Arc<Fronts>,
 }
 
@@ -49,6 +64,8 @@ impl<T: Copy> Line<T> {
             pcpu,
             ready: Vec::with_capacity(room),
             running: None,
+            yielder: None,
+            payer: None,
             fronts: Arc::clone(fronts),
         }
     }
@@ -86,6 +103,28 @@ impl<T: Copy> Line<T> {
         self.publish_contention();
     }
 
+    /// `entity`, which ran, becomes ready; if it yields, it may pay for who runs next.
+    pub(super) fn add_again(&mut self, entity: Entity<T>, is_yielding: bool) {
+        self.yielder = is_yielding.then_some(entity.vcpu);
+        self.add(entity);
+    }
+
+    /// Who has yielded to nobody in particular, once: it lets the others run.
+    pub(super) fn take_yielder(&mut self) -> Option<usize> {
+        let yielder = self.yielder.take()?;
+        self.position(yielder)
+    }
+
+    /// The ready one at `index`, to change how far it is.
+    pub(super) fn ready_mut(&mut self, index: usize) -> &mut Entity<T> {
+        &mut self.ready[index]
+    }
+
+    /// Who pays for the one that runs, if it is another one.
+    pub(super) fn payer(&self) -> Option<usize> {
+        self.payer.and_then(|payer| self.position(payer))
+    }
+
     /// The one at `index` leaves the ready ones.
     pub(super) fn remove(&mut self, index: usize) -> Entity<T> {
         let entity = self.ready.remove(index);
@@ -97,7 +136,16 @@ impl<T: Copy> Line<T> {
     pub(super) fn run(&mut self, index: usize, now: u64) -> Entity<T> {
         let entity = self.remove(index);
         self.running = Some(entity);
+        (self.yielder, self.payer) = (None, None);
         self.publish(now);
+        entity
+    }
+
+    /// The same, because it was yielded to: whoever has yielded pays.
+    pub(super) fn run_for_yielder(&mut self, index: usize, now: u64) -> Entity<T> {
+        let payer = self.yielder;
+        let entity = self.run(index, now);
+        self.payer = payer;
         entity
     }
 
@@ -108,20 +156,17 @@ impl<T: Copy> Line<T> {
         Some(entity)
     }
 
-    /// `vcpu` runs, and has had `ticks` more. One that is alone here and still falls behind wants more than a whole pCPU, which
+    /// `vcpu` runs, and has had `ticks` more, or whoever pays for it. One that is alone here and still falls behind wants more than a whole pCPU, which
     /// does not count.
     pub(super) fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
+        if let Some(payer) = self.payer() {
+            return self.ready[payer].add(ticks);
+        }
         let is_alone = self.ready.is_empty();
         let Some(running) = self.running.as_mut().filter(|entity| entity.vcpu == vcpu) else {
             return;
         };
-        let weight = if cfg!(mutant = "weights_are_alike") {
-            SCALE
-        } else {
-            running.weight
-        };
-        let virtual_ticks = virtual_ticks(ticks, weight);
-        running.vruntime = running.vruntime.wrapping_add(virtual_ticks);
+        running.add(ticks);
         if is_alone && let Some(slowest) = self.fronts.slowest(now) {
             running.vruntime = keep_up(running.vruntime, slowest, running.limit());
         }

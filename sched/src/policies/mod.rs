@@ -6,6 +6,7 @@ mod credit;
 mod deadline;
 mod extremes;
 mod fair;
+mod fifo;
 mod fronts;
 mod gang;
 mod homes;

@@ -18,6 +18,7 @@ use crate::{
     Slice, VcpuId,
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::cmp::Reverse;
 
 /// The most important first.
 pub struct Priority {
@@ -72,6 +73,8 @@ impl Policy for Priority {
             slice_ticks: self.slice_ticks,
             ready: Vec::with_capacity(entitlements.len()),
             running: None,
+            is_given: false,
+            last_place: 0,
             urgencies: Arc::clone(&self.urgencies),
             entitlements: Arc::clone(entitlements),
         })
@@ -85,6 +88,8 @@ struct Entity {
     priority: u8,
     /// What is left of its turn, in ticks.
     turn: u64,
+    /// Whose is less comes first among equals.
+    place: u64,
 }
 
 impl Entity {
@@ -99,6 +104,10 @@ struct Queue {
     /// The most important first, and equal ones in the order of their turns.
     ready: Vec<Entity>,
     running: Option<Entity>,
+    /// The one that runs does so for what is left of another's turn.
+    is_given: bool,
+    /// The last place so far.
+    last_place: u64,
     urgencies: Arc<Urgencies>,
     entitlements: Arc<Entitlements>,
 }
@@ -110,12 +119,16 @@ impl Queue {
         slice.unwrap_or(self.slice_ticks).max(1)
     }
 
-    /// `entity` becomes ready: the first of its equals, or the last.
-    fn insert(&mut self, entity: Entity, is_first: bool) {
-        let is_before = |other: &Entity| {
-            other.priority > entity.priority || (other.priority == entity.priority && !is_first)
-        };
-        let index = self.ready.partition_point(is_before);
+    /// `entity` becomes ready: the last of its equals, or with its turn still to come.
+    fn insert(&mut self, mut entity: Entity, keeps_place: bool) {
+        if !keeps_place {
+            self.last_place += 1;
+            entity.place = self.last_place;
+        }
+        let rank = |entity: &Entity| (Reverse(entity.priority), entity.place);
+        let index = self
+            .ready
+            .partition_point(|other| rank(other) < rank(&entity));
         self.ready.insert(index, entity);
         let urgency = entity.urgency();
         self.urgencies.set_waiting(entity.vcpu, urgency, self.pcpu);
@@ -147,6 +160,7 @@ impl Queue {
     fn run(&mut self, index: usize) -> Pick {
         let entity = self.remove(index);
         self.running = Some(entity);
+        self.is_given = false;
         self.publish();
         Pick {
             vcpu: entity.vcpu,
@@ -180,15 +194,16 @@ impl Queue {
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, _now: u64) {
         let ran = self.running.take_if(|running| running.vcpu == vcpu);
-        let left = ran.map_or(0, |ran| ran.turn);
-        let is_first =
-            left > 0 && why == Ready::Preempted && !cfg!(mutant = "priority_forgets_turns");
+        let (left, place) = ran.map_or((0, 0), |ran| (ran.turn, ran.place));
+        let is_to_come = why == Ready::Preempted || self.is_given;
+        let goes_on = left > 0 && is_to_come && !cfg!(mutant = "priority_forgets_turns");
         let entity = Entity {
             vcpu,
             priority: self.entitlements.priority(vcpu),
-            turn: if is_first { left } else { self.turn(vcpu) },
+            turn: if goes_on { left } else { self.turn(vcpu) },
+            place,
         };
-        self.insert(entity, is_first);
+        self.insert(entity, goes_on);
     }
 
     fn pick(&mut self, _now: u64) -> Choice {
@@ -203,7 +218,9 @@ impl LocalPolicy for Queue {
         self.refresh();
         let index = self.position(vcpu)?;
         let is_equal = self.ready[index].priority == self.ready[0].priority;
-        is_equal.then(|| self.run(index).slice)
+        let pick = is_equal.then(|| self.run(index))?;
+        self.is_given = true;
+        Some(pick.slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
@@ -223,7 +240,8 @@ impl LocalPolicy for Queue {
     }
 
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, _now: u64) {
-        if let Some(running) = self.running.as_mut().filter(|entity| entity.vcpu == vcpu) {
+        let running = self.running.as_mut().filter(|entity| entity.vcpu == vcpu);
+        if let Some(running) = running.filter(|_| !self.is_given) {
             running.turn = running.turn.saturating_sub(ticks);
         }
     }

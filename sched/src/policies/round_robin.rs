@@ -7,10 +7,11 @@
 //! like everybody else: its own slice ends early, the others' do not. [Silberschatz et al., Operating System Concepts:
 //! Round-Robin Scheduling]
 
+use super::fifo::Fifo;
 use crate::{
     Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice, VcpuId,
 };
-use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
+use alloc::{boxed::Box, sync::Arc};
 
 /// Ready vCPUs take turns.
 pub struct RoundRobin {
@@ -50,14 +51,14 @@ impl Policy for RoundRobin {
 
 /// First in, first out. Also what [`super::Pinned`] ranks with: it differs only in the slice.
 pub(super) struct Queue {
-    ready: VecDeque<VcpuId>,
+    ready: Fifo<VcpuId>,
     slice: Slice,
 }
 
 impl Queue {
     pub(super) fn new(slice: Slice, entitlements: &Entitlements) -> Self {
         Self {
-            ready: VecDeque::with_capacity(entitlements.len()),
+            ready: Fifo::with_capacity(entitlements.len()),
             slice,
         }
     }
@@ -69,20 +70,21 @@ impl Queue {
 }
 
 impl LocalPolicy for Queue {
-    fn enqueue(&mut self, vcpu: VcpuId, _why: Ready, _now: u64) {
-        self.ready.push_back(vcpu);
+    fn enqueue(&mut self, vcpu: VcpuId, why: Ready, _now: u64) {
+        self.ready.join(vcpu, why);
     }
 
     fn pick(&mut self, _now: u64) -> Choice {
         let slice = self.slice;
-        match self.ready.pop_front() {
+        match self.ready.remove(0) {
             Some(vcpu) => Choice::Run(Pick { vcpu, slice }),
             None => Choice::Idle(None),
         }
     }
 
     fn take(&mut self, vcpu: VcpuId, _now: u64) -> Option<Slice> {
-        self.remove(|&ready| ready == vcpu).map(|_| self.slice)
+        let index = self.ready.position(vcpu)?;
+        self.ready.call(index).map(|_| self.slice)
     }
 
     fn resume(&mut self, _vcpu: VcpuId, _now: u64) -> Option<Slice> {

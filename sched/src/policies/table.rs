@@ -9,12 +9,12 @@
 //! that have windows for its VM, and goes back there if an operator or a drained pCPU has sent it where there is none.
 //! [ARINC 653 Part 1: Partition scheduling, major time frame]
 
-use super::members::Members;
+use super::{fifo::Fifo, members::Members};
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, GroupId, LocalPolicy, PcpuId, PcpuSet,
     Pick, Policy, Ready, Refusal, Slice, VcpuId,
 };
-use alloc::{boxed::Box, collections::VecDeque, format, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
 use core::fmt;
 
 /// A part of a frame.
@@ -228,7 +228,7 @@ impl Policy for TableDriven {
         Box::new(Queue {
             slice_ticks: self.slice_ticks,
             frame: frame.cloned().unwrap_or_default(),
-            ready: VecDeque::with_capacity(entitlements.len()),
+            ready: Fifo::with_capacity(entitlements.len()),
             shared: Arc::clone(&self.shared),
             entitlements: Arc::clone(entitlements),
         })
@@ -239,7 +239,7 @@ impl Policy for TableDriven {
 struct Queue {
     slice_ticks: u64,
     frame: Frame,
-    ready: VecDeque<VcpuId>,
+    ready: Fifo<VcpuId>,
     shared: Arc<Shared>,
     entitlements: Arc<Entitlements>,
 }
@@ -260,17 +260,16 @@ impl Queue {
 }
 
 impl LocalPolicy for Queue {
-    fn enqueue(&mut self, vcpu: VcpuId, _why: Ready, _now: u64) {
-        self.ready.push_back(vcpu);
+    fn enqueue(&mut self, vcpu: VcpuId, why: Ready, _now: u64) {
+        self.ready.join(vcpu, why);
     }
 
     fn pick(&mut self, now: u64) -> Choice {
-        for index in 0..self.ready.len() {
-            let vcpu = self.ready[index];
-            if let Some(slice) = self.slice(vcpu, now) {
-                self.ready.remove(index);
-                return Choice::Run(Pick { vcpu, slice });
-            }
+        let run = |(index, &vcpu)| Some((index, vcpu, self.slice(vcpu, now)?));
+        let next = self.ready.iter().enumerate().find_map(run);
+        if let Some((index, vcpu, slice)) = next {
+            self.ready.remove(index);
+            return Choice::Run(Pick { vcpu, slice });
         }
         // Without windows here, those that have come all the same ask from time to time whether they can go home.
         let left = self
@@ -282,14 +281,15 @@ impl LocalPolicy for Queue {
     }
 
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
-        let index = self.ready.iter().position(|&ready| ready == vcpu)?;
+        let index = self.ready.position(vcpu)?;
         let slice = self.slice(vcpu, now)?;
-        self.ready.remove(index);
-        Some(slice)
+        self.ready.call(index).map(|_| slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
-        self.ready.retain(|&ready| ready != vcpu);
+        if let Some(index) = self.ready.position(vcpu) {
+            self.ready.remove(index);
+        }
     }
 
     /// An idle pCPU is idle on purpose.
@@ -301,21 +301,19 @@ impl LocalPolicy for Queue {
 
     /// One whose VM has no window here goes home, or where it has one.
     fn push(&mut self, _now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
-        for index in 0..self.ready.len() {
-            let vcpu = self.ready[index];
+        let place = |(index, &vcpu): (usize, &VcpuId)| {
             let group = self.entitlements.group(vcpu);
             if self.frame.has(group) {
-                continue;
+                return None;
             }
             let windows = self.shared.table.pcpus_for(group);
             let home = self.entitlements.home(vcpu);
             let mut places = home.into_iter().chain(windows.iter());
-            if let Some(to) = places.find(|&to| allowed(vcpu, to)) {
-                self.ready.remove(index);
-                return Some((vcpu, to));
-            }
-        }
-        None
+            Some((index, vcpu, places.find(|&to| allowed(vcpu, to))?))
+        };
+        let (index, vcpu, to) = self.ready.iter().enumerate().find_map(place)?;
+        self.ready.remove(index);
+        Some((vcpu, to))
     }
 
     fn waiting(&self) -> usize {

@@ -58,6 +58,8 @@ mod table;
 mod tests;
 mod workload;
 mod world;
+#[cfg(test)]
+mod yields;
 
 pub use guest::{Instruction, Script};
 pub use histogram::Histogram;

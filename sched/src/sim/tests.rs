@@ -184,7 +184,7 @@ fn a_directed_yield_gives_the_rest_of_the_slice() {
         "0 vcpu0 for 4",
         "4 vcpu2 for 6",
         "10 vcpu1 for 10",
-        "20 vcpu0 for 10",
+        "20 vcpu2 for 10",
     ]);
 }
 

@@ -15,6 +15,7 @@ struct Account {
     /// In the order in which they came.
     ready: Vec<u16>,
     running: Option<u16>,
+    yielder: Option<u16>,
 }
 
 impl Account {
@@ -63,6 +64,22 @@ impl Account {
         }
     }
 
+    /// Who has yielded has no more than the others.
+    fn step_back(&mut self) {
+        let Some(yielder) = self.yielder.take() else {
+            return;
+        };
+        let others: Vec<u16> = self
+            .ready
+            .iter()
+            .copied()
+            .filter(|&vcpu| vcpu != yielder)
+            .collect();
+        let most = others.into_iter().map(|vcpu| *self.credit(vcpu)).max();
+        let credit = self.credit(yielder);
+        *credit = (*credit).min(most.unwrap_or(*credit));
+    }
+
     fn first_with_most(&mut self) -> Option<u16> {
         let ready = self.ready.clone();
         ready
@@ -75,10 +92,12 @@ impl Account {
 }
 
 impl Model for Account {
-    fn enqueue(&mut self, vcpu: u16, _why: Ready, _now: u64) {
+    fn enqueue(&mut self, vcpu: u16, why: Ready, _now: u64) {
         let has_run = self.running.take_if(|running| *running == vcpu).is_some();
         if !has_run {
             self.arrive(vcpu);
+        } else {
+            self.yielder = (why == Ready::Yielded).then_some(vcpu);
         }
         self.ready.push(vcpu);
     }
@@ -94,6 +113,7 @@ impl Model for Account {
     }
 
     fn pick(&mut self, _now: u64) -> Option<u16> {
+        self.step_back();
         let next = self.first_with_most()?;
         self.reset_if_due();
         self.ready.retain(|&vcpu| vcpu != next);
@@ -134,6 +154,7 @@ proptest! {
             credits: (0..VCPUS).map(|_| None).collect(),
             ready: Vec::new(),
             running: None,
+            yielder: None,
         };
         let policy = Credit::new(SLICE, 100, PcpuSet::all(1), VCPUS);
         compare(&policy, &mut model, &entitlements, &events);

@@ -32,6 +32,7 @@ struct Lags {
     /// In the order in which they came.
     ready: Vec<usize>,
     running: Option<usize>,
+    yielder: Option<usize>,
 }
 
 impl Lags {
@@ -49,6 +50,21 @@ impl Lags {
             .map(|runner| runner.vruntime * runner.weight)
             .sum();
         (weight > 0).then(|| sum.div_euclid(weight))
+    }
+
+    /// Who has yielded waits for the others: it is not behind all of them, and its deadline is a slice later, at least.
+    fn step_back(&mut self) {
+        let Some(yielder) = self.yielder.take() else {
+            return;
+        };
+        let others = self.ready.iter().filter(|&&ready| ready != yielder);
+        let least = others.map(|&other| self.all[other].vruntime).min();
+        let runner = &mut self.all[yielder];
+        runner.deadline += runner.virtual_slice();
+        runner.vruntime = runner.vruntime.max(least.unwrap_or(runner.vruntime));
+        if runner.left() < runner.slice {
+            runner.deadline = runner.vruntime + runner.virtual_slice();
+        }
     }
 
     fn first_by(&self, numbers: &[usize], key: impl Fn(&Runner) -> i128) -> Option<usize> {
@@ -73,7 +89,8 @@ impl Model for Lags {
         let has_run = self.running.take_if(|running| *running == index).is_some();
         let runner = &mut self.all[index];
         let must_renew = if has_run {
-            why == Ready::Yielded || runner.left() == 0
+            self.yielder = (why == Ready::Yielded).then_some(index);
+            runner.left() == 0
         } else {
             if let Some(time) = time {
                 let behind = match runner.has_been_here {
@@ -109,6 +126,7 @@ impl Model for Lags {
     }
 
     fn pick(&mut self, _now: u64) -> Option<u16> {
+        self.step_back();
         let best = self.best()?;
         self.ready.retain(|&ready| ready != best);
         self.running = Some(best);
@@ -116,7 +134,8 @@ impl Model for Lags {
     }
 
     fn slice(&self, _now: u64) -> Option<u64> {
-        self.running.map(|vcpu| self.all[vcpu].left().max(1) as u64)
+        self.running
+            .map(|vcpu| self.all[vcpu].left().clamp(1, self.all[vcpu].slice) as u64)
     }
 
     fn is_preempted(&mut self, running: u16, _now: u64) -> Option<bool> {
@@ -154,7 +173,7 @@ proptest! {
             lag: 0,
             has_been_here: false,
         };
-        let mut model = Lags { all: demands.iter().map(runner).collect(), ready: Vec::new(), running: None };
+        let mut model = Lags { all: demands.iter().map(runner).collect(), ready: Vec::new(), running: None, yielder: None };
         compare(&Fair::with_slice(SLICE, VCPUS), &mut model, &entitlements, &events);
     }
 }
