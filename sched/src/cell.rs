@@ -4,6 +4,7 @@ use crate::{
     PcpuId, PcpuSet, Ready, TraceRing,
     accounting::{Counter, pcpu},
     attention::Attention,
+    hurry::Named,
     pcpu_set::AtomicPcpuSet,
     pool::AtWork,
     sync::{ArrayQueue, AtomicU32, Ordering},
@@ -36,6 +37,8 @@ pub(crate) struct Cell<V> {
     pub(crate) successor: ArrayQueue<AtWork>,
     /// Those that others have taken over from.
     pub(crate) retired: ArrayQueue<AtWork>,
+    /// Who is ready here and should run next.
+    pub(crate) hurried: Named,
     pub(crate) account: pcpu::Account,
     pub(crate) switches: Counter,
     pub(crate) kicks_sent: Counter,
@@ -57,6 +60,7 @@ impl<V> Cell<V> {
             inbox: ArrayQueue::new(usize::from(max_vcpus)),
             successor: ArrayQueue::new(1),
             retired: ArrayQueue::new(RETIRED),
+            hurried: Named::default(),
             account: pcpu::Account::new(pcpu::IDLE, now),
             switches: Counter::default(),
             kicks_sent: Counter::default(),

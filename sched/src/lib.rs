@@ -28,6 +28,7 @@ mod deadlines;
 mod entitlement;
 mod handle;
 mod host;
+mod hurry;
 mod ids;
 mod local;
 #[cfg(all(loom, test))]

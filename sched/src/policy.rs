@@ -174,6 +174,12 @@ pub trait LocalPolicy: Send {
     /// for that, and what `vcpu` has of its own should stay.
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice>;
 
+    /// Takes out `vcpu`, to run now, because another vCPU waits for what it does next; `None`: it comes when it comes. What it and
+    /// others get over time stays the same, whoever is hurried how often. Asked once at most for each choice.
+    fn hurry(&mut self, _vcpu: VcpuId, _now: u64) -> Option<Slice> {
+        None
+    }
+
     /// `vcpu`, which left because it waited, is ready again with its registers where they were, and nobody else is ready here. It
     /// runs on if there is a slice for it; with `None` it has been enqueued, and the policy is asked who runs.
     fn resume(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {

@@ -17,6 +17,7 @@ use crate::{
     BlockReason, PcpuId, Place, Pool, TraceEvent, VcpuId,
     accounting::{Counter, vcpu},
     attention::About,
+    hurry::Flag,
     state::{Ask, State, StateWord, Wake},
     sync::{ArrayQueue, AtomicU32},
 };
@@ -43,6 +44,8 @@ pub struct VcpuHandle<V: Vcpu> {
     pub(crate) account: vcpu::Account,
     pub(crate) switches: Counter,
     pub(crate) migrations: MigrationCounters,
+    /// It is ready because it let others run.
+    pub(crate) has_yielded: Flag,
     pool: Arc<Pool<V>>,
     shared: V::Shared,
 }
@@ -65,6 +68,7 @@ impl<V: Vcpu> VcpuHandle<V> {
             account: vcpu::Account::new(vcpu::BLOCKED, now),
             switches: Counter::default(),
             migrations: MigrationCounters::default(),
+            has_yielded: Flag::default(),
             pool,
             shared,
         }

@@ -88,6 +88,7 @@ impl<V: Vcpu> LocalScheduler<V> {
                     _ => TraceEvent::Preempt(loaded),
                 },
             );
+            self.note_yield(why == Ready::Yielded);
             self.policy.enqueue(loaded, why, now);
         }
         self.must_balance = true;
@@ -131,7 +132,9 @@ impl<V: Vcpu> LocalScheduler<V> {
         loop {
             let given = to.take().and_then(|to| self.pick_named(to, now));
             let is_given = given.is_some();
-            let choice = given.map_or_else(|| self.pick_checked(loaded, now), Choice::Run);
+            let choice = given
+                .or_else(|| self.pick_hurried(now))
+                .map_or_else(|| self.pick_checked(loaded, now), Choice::Run);
             let Pick { vcpu: id, slice } = match choice {
                 Choice::Run(pick) => pick,
                 Choice::Idle(until) => {
@@ -174,6 +177,21 @@ impl<V: Vcpu> LocalScheduler<V> {
             ..self.policy.take(to, now)?
         };
         Some(Pick { vcpu: to, slice })
+    }
+
+    /// The vCPU that somebody waits for, if it is ready here and its policy lets it run now.
+    fn pick_hurried(&mut self, now: u64) -> Option<Pick> {
+        let vcpu = self.cell.hurried.take()?;
+        self.ready.get(vcpu)?;
+        let slice = self.policy.hurry(vcpu, now)?;
+        Some(Pick { vcpu, slice })
+    }
+
+    /// Whether the loaded vCPU, should it have to leave the pCPU, lets others run of its own will.
+    fn note_yield(&self, is_yielding: bool) {
+        if let Some(vcpu) = &self.loaded {
+            vcpu.handle().has_yielded.set(is_yielding);
+        }
     }
 
     /// The policy's choice if it may be made, else any that is ready here.

@@ -309,6 +309,12 @@ impl<L: LocalPolicy> LocalPolicy for Capped<L> {
         self.grant(vcpu, slice, now)
     }
 
+    fn hurry(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
+        self.release(now);
+        let slice = self.ranking.hurry(vcpu, now)?;
+        self.grant(vcpu, slice, now)
+    }
+
     fn withdraw(&mut self, vcpu: VcpuId, now: u64) {
         self.waiting.retain(|&waiting| waiting != vcpu);
         self.ranking.withdraw(vcpu, now);

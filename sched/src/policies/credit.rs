@@ -273,6 +273,16 @@ impl LocalPolicy for Queue {
         Some(Slice::of(entity.slice))
     }
 
+    /// Before others that have a little more credit.
+    fn hurry(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
+        self.step_back();
+        let (index, best) = (self.line.position(vcpu)?, self.best()?);
+        let [hurried, best] = [index, best].map(|index| &self.line.ready()[index]);
+        let behind = self.credit(best).saturating_sub(self.credit(hurried));
+        let is_near = behind <= (hurried.virtual_slice() / 2) as i64;
+        is_near.then(|| self.run(index, now).slice)
+    }
+
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
         if let Some(index) = self.line.position(vcpu) {
             self.give_away(index);

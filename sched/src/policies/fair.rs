@@ -284,6 +284,15 @@ impl LocalPolicy for Queue {
         Some(Slice::of(entity.left().min(entity.slice)))
     }
 
+    /// Before others with earlier deadlines, as long as it has had no more than its part.
+    fn hurry(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
+        self.step_back();
+        let index = self.line.position(vcpu)?;
+        let time = self.virtual_time()?;
+        let is_eligible = ahead(self.line.ready()[index].vruntime, time) <= 0;
+        is_eligible.then(|| self.run(index, now).slice)
+    }
+
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
         if let Some(index) = self.line.position(vcpu) {
             self.give_away(index);

@@ -95,6 +95,10 @@ impl LocalPolicy for HostileLocal {
         (self.below(2) == 0).then_some(Slice::of(3))
     }
 
+    fn hurry(&mut self, _vcpu: VcpuId, _now: u64) -> Option<Slice> {
+        (self.below(2) == 0).then_some(Slice::of(2))
+    }
+
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
         if self.below(2) == 0 {
             self.ready.retain(|&ready| ready != vcpu);

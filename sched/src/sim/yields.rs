@@ -32,7 +32,7 @@ fn policy(name: &str) -> Box<dyn Policy> {
     let frame = vec![window(0, 2 * SLICE), window(1, SLICE)];
     let options = PolicyOptions {
         slice_ticks: SLICE,
-        max_vcpus: 3,
+        max_vcpus: 4,
         pcpus: PcpuSet::all(1),
         period_ticks: 10 * SLICE,
         table: Some(Table::new([(PcpuId::new(0).unwrap(), frame)]).unwrap()),
@@ -63,6 +63,17 @@ fn weighted(name: &str, scripts: [Script; 3], others: Entitlement) -> Simulation
         entitlements: [0, 0, 1].map(member).into(),
         seed: None,
     })
+}
+
+/// How long `vcpu` did not run, each time.
+fn waits(sim: &Simulation, vcpu: VcpuId) -> impl Iterator<Item = u64> {
+    let stretches = sim.stretches().into_iter();
+    let ran: Vec<_> = stretches.filter(|ran| ran.vcpu == vcpu).collect();
+    let ends = ran.clone().into_iter().map(|ran| ran.start + ran.duration);
+    ran.into_iter()
+        .skip(1)
+        .zip(ends)
+        .map(|(next, end)| next.start - end)
 }
 
 fn runs(sim: &Simulation) -> [u64; 3] {
@@ -114,6 +125,46 @@ fn others_keep_what_their_weight_gives_them() {
             let runs = runs(&sim);
             assert!(runs[2] >= END / 5 - 9 * SLICE, "{name}: {runs:?}");
         }
+    }
+}
+
+#[test]
+fn others_lose_nothing_to_storms_of_interrupts() {
+    let sends_to = |ticks, to| Script::forever([Compute(ticks), Interrupt(vcpu(to))]);
+    for name in dividing() {
+        for ticks in [1, 37, SLICE - 1, SLICE, 3 * SLICE] {
+            let storm = [sends_to(ticks, 1), sends_to(ticks, 0), busy()];
+            let mut sim = machine(name, storm);
+            sim.run_until(END);
+            let runs = runs(&sim);
+            assert!(runs[2] >= END / 3 - 3 * SLICE, "{name}, {ticks}: {runs:?}");
+            let longest = waits(&sim, vcpu(2)).max().unwrap();
+            assert!(longest <= 3 * SLICE, "{name}, {ticks}: {longest}");
+        }
+    }
+}
+
+#[test]
+fn one_that_was_sent_an_interrupt_runs_next_where_the_policy_lets_it() {
+    for (name, next) in [
+        ("fair", 3),
+        ("credit", 3),
+        ("round-robin", 1),
+        ("priority", 1),
+    ] {
+        let sender = Script::once([Compute(5), Interrupt(vcpu(3)), Compute(END)]);
+        let scripts = [sender, busy(), busy(), busy()];
+        let mut sim = Simulation::with_setup(Setup {
+            pcpus: 1,
+            policy: policy(name),
+            scripts: scripts.into(),
+            affinities: Vec::new(),
+            entitlements: Vec::new(),
+            seed: None,
+        });
+        sim.run_until(4 * SLICE);
+        let order: Vec<_> = sim.stretches().iter().map(|ran| ran.vcpu.index()).collect();
+        assert_eq!(order[..2], [0, next], "{name}");
     }
 }
 
