@@ -109,6 +109,8 @@ pub mod guest_machine {
     pub const VIRTIO_FIRST_INTID: u32 = 48;
     /// Where the guest reads what was stolen from its vCPUs.
     pub const STOLEN_TIME_BASE: u64 = 0x090a_0000;
+    /// Where the guest reads which of its vCPUs run.
+    pub const VCPU_STATES_BASE: u64 = 0x090b_0000;
     /// Where RAM starts, as a rule: see [`super::GuestConfig::ram_base`].
     pub const RAM_BASE: u64 = 0x4000_0000;
     /// Where a flat binary is loaded, relative to the start of RAM.

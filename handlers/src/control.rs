@@ -63,4 +63,16 @@ impl<E: Send + 'static> VcpuControl for VcpuHandle<Aarch64VCpu<E>> {
     fn last_pcpu(&self) -> PcpuId {
         self.last_pcpu()
     }
+
+    fn ready_on(&self) -> Option<PcpuId> {
+        self.ready_on()
+    }
+
+    fn preempted_on(&self) -> Option<PcpuId> {
+        self.preempted_on()
+    }
+
+    fn hurry(&self) {
+        self.hurry();
+    }
 }

@@ -3,7 +3,7 @@
 use trapline_sched::PcpuId;
 use trapline_vcpu::{
     Action, Exit, GuestFault,
-    dispatch::{BoundGuest, Dispatch},
+    dispatch::{Activity, BoundGuest, Dispatch},
     interrupts::{TimerPpi, VirtualCpuInterface},
 };
 
@@ -73,6 +73,10 @@ impl Dispatch for Dispatcher {
         vm.vgic().unbind(cpu, interface);
         // The next vCPU may be another VM's.
         self.release();
+    }
+
+    fn show(&mut self, vcpu: &mut VmVcpu, activity: Activity) {
+        vcpu.publish_activity(activity);
     }
 
     fn refresh(&mut self, vcpu: &mut VmVcpu, interface: &mut dyn VirtualCpuInterface) {

@@ -22,6 +22,7 @@ pub mod handler;
 pub mod line;
 pub mod manager;
 pub mod memory;
+pub mod overcommit;
 pub mod pl011;
 pub mod pl031;
 pub mod pl061;
@@ -36,6 +37,7 @@ mod sync;
 pub mod sysregs;
 pub mod timers;
 pub mod trng;
+mod vcpu_states;
 pub mod vendor;
 pub mod vgic;
 pub mod vm;
@@ -51,6 +53,7 @@ pub use registry::{Claim, RegisterError, Registration, Registry};
 pub use stolen_time::StolenTime;
 pub use sysregs::IdRegisters;
 pub use timers::{Alarm, DeviceTimer, TimerHost, TimerQueue};
+pub use vcpu_states::VcpuStates;
 pub use vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu};
 
 /// The README's examples are compiled.

@@ -7,4 +7,4 @@ pub(crate) mod interface;
 mod machine;
 
 #[cfg(not(loom))]
-pub(crate) use machine::{Cpu, FakeMemory, Machine};
+pub(crate) use machine::{Cpu, FakeMemory, FakePlace, Machine};

@@ -13,7 +13,7 @@ const REVISION: u32 = 0x8600_ff03;
 
 /// Trapline, a0b6c5f1-5d0e-4b57-8d0c-7a1e6c3f92d4.
 const UUID: u128 = 0xa0b6_c5f1_5d0e_4b57_8d0c_7a1e_6c3f_92d4;
-/// Of the service, major and minor: it has no functions but these.
+/// Of the service, major and minor. Which functions there are beside these a guest finds by calling them.
 const VERSION: [u64; 2] = [1, 0];
 
 /// Answers the two calls; what an embedder offers beside them is its own to claim.

@@ -7,6 +7,7 @@ use alloc::{boxed::Box, string::String, sync::Arc};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState, VcpuId};
+use trapline_vcpu::dispatch::Activity;
 
 use crate::{
     affinity::affinity_of,
@@ -15,6 +16,7 @@ use crate::{
     stolen_time::StolenTime,
     sync::Once,
     sysregs::CacheWork,
+    vcpu_states::VcpuStates,
     vgic::{VcpuSignals, Vgic, VgicCpu},
 };
 
@@ -46,6 +48,12 @@ pub trait VcpuControl: Send + Sync {
     fn ready_ticks(&self) -> u64;
     /// The pCPU where the vCPU is, or was last; true when it is asked, and perhaps no longer when it is answered.
     fn last_pcpu(&self) -> PcpuId;
+    /// The pCPU where the vCPU is ready and does not run.
+    fn ready_on(&self) -> Option<PcpuId>;
+    /// The same, unless it has let others run itself.
+    fn preempted_on(&self) -> Option<PcpuId>;
+    /// Another vCPU waits for what this one does next: it runs before others if it is ready, as far as its policy lets it.
+    fn hurry(&self);
 }
 
 /// How a VM ended.
@@ -71,13 +79,20 @@ pub trait VmObserver: Send + Sync {
 /// The vCPUs of one VM, by index.
 pub struct Vcpus {
     controls: Box<[Once<Arc<dyn VcpuControl>>]>,
+    states: Option<Arc<VcpuStates>>,
 }
 
 impl Vcpus {
     /// Room for `count` vCPUs; [`Vcpus::attach`] fills it.
     pub fn new(count: usize) -> Arc<Self> {
+        Self::with_states(count, None)
+    }
+
+    /// The same, for a guest that reads in `states` which of them run.
+    pub fn with_states(count: usize, states: Option<Arc<VcpuStates>>) -> Arc<Self> {
         Arc::new(Self {
             controls: core::iter::repeat_with(Once::new).take(count).collect(),
+            states,
         })
     }
 
@@ -148,6 +163,8 @@ pub struct Vm {
     parts: VmParts,
     /// vCPUs that are on or being turned on. Who brings it to 0 ends the VM: nobody is left to turn one on.
     on_count: AtomicUsize,
+    /// From which vCPU on one is looked for that was preempted, when another one spins.
+    next_favoured: AtomicUsize,
     end: Once<VmEnd>,
 }
 
@@ -157,6 +174,7 @@ impl Vm {
         Arc::new(Self {
             parts,
             on_count: AtomicUsize::new(0),
+            next_favoured: AtomicUsize::new(0),
             end: Once::new(),
         })
     }
@@ -194,6 +212,21 @@ impl Vm {
     /// Where the guest reads what was stolen from it.
     pub fn stolen_time(&self) -> Option<&StolenTime> {
         self.parts.stolen_time.as_deref()
+    }
+
+    /// Where the guest reads which of its vCPUs run.
+    pub fn vcpu_states(&self) -> Option<&VcpuStates> {
+        self.parts.vcpus.states.as_deref()
+    }
+
+    /// An index below the number of vCPUs.
+    pub(crate) fn next_favoured(&self) -> usize {
+        self.next_favoured.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_next_favoured(&self, index: usize) {
+        let count = self.vcpu_count().max(1);
+        self.next_favoured.store(index % count, Ordering::Relaxed);
     }
 
     /// Turns vCPU `index` on, as PSCI CPU_ON does; the embedder starts the boot vCPU with it. `None`: there is no such vCPU.
@@ -314,6 +347,13 @@ impl VmVcpu {
             && let Some(vcpu) = self.vm.vcpu(self.index)
         {
             times.publish(self.index, vcpu.ready_ticks());
+        }
+    }
+
+    /// Tells the guest how the vCPU is from now on.
+    pub(crate) fn publish_activity(&self, activity: Activity) {
+        if let Some(states) = self.vm.vcpu_states() {
+            states.publish(self.index, activity);
         }
     }
 

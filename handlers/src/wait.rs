@@ -1,9 +1,10 @@
 //! What a guest that waits gets: its pCPU goes to others.
 
-use trapline_vcpu::{Action, Exit, GuestFault, YieldTo, exit::WaitKind};
+use trapline_vcpu::{Action, Exit, GuestFault, exit::WaitKind};
 
 use crate::{
     handler::{ExitHandler, GuestCpu},
+    overcommit::yield_from_spin,
     registry::{Claim, ExitClass},
 };
 
@@ -23,12 +24,12 @@ impl ExitHandler for WaitInstructions {
         "wait"
     }
 
-    fn handle(&self, _guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
+    fn handle(&self, guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
         match exit {
             Exit::Wait(WaitKind::Interrupt) => Action::Wait,
             // Events are sent between pCPUs in hardware, where nobody counts them, so a vCPU cannot wait for one off its
             // pCPU. Guests wait like this for a lock: whoever holds it should run. [DDI0487: WFE wake-up events]
-            Exit::Wait(WaitKind::Event) => Action::Yield(YieldTo::ANYBODY),
+            Exit::Wait(WaitKind::Event) => yield_from_spin(guest),
             // The ID registers that guests see have no WFxT.
             Exit::Wait(WaitKind::InterruptUntil(_) | WaitKind::EventUntil(_)) => {
                 Action::Fault(GuestFault::Undefined)
@@ -42,6 +43,7 @@ impl ExitHandler for WaitInstructions {
 mod tests {
     use super::*;
     use crate::support::Machine;
+    use trapline_vcpu::YieldTo;
 
     #[test]
     fn wfi_waits_and_what_is_hidden_is_undefined() {

@@ -3,7 +3,8 @@
 //! ```text
 //!   preempted   in a queue since its turn ended; whoever waits for what it holds waits until its next turn
 //!   yielded     in a queue since it let others run: it waits for something itself
-//!   hurried     somebody waits for it: one word of its pCPU names it, which looks there when it chooses anew
+//!   hurried     it was sent an interrupt, or somebody waits for it: one word of its pCPU names it, which looks there when it
+//!               chooses anew
 //! ```
 //! Being hurried is a hint: the last one named counts, each is looked at once, and the policy says whether it may run before its
 //! turn. So a storm of them costs the pCPU one look for each choice, and others nothing.
@@ -38,8 +39,12 @@ impl<V: Vcpu> VcpuHandle<V> {
     #[inline]
     pub fn hurry(&self) {
         if let Some(pcpu) = self.ready_on() {
-            self.pool().cell(pcpu).hurried.name(self.id());
+            self.hurry_on(pcpu);
         }
+    }
+
+    pub(crate) fn hurry_on(&self, pcpu: PcpuId) {
+        self.pool().cell(pcpu).hurried.name(self.id());
     }
 }
 

@@ -21,6 +21,11 @@ pub trait Dispatch {
     /// The vCPU's registers are about to leave the hardware: take its interrupts out of `interface`.
     fn unbind(&mut self, extension: &mut Self::Extension, interface: &mut dyn VirtualCpuInterface);
 
+    /// How the vCPU, which is bound or has just been unbound, is from now on.
+    fn show(&mut self, extension: &mut Self::Extension, activity: Activity) {
+        let _ = (extension, activity);
+    }
+
     /// Something about the bound vCPU's interrupts changed (somebody woke it, one of its timers fired, list registers ran
     /// out, or one of its own exits changed them): bring `interface` up to date before the guest is entered again.
     fn refresh(&mut self, extension: &mut Self::Extension, interface: &mut dyn VirtualCpuInterface);
@@ -53,6 +58,17 @@ pub trait Dispatch {
 
     /// PSCI turned the vCPU on: everything private to it outside its registers goes back to its reset value. It is not bound.
     fn reset(&mut self, extension: &mut Self::Extension);
+}
+
+/// How a vCPU is, as others of its VM may want to know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Activity {
+    /// A pCPU runs it, or answers one of its exits.
+    Running,
+    /// It could run, and has lost its pCPU.
+    Preempted,
+    /// It waits, is off or is paused.
+    Waiting,
 }
 
 /// The vCPU that exited, as its handlers see it.

@@ -24,6 +24,8 @@ pub mod exceptions;
 #[cfg(target_os = "none")]
 pub mod gic;
 #[cfg(target_os = "none")]
+pub mod hypervisor;
+#[cfg(target_os = "none")]
 pub mod its;
 #[cfg(target_os = "none")]
 pub mod lock;

@@ -4,8 +4,10 @@ use alloc::{format, sync::Arc, vec::Vec};
 
 use trapline_demos::config::{GuestConfig, StagedImage, guest_machine, whole_pages};
 use trapline_handlers::{
-    IdRegisters, Registry, StolenTime, TimerQueue, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu,
+    IdRegisters, Registry, StolenTime, TimerQueue, VcpuStates, Vcpus, Vm, VmEnd, VmObserver,
+    VmParts, VmVcpu,
     manager::{Settings, VcpuSettings},
+    overcommit::OvercommitCalls,
     pl011::Pl011,
     standard,
     vgic::{CPU_INTERFACE_MAPPED_SIZE, InterruptLine, Version, Vgic, VgicConfig},
@@ -118,13 +120,15 @@ impl Guest {
             vcpu_count,
             timer::frequency(),
         );
-        for (guest_address, address) in stolen_time.pages() {
+        let states = VcpuStates::new(guest_machine::VCPU_STATES_BASE, vcpu_count);
+        const _: () = assert!(StolenTime::PAGE_SIZE == VcpuStates::PAGE_SIZE);
+        for (guest_address, address) in stolen_time.pages().chain(states.pages()) {
             let size = StolenTime::PAGE_SIZE as u64;
             stage2
                 .map(guest_address, address as u64, size, READ_ONLY, &tlb)
-                .map_err(|error| Refusal(format!("stolen time: {error:?}")))?;
+                .map_err(|error| Refusal(format!("stolen time and vCPU states: {error:?}")))?;
         }
-        let vcpus = Vcpus::new(vcpu_count);
+        let vcpus = Vcpus::with_states(vcpu_count, Some(states));
         let affinities: Vec<u64> = (0..vcpu_count).map(guest_machine::mpidr_affinity).collect();
         if let Gic::V2(gic) = machine.gic {
             map_cpu_interface(&mut stage2, gic)?;
@@ -159,6 +163,9 @@ impl Guest {
         let id_registers =
             IdRegisters::from_hardware(read_id_register, geometry.guest_size().ilog2() as u8);
         standard::register(&vm, id_registers).map_err(|error| ("standard handlers", error))?;
+        vm.registry()
+            .register(&OvercommitCalls::CLAIMS, Arc::new(OvercommitCalls))
+            .map_err(|error| ("overcommit", error))?;
         vm.registry()
             .register(&uart.claims(), uart.clone())
             .map_err(|error| ("console", error))?;

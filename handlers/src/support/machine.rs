@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState, VcpuId};
 use trapline_vcpu::{
     Action, Exit, TrapFrame,
-    dispatch::{BoundGuest, BoundRegisters, Dispatch},
+    dispatch::{Activity, BoundGuest, BoundRegisters, Dispatch},
     exit::{Call, Conduit, Direction, MmioAccess, SystemRegister, SystemRegisterAccess},
 };
 
@@ -21,6 +21,7 @@ use crate::{
     memory::{GuestMemory, NotRam},
     registry::{Claim, Registration, Registry},
     stolen_time::StolenTime,
+    vcpu_states::VcpuStates,
     vgic::{Version, Vgic, VgicConfig},
     vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu},
 };
@@ -41,8 +42,23 @@ impl Machine {
 
     /// The same, whose guest is told what was stolen from it.
     pub(crate) fn with_stolen_time(count: usize, stolen_time: Option<Arc<StolenTime>>) -> Self {
-        let vcpus: Vec<_> = (0..count).map(|_| Arc::new(FakeVcpu::default())).collect();
-        let controls = Vcpus::new(count);
+        Self::with_pages(count, stolen_time, None)
+    }
+
+    /// The same, whose guest also sees which of its vCPUs run.
+    pub(crate) fn with_pages(
+        count: usize,
+        stolen_time: Option<Arc<StolenTime>>,
+        states: Option<Arc<VcpuStates>>,
+    ) -> Self {
+        let vcpu = |id| {
+            Arc::new(FakeVcpu {
+                id,
+                ..FakeVcpu::default()
+            })
+        };
+        let vcpus: Vec<_> = (0..count as u16).map(vcpu).collect();
+        let controls = Vcpus::with_states(count, states);
         for (index, vcpu) in vcpus.iter().enumerate() {
             controls.attach(index, vcpu.clone());
         }
@@ -186,6 +202,10 @@ impl Cpu {
         self.dispatcher.bind(&mut self.vcpu, &mut self.interface);
     }
 
+    pub(crate) fn show(&mut self, activity: Activity) {
+        self.dispatcher.show(&mut self.vcpu, activity);
+    }
+
     pub(crate) fn unbind(&mut self) {
         self.dispatcher.unbind(&mut self.vcpu, &mut self.interface);
     }
@@ -207,7 +227,36 @@ pub(crate) struct FakeVcpu {
     pub(crate) wakes: AtomicU64,
     pub(crate) stops: AtomicU64,
     pub(crate) ready: AtomicU64,
+    pub(crate) hurries: AtomicU64,
+    pub(crate) place: Mutex<FakePlace>,
+    id: u16,
     is_paused: AtomicBool,
+}
+
+/// Where a vCPU is: it waits until somebody says otherwise.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FakePlace {
+    pub(crate) pcpu: u16,
+    pub(crate) is_ready: bool,
+    pub(crate) has_yielded: bool,
+}
+
+impl FakePlace {
+    /// It runs on `pcpu`.
+    pub(crate) fn running(pcpu: u16) -> Self {
+        Self {
+            pcpu,
+            ..Self::default()
+        }
+    }
+
+    /// It could run on `pcpu`.
+    pub(crate) fn ready(pcpu: u16) -> Self {
+        Self {
+            is_ready: true,
+            ..Self::running(pcpu)
+        }
+    }
 }
 
 #[derive(Default)]
@@ -232,7 +281,7 @@ impl FakeVcpu {
 
 impl VcpuControl for FakeVcpu {
     fn id(&self) -> VcpuId {
-        VcpuId::new(0)
+        VcpuId::new(self.id)
     }
 
     fn wake(&self) {
@@ -289,7 +338,21 @@ impl VcpuControl for FakeVcpu {
     }
 
     fn last_pcpu(&self) -> PcpuId {
-        PcpuId::new(0).unwrap()
+        PcpuId::new(self.place.lock().unwrap().pcpu).unwrap()
+    }
+
+    fn ready_on(&self) -> Option<PcpuId> {
+        let place = *self.place.lock().unwrap();
+        place.is_ready.then(|| self.last_pcpu())
+    }
+
+    fn preempted_on(&self) -> Option<PcpuId> {
+        let has_yielded = self.place.lock().unwrap().has_yielded;
+        self.ready_on().filter(|_| !has_yielded)
+    }
+
+    fn hurry(&self) {
+        self.hurries.fetch_add(1, SeqCst);
     }
 }
 

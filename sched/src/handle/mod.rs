@@ -89,7 +89,8 @@ impl<V: Vcpu> VcpuHandle<V> {
     }
 
     /// An interrupt has become due for it: write that first. It stops waiting; if it was not waiting, its next attempt
-    /// to wait fails; if it is loaded, its pCPU looks at its interrupts before it enters the guest again.
+    /// to wait fails; if it is loaded, its pCPU looks at its interrupts before it enters the guest again; if it is ready and does
+    /// not run, it is hurried.
     pub fn wake(&self) {
         self.wake_from(BlockReason::Waiting);
     }
@@ -103,6 +104,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     fn wake_from(&self, reason: BlockReason) {
         match self.state.update(|state| state.wake(reason)) {
             Wake::Noted => {}
+            Wake::Ready(pcpu) => self.hurry_on(pcpu),
             Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
             Wake::Claimed(last) => self.unpark_woken(last),
         }
@@ -125,7 +127,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     /// Takes a reason away; the vCPU runs once none is left.
     pub fn resume(&self, reason: BlockReason) {
         match self.state.update(|state| state.unblock(reason)) {
-            Wake::Noted => {}
+            Wake::Noted | Wake::Ready(_) => {}
             Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
             Wake::Claimed(last) => self.unpark(last),
         }

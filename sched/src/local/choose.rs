@@ -36,7 +36,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
         if state.is_blocked() {
             if state.may_wait_loaded() && self.ready.is_empty() {
-                self.set_waiting(true, now);
+                self.set_waiting(true, machine, now);
             } else {
                 self.park_loaded(machine, now);
             }
@@ -48,7 +48,7 @@ impl<V: Vcpu> LocalScheduler<V> {
                 self.move_loaded(machine, now);
             }
             if self.loaded.is_some() && self.current.is_waiting {
-                self.set_waiting(false, now);
+                self.set_waiting(false, machine, now);
             }
         }
         if self.loaded.is_none() {
@@ -229,6 +229,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         let id = handle.id();
         self.deadlines.remove(id);
         handle.account.enter(vcpu::RUN, now);
+        handle.has_yielded.set(false);
         handle.switches.increment();
         self.cell.switches.increment();
         if must_reset {

@@ -10,6 +10,9 @@ pub trait Machine<V> {
     /// wake it; it is used only if the vCPU waits.
     fn unbind(&mut self, vcpu: &mut V) -> Option<u64>;
 
+    /// The bound vCPU waits with its registers in the hardware, or no longer does.
+    fn wait(&mut self, _vcpu: &mut V, _is_waiting: bool) {}
+
     /// Folds the bound vCPU's interrupt state and tells who waits for it; the vCPU stays bound.
     fn sync(&mut self, vcpu: &mut V);
 

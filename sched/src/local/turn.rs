@@ -1,6 +1,6 @@
 //! How the turn of the loaded vCPU starts, is charged, and ends.
 
-use super::LocalScheduler;
+use super::{LocalScheduler, Machine};
 use crate::{Ready, Slice, TraceEvent, Vcpu, accounting::vcpu};
 
 impl<V: Vcpu> LocalScheduler<V> {
@@ -24,11 +24,19 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     /// The loaded vCPU runs again, or waits, with its registers loaded. Before it runs, its policy is asked.
-    pub(super) fn set_waiting(&mut self, is_waiting: bool, now: u64) {
+    pub(super) fn set_waiting(
+        &mut self,
+        is_waiting: bool,
+        machine: &mut impl Machine<V>,
+        now: u64,
+    ) {
         if self.current.is_waiting == is_waiting {
             return;
         }
-        let Some(loaded) = &self.loaded else { return };
+        let Some(loaded) = &mut self.loaded else {
+            return;
+        };
+        machine.wait(loaded, is_waiting);
         let id = loaded.handle().id();
         let is_blocked = is_waiting && !cfg!(mutant = "wait_is_run_time");
         let phase = if is_blocked { vcpu::BLOCKED } else { vcpu::RUN };

@@ -53,6 +53,15 @@ impl<M: Member> Fifo<M> {
         self.members.push_front(member);
     }
 
+    /// The first one leaves.
+    pub(super) fn pop(&mut self) -> Option<M> {
+        let member = self.members.pop_front()?;
+        if let Some((_, place)) = &mut self.called {
+            *place = place.saturating_sub(1);
+        }
+        Some(member)
+    }
+
     /// The one at `index` leaves.
     pub(super) fn remove(&mut self, index: usize) -> Option<M> {
         let member = self.members.remove(index)?;

@@ -76,7 +76,7 @@ impl LocalPolicy for Queue {
 
     fn pick(&mut self, _now: u64) -> Choice {
         let slice = self.slice;
-        match self.ready.remove(0) {
+        match self.ready.pop() {
             Some(vcpu) => Choice::Run(Pick { vcpu, slice }),
             None => Choice::Idle(None),
         }

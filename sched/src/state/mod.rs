@@ -108,6 +108,8 @@ pub(crate) enum Wake {
     Nudge(PcpuId),
     /// It was parked and can run now: the caller owns the box in the slot; it was last on this pCPU.
     Claimed(PcpuId),
+    /// It is ready there, and does not run.
+    Ready(PcpuId),
 }
 
 /// Whether the vCPU blocks itself.
@@ -261,10 +263,10 @@ impl State {
             Self(self.0 | WAKE)
         };
         // With the token already there, who left it has kicked or is about to.
-        if self.0 & PLACE == LOADED && self.0 & WAKE == 0 {
-            (next, Wake::Nudge(self.pcpu()))
-        } else {
-            (next, Wake::Noted)
+        match self.0 & PLACE {
+            LOADED if self.0 & WAKE == 0 => (next, Wake::Nudge(self.pcpu())),
+            QUEUED if !self.is_blocked() => (next, Wake::Ready(self.pcpu())),
+            _ => (next, Wake::Noted),
         }
     }
 

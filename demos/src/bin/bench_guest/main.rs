@@ -9,8 +9,10 @@
 //! - `switch` (two vCPUs on ONE pCPU): each sends an SGI to the other and waits in WFI; a figure is for one switch;
 //! - `periods` (one vCPU): `work_us=` microseconds of computing each `period_us=`, `count=` times; says how often it was late;
 //! - `work`: all CPUs compute for `milliseconds=` (default 200), from `after=` on; says how much they got done.
+//! - `spin`: likewise, they take one lock again and again; `lock=` is `ticket` or `test-and-set`, `wait=` is `spin`, `yield`,
+//!   `directed` or `state`, and `hold=` and `think=` are instructions with the lock and without it.
 //!
-//! Each figure is one line: `BENCH name=.. instructions=.. floor=.. least=.. most=..`, or for `work`
+//! Each figure is one line: `BENCH name=.. instructions=.. floor=.. least=.. most=..`, or for `work` and `spin`
 //! `WORK cpus=.. iterations=.. least=.. most=..`, with the least and the most that one CPU did. The last line is `BENCH END`.
 #![no_std]
 #![no_main]
@@ -20,13 +22,15 @@ mod interrupts;
 mod peer;
 mod periods;
 mod samples;
+mod spin;
 mod work;
 
+use spin::Contention;
 use trapline_demos::{
     guest::{
         boot::Entry,
         exceptions::{self, Frame},
-        gic, machine, power,
+        gic, hypervisor, machine, power,
     },
     guest_println, guest_program,
 };
@@ -39,10 +43,14 @@ mod role {
     pub const PEER: u64 = 1;
     /// To compute.
     pub const WORKER: u64 = 2;
+    /// To contend for a lock.
+    pub const SPINNER: u64 = 3;
 }
 
 fn main() -> ! {
     let parameters = machine::parameters();
+    let milliseconds = parameters.number("milliseconds", 200);
+    let after = parameters.number("after", 0);
     match parameters.text("figures").unwrap_or("machine") {
         "machine" => {
             calls::run();
@@ -62,18 +70,34 @@ fn main() -> ! {
             parameters.number("count", 50),
         ),
         "work" => {
-            for index in 1..machine::cpu_count() {
-                start(index, role::WORKER);
-            }
-            work::run(
-                parameters.number("milliseconds", 200),
-                parameters.number("after", 0),
-            );
+            start_all(role::WORKER);
+            work::run("WORK", work::compute, milliseconds, after);
         }
+        "spin" => match contention() {
+            Some(contention) => {
+                start_all(role::SPINNER);
+                let job = |index, end| contention.contend(index, end);
+                let sum = work::run("SPIN", job, milliseconds, after);
+                if sum != spin::counted() {
+                    guest_println!("BENCH ERROR the lock counted {}", spin::counted());
+                }
+            }
+            None => guest_println!("BENCH ERROR lock= or wait= names nothing that there is"),
+        },
         other => guest_println!("BENCH ERROR figures={other} is unknown or needs a second CPU"),
     }
     guest_println!("BENCH END");
     power::system_off()
+}
+
+/// How the CPUs contend; `None` if the parameters or the hypervisor do not know such a thing.
+fn contention() -> Option<Contention> {
+    let contention = Contention::of(machine::parameters())?;
+    (!contention.needs_states() || hypervisor::find_states()).then_some(contention)
+}
+
+fn start_all(role: u64) {
+    (1..machine::cpu_count()).for_each(|index| start(index, role));
 }
 
 fn start(index: usize, role: u64) {
@@ -83,10 +107,14 @@ fn start(index: usize, role: u64) {
 
 fn secondary(entry: Entry) -> ! {
     gic::enable_cpu();
-    if entry.cookie == role::WORKER {
-        work::join(entry.index)
-    } else {
-        peer::serve(entry.index)
+    match entry.cookie {
+        role::WORKER => work::join(entry.index, work::compute),
+        role::SPINNER => {
+            let contention = Contention::of(machine::parameters());
+            let contention = contention.expect("the boot CPU has read them");
+            work::join(entry.index, |index, end| contention.contend(index, end))
+        }
+        _ => peer::serve(entry.index),
     }
 }
 

@@ -1,4 +1,4 @@
-//! How much all CPUs together compute in a given time: what sharing pCPUs costs.
+//! How much all CPUs together get done in a given time: what sharing pCPUs costs.
 
 use core::{
     arch::asm,
@@ -22,9 +22,14 @@ static READY: AtomicUsize = AtomicUsize::new(0);
 static DONE: AtomicUsize = AtomicUsize::new(0);
 static ITERATIONS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
-/// The boot CPU's part, and the report. All CPUs start `after` milliseconds of the guest's time, or when they are there, so that
-/// guests beside each other compute at the same time.
-pub fn run(milliseconds: u64, after: u64) {
+/// What CPU `index` does until the time `end`; how often it did it.
+pub trait Job: Fn(usize, u64) -> u64 {}
+
+impl<F: Fn(usize, u64) -> u64> Job for F {}
+
+/// The boot CPU's part, and the report, which begins with `name`. All CPUs start `after` milliseconds of the guest's time, or
+/// when they are there, so that guests beside each other work at the same time. The result is how often all did it.
+pub fn run(name: &str, job: impl Job, milliseconds: u64, after: u64) -> u64 {
     DURATION.store(
         cpu::microseconds(milliseconds.saturating_mul(1000)),
         Relaxed,
@@ -36,7 +41,7 @@ pub fn run(milliseconds: u64, after: u64) {
     let soon = cpu::now() + cpu::microseconds(HEAD_START_US);
     let start = soon.max(cpu::microseconds(after.saturating_mul(1000)));
     START.store(start, Release);
-    compute(0);
+    work(0, job);
     while DONE.load(Acquire) != machine::cpu_count() {
         cpu::relax();
     }
@@ -46,42 +51,47 @@ pub fn run(milliseconds: u64, after: u64) {
             .take(machine::cpu_count())
             .map(|count| count.load(Relaxed))
     };
+    let sum = all().sum();
     guest_println!(
-        "WORK cpus={} iterations={} least={} most={}",
+        "{name} cpus={} iterations={sum} least={} most={}",
         machine::cpu_count(),
-        all().sum::<u64>(),
         all().min().unwrap_or(0),
         all().max().unwrap_or(0)
     );
+    sum
 }
 
 /// Every other CPU's part; then it waits for the end.
-pub fn join(index: usize) -> ! {
+pub fn join(index: usize, job: impl Job) -> ! {
     READY.fetch_add(1, AcqRel);
     while START.load(Acquire) == 0 {
         cpu::relax();
     }
-    compute(index);
+    work(index, job);
     loop {
         cpu::wait_for_interrupt();
     }
 }
 
-/// It gives way after each thousand steps: under icount QEMU runs one CPU until it does, or until a timer is due.
-fn compute(index: usize) {
+fn work(index: usize, job: impl Job) {
     let start = START.load(Relaxed);
     let end = start + DURATION.load(Relaxed);
     while cpu::now() < start {
         cpu::relax();
     }
+    ITERATIONS[index].store(job(index, end), Relaxed);
+    DONE.fetch_add(1, AcqRel);
+}
+
+/// A job: computes. It gives way after each thousand steps: under icount QEMU runs one CPU until it does, or until a timer is due.
+pub fn compute(_index: usize, end: u64) -> u64 {
     let mut iterations = 0;
     while cpu::now() < end {
         thousand_steps();
         cpu::relax();
         iterations += 1;
     }
-    ITERATIONS[index].store(iterations, Relaxed);
-    DONE.fetch_add(1, AcqRel);
+    iterations
 }
 
 pub fn thousand_steps() {

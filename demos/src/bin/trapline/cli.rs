@@ -287,6 +287,13 @@ pub enum Bench {
     },
     /// What is lost of CPU-bound work when eight vCPUs share four pCPUs, by counting instructions
     Work,
+    /// How often more vCPUs than pCPUs take a lock, and what yielding to its holder and running them as a gang change; by counting
+    /// instructions
+    Spin {
+        /// Of the guest's time, for each run
+        #[arg(long, value_name = "N", default_value_t = 400, value_parser = value_parser!(u32).range(1..=60_000))]
+        milliseconds: u32,
+    },
     /// Bytes that the hypervisor takes: its image, its heap, and what a VM and a vCPU add to it
     Memory,
     /// Events that the simulator does in a second on machines of three sizes, and what a pick of each policy costs, on this host

@@ -15,7 +15,7 @@ use super::{bound::HardwareRegisters, debug::HardwareDebug, fault::{self, Hardwa
 use crate::aarch32::is_aarch32;
 use crate::action::{Action, GuestFault};
 use crate::decode::FaultAddresses;
-use crate::dispatch::{BoundGuest, Dispatch};
+use crate::dispatch::{Activity, BoundGuest, Dispatch};
 use crate::exit::Exit;
 use crate::frame::TrapFrame;
 use crate::host::{Host, PhysicalInterrupt};
@@ -409,6 +409,7 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
         self.bind_stage2(vcpu, exclusive);
         let (dispatch, enabled) = self.parts();
         dispatch.bind(&mut vcpu.extension, &mut enabled.interface);
+        dispatch.show(&mut vcpu.extension, Activity::Running);
     }
 
     fn unbind(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) -> Option<u64> {
@@ -423,6 +424,11 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
         write_sysreg!("cntp_ctl_el0", 0);
         synchronize_context();
         dispatch.unbind(&mut vcpu.extension, &mut enabled.interface);
+        let activity = match vcpu.handle().is_runnable() {
+            true => Activity::Preempted,
+            false => Activity::Waiting,
+        };
+        dispatch.show(&mut vcpu.extension, activity);
         if enabled.control.features.pointer_authentication {
             copied += vcpu.registers.pointer_auth_keys.store();
         }
@@ -432,6 +438,14 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
         vcpu.handle().shared().count_context_registers(copied);
         enabled.collect_serror(&mut vcpu.hcr);
         deadline
+    }
+
+    fn wait(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>, is_waiting: bool) {
+        let activity = match is_waiting {
+            true => Activity::Waiting,
+            false => Activity::Running,
+        };
+        self.dispatch.show(&mut vcpu.extension, activity);
     }
 
     fn sync(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {

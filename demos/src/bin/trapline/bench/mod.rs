@@ -5,6 +5,7 @@ mod figures;
 mod memory;
 mod pair;
 mod sim;
+mod spin;
 mod work;
 
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
         Bench::Boot { models: true, runs } => boot::models(usize::from(*runs)),
         Bench::Boot { runs, .. } => boot::boot(usize::from(*runs)),
         Bench::Work => work::work(),
+        Bench::Spin { milliseconds } => spin::spin(*milliseconds),
         Bench::Memory => memory::memory(),
         Bench::Sim { policy } => sim::sim(policy),
         Bench::Pair { runs } => pair::pair(usize::from(*runs)),
