@@ -86,6 +86,7 @@ tests! {
     pins_interrupt_by_level = "pins" on 1 over 1;
     random_numbers_are_called_for = "random-numbers" on 1 over 1;
     nothing_is_stolen_from_a_cpu_alone = "stolen-time" on 1 over 1;
+    a_cpu_that_is_yielded_to_runs_at_once = "yields" on 2 over 1;
     a_cpu_sees_what_is_stolen_from_it = "stolen-time" on 2 over 1;
     breakpoints_and_watchpoints_fire = "debug-registers" on 1 over 1;
     a_step_is_one_instruction = "debug-step" on 1 over 1;

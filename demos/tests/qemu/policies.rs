@@ -39,11 +39,16 @@ append = \"figures=work milliseconds=500 after=150\"
 
 /// How much the busy guest `name` did.
 fn work_of(output: &Output, name: &str) -> f64 {
+    number_after(output, name, "WORK ")
+}
+
+/// How much guest `name` did, as the line that begins with `marker` says.
+fn number_after(output: &Output, name: &str, marker: &str) -> f64 {
     // A guest that is alone has no name before its lines.
     let start = format!("[{name}] ");
     let line = output.console.lines().find_map(|line| {
         let line = line.strip_prefix(&start).unwrap_or(line);
-        line.strip_prefix("WORK ")
+        line.strip_prefix(marker)
     });
     let count = line.and_then(|line| {
         let field = line
@@ -90,6 +95,37 @@ fn fair_shares_go_by_weight() {
 #[test]
 fn credit_shares_go_by_weight() {
     expect_shares_by_weight("credit");
+}
+
+/// How often eight vCPUs on four pCPUs take a lock, waiting for it as `wait` says.
+fn locks(lock: &str, wait: &str) -> (Output, f64) {
+    let text = format!(
+        "pcpus = 4
+policy = \"fair\"
+
+[[vm]]
+name = \"a\"
+guest = \"bench-guest\"
+memory = 64
+vcpus = 8
+append = \"figures=spin lock={lock} wait={wait} milliseconds=60\"
+"
+    );
+    let output = count(&text);
+    output.expect_absent("BENCH ERROR");
+    let rounds = number_after(&output, "a", "SPIN ");
+    (output, rounds)
+}
+
+#[test]
+fn who_yields_to_the_holder_of_a_lock_takes_it_more_often() {
+    let (_, spinning) = locks("ticket", "spin");
+    for wait in ["directed", "state"] {
+        let (output, yielding) = locks("ticket", wait);
+        output.require(yielding > 2.0 * spinning, || {
+            format!("{yielding} rounds instead of {spinning}")
+        });
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ mod own_registers;
 mod passed;
 mod power_states;
 mod restless;
+mod siblings;
 mod sleep;
 mod support;
 mod timer_values;
@@ -112,6 +113,7 @@ const TESTS: &[Test] = &[
     ("disk-reset",          1, disk::reset),
     ("random-numbers",      1, hypervisor_calls::random_numbers),
     ("stolen-time",         1, hypervisor_calls::stolen_time),
+    ("yields",              2, siblings::yields),
     ("debug-registers",     1, debug::registers),
     ("debug-step",          1, debug::step),
     ("debug-shared",        2, debug::shared),
