@@ -72,6 +72,10 @@ impl<V: Vcpu> LocalScheduler<V> {
         if self.current.is_waiting {
             return;
         }
+        if yielding.is_some() && self.is_contended && self.ready.is_empty() {
+            self.is_contended = false;
+            machine.contend(false);
+        }
         if !core::mem::take(&mut self.is_ranked) {
             let why = match must_end {
                 true => {
@@ -254,6 +258,10 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// The loaded vCPU has the pCPU to itself only as long as nobody else is ready here.
     pub(super) fn settle_exclusive(&mut self, machine: &mut impl Machine<V>) {
+        if !self.is_contended && !self.ready.is_empty() && self.loaded.is_some() {
+            self.is_contended = true;
+            machine.contend(true);
+        }
         let exclusive = self.current.slice.exclusive && self.ready.is_empty();
         if exclusive == self.current.exclusive {
             return;

@@ -10,6 +10,10 @@ pub trait Machine<V> {
     /// wake it; it is used only if the vCPU waits.
     fn unbind(&mut self, vcpu: &mut V) -> Option<u64>;
 
+    /// Others are ready on this pCPU, so a bound vCPU that spins should let them run; or they no longer are, and it has yielded in
+    /// vain. Called while a vCPU is bound, and only when that changes; at first nobody is.
+    fn contend(&mut self, _is_contended: bool) {}
+
     /// The bound vCPU waits with its registers in the hardware, or no longer does.
     fn wait(&mut self, _vcpu: &mut V, _is_waiting: bool) {}
 

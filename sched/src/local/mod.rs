@@ -87,6 +87,8 @@ pub struct LocalScheduler<V: Vcpu> {
     timer: Option<u64>,
     /// The attention word says ARMED.
     is_armed: bool,
+    /// What `Machine::contend` was told last.
+    is_contended: bool,
     /// It has not looked yet: what others asked before they could see it was not asked of it, such as to fall back.
     is_new: bool,
     /// The pCPU is, or was, a bit in the idle bitmap.
@@ -135,6 +137,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             deadlines: Deadlines::new(max_vcpus),
             timer: None,
             is_armed: false,
+            is_contended: false,
             is_new: true,
             is_idle: false,
             is_busy: false,

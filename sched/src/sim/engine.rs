@@ -114,6 +114,8 @@ pub(super) struct Engine {
     pub(super) bound: Vec<Cell<Option<VcpuId>>>,
     /// What `bind` was told last on each pCPU.
     pub(super) exclusive: Vec<Cell<bool>>,
+    /// What `contend` was told last on each pCPU.
+    pub(super) contended: Vec<Cell<bool>>,
     /// Those that idle although they promise not to while somebody waits, and since when.
     pub(super) idlers: RefCell<PcpuSet>,
     pub(super) idle_since: Vec<Cell<u64>>,
@@ -187,6 +189,7 @@ impl Engine {
         let engine = Rc::new(Self {
             pcpus: pcpus.iter().map(pcpu).collect(),
             exclusive: pcpus.iter().map(|_| Cell::new(false)).collect(),
+            contended: pcpus.iter().map(|_| Cell::new(false)).collect(),
             bound: pcpus.iter().map(|_| Cell::new(None)).collect(),
             idlers: RefCell::default(),
             idle_since: pcpus.iter().map(|_| Cell::new(0)).collect(),

@@ -146,6 +146,11 @@ impl Machine<Guest> for Hardware<'_> {
         guest.timer()
     }
 
+    fn contend(&mut self, is_contended: bool) {
+        let told = self.engine.contended[self.pcpu.index()].replace(is_contended);
+        assert_ne!(told, is_contended, "rule: only a change is told");
+    }
+
     fn sync(&mut self, guest: &mut Guest) {
         let engine = self.engine;
         engine.world.intrude();

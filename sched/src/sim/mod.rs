@@ -223,6 +223,11 @@ impl Simulation {
         self.engine.exclusive[pcpu.index()].get()
     }
 
+    /// `pcpu` was told that others wait there for the one that runs.
+    pub fn is_contended(&self, pcpu: PcpuId) -> bool {
+        self.engine.contended[pcpu.index()].get()
+    }
+
     /// How often a paused vCPU was announced as parked.
     pub fn pauses(&self) -> u64 {
         self.engine

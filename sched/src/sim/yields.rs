@@ -3,7 +3,7 @@
 use super::{Instruction::*, Script, Setup, Simulation, shares::busy};
 use crate::{
     Entitlement, GroupId, PcpuId, PcpuSet, Policy, PolicyOptions, VcpuId, Weight,
-    policies::{NAMES, Table, Window},
+    policies::{NAMES, RoundRobin, Table, Window},
     policy_by_name,
 };
 use alloc::{boxed::Box, vec, vec::Vec};
@@ -63,6 +63,42 @@ fn weighted(name: &str, scripts: [Script; 3], others: Entitlement) -> Simulation
         entitlements: [0, 0, 1].map(member).into(),
         seed: None,
     })
+}
+
+#[test]
+fn a_pcpu_knows_whether_others_wait_there() {
+    let rare = Script::forever([WaitFor(150), Compute(20)]);
+    let yields = Script::forever([Compute(39), Yield(None)]);
+    let mut sim = Simulation::new(RoundRobin::with_slice(SLICE), [yields, rare]);
+    let pcpu = PcpuId::new(0).unwrap();
+    // Until it has yielded in vain it does not matter.
+    for (until, is_contended) in [
+        (20, true),
+        (45, true),
+        (85, false),
+        (195, true),
+        (300, false),
+    ] {
+        sim.run_until(until);
+        assert_eq!(sim.is_contended(pcpu), is_contended, "at {until}");
+    }
+}
+
+#[test]
+fn one_that_has_yielded_was_not_preempted() {
+    let yields = Script::once([Compute(10), Yield(None), Compute(END)]);
+    let mut sim = Simulation::new(RoundRobin::with_slice(SLICE), [yields, busy()]);
+    let preempted =
+        |sim: &Simulation| [0, 1].map(|index| sim.handle(vcpu(index)).preempted_on().is_some());
+    sim.run_until(5);
+    assert_eq!(preempted(&sim), [false, true], "it has not run yet");
+    sim.run_until(50);
+    assert_eq!(preempted(&sim), [false, false]);
+    assert!(sim.handle(vcpu(0)).ready_on().is_some());
+    sim.run_until(150);
+    assert_eq!(preempted(&sim), [false, true]);
+    sim.run_until(250);
+    assert_eq!(preempted(&sim), [true, false]);
 }
 
 /// How long `vcpu` did not run, each time.

@@ -36,9 +36,14 @@ pub fn guest_hcr() -> u64 {
         .value
 }
 
-/// HCR_EL2 traps that only a shared pCPU needs: a vCPU alone on its pCPU waits in hardware.
+/// HCR_EL2 traps that only a shared pCPU needs: a vCPU that has its pCPU for itself waits in hardware.
 pub fn wait_traps() -> u64 {
     (HCR_EL2::TWI::SET + HCR_EL2::TWE::SET).value
+}
+
+/// HCR_EL2.TWE: WFE traps, for the sake of others that are ready on the pCPU.
+pub fn event_trap() -> u64 {
+    HCR_EL2::TWE::SET.value
 }
 
 /// HCR_EL2.TVM: the guest's writes to its translation registers trap.
@@ -133,5 +138,6 @@ mod tests {
     fn waiting_is_trapped_only_on_a_shared_pcpu() {
         assert_eq!(wait_traps(), 1 << 13 | 1 << 14);
         assert_eq!(guest_hcr() & wait_traps(), wait_traps());
+        assert_eq!(event_trap(), 1 << 14);
     }
 }

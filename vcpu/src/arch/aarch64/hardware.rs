@@ -36,6 +36,8 @@ pub(crate) struct Hardware<D: Dispatch, H: Host> {
     last_ran: LastRan,
     enabled: Option<Enabled>,
     is_fp_open: bool,
+    /// Others are ready here: WFE traps.
+    is_contended: bool,
     /// The pCPU has WFIT and WFET, of which guests do not know.
     has_timed_waits: bool,
     timer: Timer,
@@ -93,6 +95,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
             last_ran: LastRan::default(),
             enabled: None,
             is_fp_open: false,
+            is_contended: false,
             has_timed_waits: false,
             timer: Timer::default(),
         }
@@ -308,12 +311,13 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
     fn bind_stage2(&mut self, vcpu: &Aarch64VCpu<D::Extension>, is_exclusive: bool) {
         let assigned = self.vmids.vmid_for(self.pcpu.index(), &vcpu.space.vmid);
         let is_sibling_next = self.last_ran.needs_flush(vcpu.space.vm, vcpu.handle().id());
-        let (_, enabled) = self.parts();
-        let hcr = if is_exclusive {
-            vcpu.hcr & !control::wait_traps()
-        } else {
-            vcpu.hcr
+        let untrapped = match (is_exclusive, self.is_contended) {
+            (true, _) => control::wait_traps(),
+            (false, false) => control::event_trap(),
+            (false, true) => 0,
         };
+        let hcr = vcpu.hcr & !untrapped;
+        let (_, enabled) = self.parts();
         let vttbr = vcpu.space.stage2_root | u64::from(assigned.vmid) << 48;
         if hcr != enabled.hcr {
             enabled.hcr = hcr;
@@ -446,6 +450,17 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
             false => Activity::Running,
         };
         self.dispatch.show(&mut vcpu.extension, activity);
+    }
+
+    fn contend(&mut self, is_contended: bool) {
+        self.is_contended = is_contended;
+        let (_, enabled) = self.parts();
+        let trap = control::event_trap();
+        enabled.hcr = match is_contended {
+            true => enabled.hcr | trap,
+            false => enabled.hcr & !trap,
+        };
+        write_sysreg!("hcr_el2", enabled.hcr);
     }
 
     fn sync(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
