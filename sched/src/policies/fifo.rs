@@ -40,7 +40,8 @@ impl<M: Member> Fifo<M> {
     /// `member` goes to the end; if it was called and has run until now, back to its place.
     pub(super) fn join(&mut self, member: M, why: Ready) {
         let called = self.called.take_if(|(vcpu, _)| *vcpu == member.vcpu());
-        let has_run = matches!(why, Ready::Preempted | Ready::Yielded);
+        let has_run = matches!(why, Ready::Preempted | Ready::Yielded)
+            && !cfg!(mutant = "lose_place_when_called");
         match called.filter(|_| has_run) {
             Some((_, place)) => self.members.insert(place, member),
             None => self.members.push_back(member),

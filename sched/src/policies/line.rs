@@ -160,7 +160,8 @@ impl<T: Copy> Line<T> {
     /// does not count.
     pub(super) fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
         if let Some(payer) = self.payer() {
-            return self.ready[payer].add(ticks);
+            let is_free = cfg!(mutant = "gifts_are_free");
+            return self.ready[payer].add(if is_free { 0 } else { ticks });
         }
         let is_alone = self.ready.is_empty();
         let Some(running) = self.running.as_mut().filter(|entity| entity.vcpu == vcpu) else {
