@@ -29,6 +29,14 @@ pub fn alone() {
     gic::disable(Timer::Virtual.intid());
 }
 
+/// A timer, for a CPU that waits; others may have its pCPU meanwhile.
+pub fn wake() {
+    peer::install(0, Handler::Timer);
+    gic::enable(Timer::Virtual.intid());
+    report("wake", 2, 0, 1, || lateness(wait));
+    gic::disable(Timer::Virtual.intid());
+}
+
 /// SGIs to the peer, which runs or waits; the peer's handler writes a flag that this CPU polls.
 pub fn with_peer() {
     let overhead = counter_overhead();

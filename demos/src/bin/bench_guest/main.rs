@@ -7,6 +7,7 @@
 //! Parameters: `figures=` is one of
 //! - `machine` (default; two vCPUs on two pCPUs): exits, SGIs, timers;
 //! - `switch` (two vCPUs on ONE pCPU): each sends an SGI to the other and waits in WFI; a figure is for one switch;
+//! - `wake` (one vCPU): from a deadline to its handler, for a CPU that waits in WFI;
 //! - `periods` (one vCPU): `work_us=` microseconds of computing each `period_us=`, `count=` times; says how often it was late;
 //! - `work`: all CPUs compute for `milliseconds=` (default 200), from `after=` on; says how much they got done.
 //! - `spin`: likewise, they take one lock again and again; `lock=` is `ticket` or `test-and-set`, `wait=` is `spin`, `yield`,
@@ -64,6 +65,7 @@ fn main() -> ! {
             start(1, role::PEER);
             interrupts::switch();
         }
+        "wake" => interrupts::wake(),
         "periods" => periods::run(
             parameters.number("work_us", 1000),
             parameters.number("period_us", 10_000),

@@ -294,6 +294,8 @@ pub enum Bench {
         #[arg(long, value_name = "N", default_value_t = 400, value_parser = value_parser!(u32).range(1..=60_000))]
         milliseconds: u32,
     },
+    /// Instructions for a switch of vCPUs and for wake-ups, under each policy
+    Policies,
     /// Bytes that the hypervisor takes: its image, its heap, and what a VM and a vCPU add to it
     Memory,
     /// Events that the simulator does in a second on machines of three sizes, and what a pick of each policy costs, on this host

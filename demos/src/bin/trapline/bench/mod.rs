@@ -4,6 +4,7 @@ mod boot;
 mod figures;
 mod memory;
 mod pair;
+mod policies;
 mod sim;
 mod spin;
 mod work;
@@ -33,6 +34,7 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
         Bench::Work => work::work(),
         Bench::Spin { milliseconds } => spin::spin(*milliseconds),
         Bench::Memory => memory::memory(),
+        Bench::Policies => policies::policies(),
         Bench::Sim { policy } => sim::sim(policy),
         Bench::Pair { runs } => pair::pair(usize::from(*runs)),
     }
