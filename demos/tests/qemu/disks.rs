@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::harness::{Output, Run, is_full_tier};
+use crate::harness::{Output, Run, runs_long_tests};
 
 const MIB: usize = 1 << 20;
 /// What the disk is full of at first.
@@ -97,7 +97,7 @@ fn a_disk_is_read_and_written_wherever_its_vcpu_is() {
 /// What the test guest expects of the disk is what QEMU does.
 #[test]
 fn the_disk_is_the_same_on_bare_qemu() {
-    if !is_full_tier() {
+    if !runs_long_tests() {
         return;
     }
     for test in ["disk-many", "disk-edges"] {
@@ -126,7 +126,7 @@ fn an_edge_comes_once_for_each_rise() {
 
 #[test]
 fn with_gicv2_an_edge_comes_once_for_each_rise() {
-    if is_full_tier() {
+    if runs_long_tests() {
         run_with("2", &Disk::new(), "disk-edges", "");
     }
 }

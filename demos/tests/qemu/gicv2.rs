@@ -2,14 +2,14 @@
 
 use crate::{
     guests::expect_pass,
-    harness::{Run, is_full_tier},
+    harness::{Run, runs_long_tests},
 };
 
 /// QEMU itself is asked first.
 #[track_caller]
 fn expect_pass_on_both(name: &str, vcpus: usize, pcpus: usize) {
     let guest = || Run::guest("test-guest").vcpus(vcpus).option("--gic", 2);
-    if is_full_tier() {
+    if runs_long_tests() {
         expect_pass(guest().bare(), name, "");
     }
     expect_pass(guest().pcpus(pcpus), name, "strict=1");
@@ -35,7 +35,7 @@ fn interrupts_end_as_they_should() {
 
 #[test]
 fn what_gicv3_does_gicv2_does() {
-    if is_full_tier() {
+    if runs_long_tests() {
         for (name, vcpus, pcpus) in [
             ("vgic2-sgi-filters", 4, 2),
             ("sgi-all", 8, 3),
@@ -50,7 +50,7 @@ fn what_gicv3_does_gicv2_does() {
 
 #[test]
 fn linux_uses_eight_vcpus() {
-    let places: &[usize] = if is_full_tier() { &[4, 1] } else { &[4] };
+    let places: &[usize] = if runs_long_tests() { &[4, 1] } else { &[4] };
     for pcpus in places {
         let linux = Run::linux().vcpus(8).pcpus(*pcpus).option("--gic", 2);
         let output = linux.deadline(300).start();
@@ -62,7 +62,7 @@ fn linux_uses_eight_vcpus() {
 
 #[test]
 fn eight_vcpus_lose_nothing() {
-    if is_full_tier() {
+    if runs_long_tests() {
         for (pcpus, seed) in [(4, 1), (8, 2)] {
             let run = Run::stress().vcpus(8).pcpus(pcpus).option("--gic", 2);
             let run = run.option("--seconds", 2).option("--seed", seed);

@@ -1,6 +1,6 @@
 //! The test guest: one promise of the machine at a time. QEMU itself is asked first: what passes there is what hardware does.
 
-use crate::harness::{Run, is_full_tier};
+use crate::harness::{Run, runs_long_tests};
 
 /// Checks also what QEMU's own firmware does not do.
 const STRICT: &str = "strict=1";
@@ -24,7 +24,7 @@ macro_rules! tests {
             $(
                 #[test]
                 fn $test() {
-                    if is_full_tier() {
+                    if runs_long_tests() {
                         expect_pass(Run::guest("test-guest").vcpus($vcpus).bare(), $name, "");
                     }
                 }
@@ -108,7 +108,7 @@ fn an_undescribed_load_waits_in_its_middle() {
 fn caches_go_off_and_on() {
     let guest = || Run::guest("test-guest").option("--memory", 16);
     for vcpus in [1, 2] {
-        if is_full_tier() {
+        if runs_long_tests() {
             expect_pass(guest().vcpus(vcpus).bare(), "caches", "");
         }
         expect_pass(guest().vcpus(vcpus).pcpus(1), "caches", STRICT);
@@ -125,7 +125,7 @@ fn a_pressed_power_key_interrupts_and_is_let_go() {
 /// The most vCPUs, in four clusters of affinities, on more pCPUs than one cluster has.
 #[test]
 fn sixty_four_vcpus_on_many_pcpus_pass() {
-    if is_full_tier() {
+    if runs_long_tests() {
         let guest = || Run::guest("test-guest").vcpus(64);
         for (name, pcpus) in [
             ("psci", 17),

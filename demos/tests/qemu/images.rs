@@ -11,7 +11,7 @@ use trapline_demos::{
     host::{cross, device_tree, setup::u_boot},
 };
 
-use crate::harness::{Run, is_full_tier, stock_guest};
+use crate::harness::{Run, runs_long_tests, stock_guest};
 
 /// The stock guest's files, and others made of them.
 struct Files {
@@ -103,7 +103,7 @@ fn linux_boots_from_a_zboot_file_with_joined_initrds() {
 
 #[test]
 fn linux_boots_from_a_zboot_file_of_gzip() {
-    if is_full_tier() {
+    if runs_long_tests() {
         let files = Files::new();
         let kernel = files.file("vmlinuz.efi", &zboot(b"gzip", &gzip(&files.kernel)));
         expect_boot(&kernel, &stock_guest().initrd);

@@ -1,6 +1,6 @@
 //! Debian's stock Linux with more vCPUs than pCPUs.
 
-use crate::harness::{Output, Run, is_full_tier, stock_guest};
+use crate::harness::{Output, Run, runs_long_tests, stock_guest};
 
 /// Linux saw `vcpus` CPUs, used them all, and powered off.
 #[track_caller]
@@ -35,14 +35,14 @@ fn linux_uses_eight_vcpus_on_four_pcpus() {
 
 #[test]
 fn linux_uses_eight_vcpus_on_one_pcpu() {
-    if is_full_tier() {
+    if runs_long_tests() {
         expect_workload(&Run::linux().vcpus(8).pcpus(1).deadline(300).start(), 8);
     }
 }
 
 #[test]
 fn linux_runs_on_the_max_model_too() {
-    if is_full_tier() {
+    if runs_long_tests() {
         expect_workload(
             &Run::linux()
                 .cpu("max")

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Output, Run, is_longest_tier};
+use crate::harness::{Output, Run, is_full_tier};
 
 /// A guest of these tests: its name, which guest it is, and what the configuration says of it beside.
 struct Vm<'a>(&'a str, &'a str, &'a str);
@@ -150,14 +150,14 @@ fn stop_and_start(rounds: u32, least: u64, seconds: u32) {
 
 #[test]
 fn everything_comes_back_after_fifty_lives() {
-    if !is_longest_tier() {
+    if !is_full_tier() {
         stop_and_start(50, 5, 20);
     }
 }
 
 #[test]
 fn everything_comes_back_after_a_thousand_lives() {
-    if is_longest_tier() {
+    if is_full_tier() {
         stop_and_start(1_000, 100, 120);
     }
 }

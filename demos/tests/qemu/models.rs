@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use trapline_demos::host::setup::qemu::Qemu;
 
-use crate::harness::{Run, is_full_tier};
+use crate::harness::{Run, runs_long_tests};
 
 /// Those that this QEMU has; it says which it has not.
 fn models() -> &'static [&'static str] {
@@ -22,7 +22,7 @@ fn models() -> &'static [&'static str] {
 
 /// On all of them; on the richest alone in the quick tier.
 fn on_each_model(test: impl Fn(&str)) {
-    let is_in_tier = |model: &&&str| is_full_tier() || **model == "max";
+    let is_in_tier = |model: &&&str| runs_long_tests() || **model == "max";
     for model in models().iter().filter(is_in_tier) {
         println!("{model}");
         test(model);
@@ -84,7 +84,7 @@ fn a_guest_debugs_itself() {
 
 #[test]
 fn interrupts_and_timers_work() {
-    if is_full_tier() {
+    if runs_long_tests() {
         on_each_model(|model| {
             for name in [
                 "vgic-priority",
@@ -104,7 +104,7 @@ fn interrupts_and_timers_work() {
 
 #[test]
 fn the_stress_guest_passes_on_each_model() {
-    if is_full_tier() {
+    if runs_long_tests() {
         on_each_model(|model| {
             let run = Run::stress().cpu(model).vcpus(8).pcpus(4);
             let output = run.option("--seconds", 2).deadline(300).start();
@@ -116,7 +116,7 @@ fn the_stress_guest_passes_on_each_model() {
 
 #[test]
 fn stock_linux_works_on_each_model() {
-    if is_full_tier() {
+    if runs_long_tests() {
         on_each_model(|model| {
             let output = Run::linux()
                 .cpu(model)

@@ -1,6 +1,6 @@
 //! vCPUs that are moved while their timers, SGIs, FP registers and active interrupts are live.
 
-use crate::harness::{Output, Run, is_full_tier};
+use crate::harness::{Output, Run, runs_long_tests};
 
 const PLACES: [&str; 3] = ["loaded", "queued", "parked"];
 
@@ -77,7 +77,7 @@ fn nothing_is_lost_when_vcpus_move_between_two_pcpus() {
 
 #[test]
 fn nothing_is_lost_when_vcpus_of_the_max_model_move() {
-    if is_full_tier() {
+    if runs_long_tests() {
         move_vcpus(guest().cpu("max"), 6, 3, 4_000, 4);
     }
 }

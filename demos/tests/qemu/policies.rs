@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Output, Run, is_full_tier, is_longest_tier};
+use crate::harness::{Output, Run, is_full_tier, runs_long_tests};
 
 /// Those that need nothing but a name.
 const POLICIES: [&str; 6] = [
@@ -213,7 +213,7 @@ fn a_gang_runs_together_or_not_at_all() {
     let permille = together("gang");
     assert!(permille >= 950, "{permille} thousandths of the time");
     // Others do not do so by chance.
-    if is_full_tier() {
+    if runs_long_tests() {
         let by_chance = together("fair");
         assert!(by_chance < 900, "{by_chance} thousandths of the time");
     }
@@ -249,7 +249,7 @@ fn a_window_is_nobody_elses() {
 
 #[test]
 fn sixteen_vcpus_on_four_pcpus_lose_nothing_under_any_policy() {
-    let policies = if is_full_tier() {
+    let policies = if runs_long_tests() {
         &POLICIES[1..]
     } else {
         &POLICIES[1..2]
@@ -265,7 +265,7 @@ fn sixteen_vcpus_on_four_pcpus_lose_nothing_under_any_policy() {
 
 #[test]
 fn two_linux_guests_boot_under_any_policy() {
-    if !is_longest_tier() {
+    if !is_full_tier() {
         return;
     }
     for policy in &POLICIES[1..] {

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use crate::harness::{Output, Run, is_full_tier, is_longest_tier};
+use crate::harness::{Output, Run, is_full_tier, runs_long_tests};
 
 /// How long the load runs, in seconds.
 fn seconds() -> u64 {
-    if is_longest_tier() { 60 } else { 4 }
+    if is_full_tier() { 60 } else { 4 }
 }
 
 /// `test` of the test guest drives the machine, of which the configuration says `machine`, while `load` runs.
@@ -76,26 +76,26 @@ fn unplug_under_stress(pcpus: usize, vcpus: usize, gic: u32) {
 
 #[test]
 fn pcpus_come_and_go_under_sixteen_vcpus() {
-    if is_full_tier() {
+    if runs_long_tests() {
         unplug_under_stress(4, 16, 3);
     }
 }
 
 #[test]
 fn with_gicv2_pcpus_come_and_go() {
-    if is_full_tier() {
+    if runs_long_tests() {
         unplug_under_stress(4, 8, 2);
     }
 }
 
 #[test]
 fn pcpus_of_small_and_of_large_machines_come_and_go() {
-    let sizes: &[usize] = if is_longest_tier() {
+    let sizes: &[usize] = if is_full_tier() {
         &[2, 3, 5, 6, 7, 8]
     } else {
         &[2, 8]
     };
-    if is_full_tier() {
+    if runs_long_tests() {
         sizes
             .iter()
             .for_each(|&pcpus| unplug_under_stress(pcpus, 12, 3));
@@ -104,7 +104,7 @@ fn pcpus_of_small_and_of_large_machines_come_and_go() {
 
 #[test]
 fn pcpus_come_and_go_under_linux() {
-    if is_full_tier() {
+    if runs_long_tests() {
         let load = "guest = \"linux\"\nmemory = \"512M\"\nvcpus = 8";
         let test = "unplug pcpus=4 seed=3 pause_us=10000";
         let output = drive("pcpus = 4", test, load).start();
@@ -136,14 +136,14 @@ kind = \"pl031\"
 
 #[test]
 fn interrupts_of_a_device_follow_when_their_pcpu_leaves() {
-    if is_full_tier() {
+    if runs_long_tests() {
         unplug_beside_a_clock(3);
     }
 }
 
 #[test]
 fn with_gicv2_interrupts_of_a_device_follow_when_their_pcpu_leaves() {
-    if is_full_tier() {
+    if runs_long_tests() {
         unplug_beside_a_clock(2);
     }
 }
@@ -151,7 +151,7 @@ fn with_gicv2_interrupts_of_a_device_follow_when_their_pcpu_leaves() {
 /// Who ends waits for every pCPU that may have something of it, and for none that is off.
 #[test]
 fn guests_end_and_start_again_while_pcpus_come_and_go() {
-    if !is_full_tier() {
+    if !runs_long_tests() {
         return;
     }
     let wiper = "guest = \"test-guest\"\nmemory = \"16M\"\non_reset = \"restart\"\n\
@@ -166,7 +166,7 @@ fn guests_end_and_start_again_while_pcpus_come_and_go() {
 /// One after the other, each until it is off or on: also under the policies that have to know of all pCPUs.
 #[test]
 fn each_policy_goes_on_with_the_pcpus_that_are_left() {
-    if !is_full_tier() {
+    if !runs_long_tests() {
         return;
     }
     for policy in [
@@ -207,7 +207,7 @@ fn policies_take_over_ten_times_a_second() {
 /// What is typed reaches a guest wherever the interrupt of the serial line goes meanwhile.
 #[test]
 fn what_is_typed_arrives_while_pcpus_come_and_go() {
-    if !is_full_tier() {
+    if !runs_long_tests() {
         return;
     }
     let load = "guest = \"linux\"\nmemory = \"512M\"\nvcpus = 2";

@@ -1,6 +1,6 @@
 //! A guest that does what no guest should, beside one that must not notice: it goes on or is stopped, and nothing else happens.
 
-use crate::harness::{Run, is_full_tier};
+use crate::harness::{Run, runs_long_tests};
 
 /// What the rogue guest does, with its parameters and how many vCPUs do it.
 const MISCHIEF: [(&str, &str, usize); 9] = [
@@ -50,7 +50,7 @@ macro_rules! tests {
                 let found = MISCHIEF.iter().find(|mischief| mischief.0 == $name);
                 let (name, parameters, vcpus) = *found.expect("the table has it");
                 beside_each_other("cortex-a72", name, parameters, vcpus);
-                if is_full_tier() {
+                if runs_long_tests() {
                     beside_each_other("max", name, parameters, vcpus);
                 }
             }
@@ -72,7 +72,7 @@ tests! {
 
 #[test]
 fn with_gicv2_any_access_to_any_device_is_answered() {
-    if is_full_tier() {
+    if runs_long_tests() {
         beside_each_other_on("gic = 2", "devices", "count=10000", 2);
     }
 }
@@ -80,7 +80,7 @@ fn with_gicv2_any_access_to_any_device_is_answered() {
 /// Other seeds than those of every day, all models.
 #[test]
 fn many_instructions_can_be_executed() {
-    if is_full_tier() {
+    if runs_long_tests() {
         for (seed, cpu) in [
             (2, "cortex-a53"),
             (3, "cortex-a76"),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Output, Run, is_full_tier};
+use crate::harness::{Output, Run, runs_long_tests};
 
 const PROMPT: &str = "\ntrapline guest /root # ";
 
@@ -52,7 +52,7 @@ fn two_linux_guests_share_two_pcpus() {
 
 #[test]
 fn linux_and_the_stress_guest_leave_each_other_alone() {
-    if is_full_tier() {
+    if runs_long_tests() {
         let output = Run::config("linux-and-stress").deadline(120).start();
         expect_good_ends(&output, &["linux", "stress"]);
         output.expect_in_order(["[linux] trapline: workload ok"]);

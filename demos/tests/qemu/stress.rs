@@ -2,11 +2,11 @@
 
 use std::{fs, path::Path};
 
-use crate::harness::{Output, Run, is_full_tier};
+use crate::harness::{Output, Run, runs_long_tests};
 
 #[test]
 fn sixteen_vcpus_on_four_pcpus_lose_nothing() {
-    let seeds: &[u64] = if is_full_tier() { &[1, 2] } else { &[1] };
+    let seeds: &[u64] = if runs_long_tests() { &[1, 2] } else { &[1] };
     for seed in seeds {
         let run = Run::stress()
             .vcpus(16)
@@ -23,7 +23,7 @@ fn sixteen_vcpus_on_four_pcpus_lose_nothing() {
 /// another affinity at level 1.
 #[test]
 fn many_vcpus_on_many_pcpus_lose_nothing() {
-    if is_full_tier() {
+    if runs_long_tests() {
         for (vcpus, pcpus) in [(32, 16), (40, 17), (64, 32), (64, 48), (64, 64)] {
             let run = Run::stress().vcpus(vcpus).pcpus(pcpus);
             let output = run.option("--seconds", 1).deadline(300).start();
@@ -35,7 +35,7 @@ fn many_vcpus_on_many_pcpus_lose_nothing() {
 
 #[test]
 fn counting_instructions_many_pcpus_lose_nothing() {
-    if is_full_tier() {
+    if runs_long_tests() {
         let run = Run::stress().vcpus(48).pcpus(33).icount();
         let output = run.option("--seconds", 1).deadline(300).start();
         output.expect_exit(0);

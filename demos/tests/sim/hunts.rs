@@ -9,7 +9,7 @@ use trapline_demos::host::sim::{
 };
 use trapline_sched::policies;
 
-use crate::is_full_tier;
+use crate::runs_long_tests;
 
 /// So much of each scenario, in nanoseconds: many seeds of the start find more than few of the whole.
 const HUNTED: u64 = 100_000_000;
@@ -49,7 +49,7 @@ fn expect_good(name: &str, policy: &str, caught: &Catch, seeds: u64) {
 fn scenarios_break_no_rule() {
     for shipped in shipped::all().expect("they can be read") {
         let file = ScenarioFile::read(&shipped.path).expect("a good file");
-        let seeds = match (is_full_tier(), is_large(&file)) {
+        let seeds = match (runs_long_tests(), is_large(&file)) {
             (true, false) => 1000,
             (true, true) => 20,
             (false, false) => 10,
@@ -62,7 +62,7 @@ fn scenarios_break_no_rule() {
 
 #[test]
 fn no_policy_breaks_a_rule() {
-    let seeds = if is_full_tier() { 100 } else { 2 };
+    let seeds = if runs_long_tests() { 100 } else { 2 };
     for shipped in shipped::all().expect("they can be read") {
         let file = ScenarioFile::read(&shipped.path).expect("a good file");
         for policy in policies::NAMES.iter().filter(|_| !is_large(&file)) {

@@ -58,6 +58,6 @@ impl Shown {
     }
 }
 
-fn is_full_tier() -> bool {
+fn runs_long_tests() -> bool {
     env::var("TRAPLINE_TIER").as_deref() != Ok("quick")
 }

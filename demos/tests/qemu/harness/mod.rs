@@ -39,14 +39,14 @@ static SET_UP: OnceLock<()> = OnceLock::new();
 /// The command itself ends a run at its deadline; this much later the harness ends the command.
 const GRACE: Duration = Duration::from_secs(300);
 
-/// The tests that take long run too.
-pub fn is_full_tier() -> bool {
+/// The tests that take tens of seconds run too.
+pub fn runs_long_tests() -> bool {
     env::var("TRAPLINE_TIER").as_deref() != Ok("quick")
 }
 
 /// The tests that take minutes run too.
-pub fn is_longest_tier() -> bool {
-    env::var("TRAPLINE_TIER").as_deref() == Ok("longest")
+pub fn is_full_tier() -> bool {
+    env::var("TRAPLINE_TIER").as_deref() == Ok("full")
 }
 
 /// Everything but images that a run on QEMU needs is there.
