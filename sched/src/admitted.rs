@@ -107,6 +107,10 @@ impl LocalPolicy for AdmittedLocal {
         self.local.take(vcpu, now)
     }
 
+    fn hurry(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
+        self.local.hurry(vcpu, now)
+    }
+
     fn resume(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
         self.local.resume(vcpu, now)
     }

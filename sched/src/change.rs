@@ -20,6 +20,8 @@ impl<V: Vcpu> Pool<V> {
             let policy = policy.map_err(|_| CreateError::NoPool(pool))?;
             let allowed = self.check_affinity(affinity, pool);
             let allowed = allowed.map_err(CreateError::Affinity)?;
+            // Another one may have had the number here, and left after its pool had let it go.
+            policy.release(vcpu);
             let home = ask(&**policy, vcpu, entitlement, allowed);
             let home = home.map_err(CreateError::Entitlement)?;
             let entitlements = self.entitlements();

@@ -184,7 +184,7 @@ pub trait LocalPolicy: Send {
     /// runs on if there is a slice for it; with `None` it has been enqueued, and the policy is asked who runs.
     fn resume(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
         self.enqueue(vcpu, Ready::Woken, now);
-        self.take(vcpu, now)
+        None
     }
 
     /// `vcpu` is not ready here any more: it is blocked, or goes elsewhere. Nothing happens if it was not.

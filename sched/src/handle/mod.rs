@@ -2,7 +2,8 @@
 //!
 //! A [`VcpuHandle`] is shared; the vCPU itself is a box that is in one place at a time. Every method is one
 //! transition of the state word and then a kick or a post, callable on any pCPU and in any context: no lock, no
-//! allocation. Write what the vCPU shall see (a pending interrupt, an entry point) before you call.
+//! allocation; but for those that ask a policy (what it shall get, where it may run, its retirement), which wait for whoever
+//! asks one at that time, and are for no exit path. Write what the vCPU shall see (a pending interrupt, an entry point) before you call.
 
 mod errors;
 mod moves;
@@ -155,6 +156,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         self.state.update(|state| state.rearm())
     }
 
+    /// Somebody waits for its interrupt state, which may be in a pCPU's registers: note who waits first. True: its pCPU
     /// will call [`crate::Machine::sync`]. False: it is not loaded, so its state is in memory.
     #[must_use]
     pub fn request_sync(&self) -> bool {

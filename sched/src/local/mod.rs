@@ -77,8 +77,6 @@ pub struct LocalScheduler<V: Vcpu> {
     /// The ready vCPU that is watched.
     watched: Option<Watched>,
     last_watched: Option<VcpuId>,
-    /// How much too late this pCPU has looked after its timer all in all, in ticks.
-    lateness: u64,
     loaded: Option<Box<V>>,
     current: Current,
     ready: ReadySet<V>,
@@ -130,7 +128,6 @@ impl<V: Vcpu> LocalScheduler<V> {
             has_fallen_back: false,
             watched: None,
             last_watched: None,
-            lateness: 0,
             loaded: None,
             current,
             ready: ReadySet::new(max_vcpus),
@@ -244,7 +241,6 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// The physical timer has fired; call it in answer to that interrupt.
     pub fn timer_fired(&mut self) {
-        self.note_lateness();
         self.cell.attention.remind(About::Loaded);
     }
 
@@ -267,6 +263,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
         loop {
             let now = self.pool.host().now();
+            self.note_lateness(now);
             let raised = self.collect(machine, now);
             if self.pool.is_draining(self.id) {
                 self.evacuate(machine, now);

@@ -5,7 +5,7 @@
 //! the watchdog that ejects a scheduler under which a task stalls]
 //!
 //! A policy counts on the pCPU's timer. By how much that came too late, because the machine below or a long piece of work held
-//! the pCPU up, is not the policy's fault, and does not count.
+//! the pCPU up, is not the policy's fault, and does not count. What each look takes anyway does count.
 
 use super::LocalScheduler;
 use crate::{PcpuId, PoolId, Ready, TraceEvent, Vcpu, VcpuId, attention::About};
@@ -27,15 +27,28 @@ pub struct PolicyFailure {
     pub promised: u64,
 }
 
+/// A timer that is late by less than this part of round-robin's slice is no stall.
+const LEAST_STALL: u64 = 4;
+
 pub(super) struct Watched {
     vcpu: VcpuId,
-    /// Watched from here on, when the pCPU had been so late.
+    /// Watched from here on.
     since: u64,
+    /// By how much the pCPU's timer has been too late since then, in ticks.
     lateness: u64,
     /// The longest wait by the policy's word at that time.
     promised: u64,
     /// Whether it still waits is looked at then.
     until: u64,
+}
+
+impl Watched {
+    /// When it has waited too long.
+    fn patience(&self) -> u64 {
+        let longest = self.promised.saturating_mul(2);
+        let longest = longest.saturating_add(self.lateness).saturating_add(1);
+        self.since.saturating_add(longest)
+    }
 }
 
 impl<V: Vcpu> LocalScheduler<V> {
@@ -70,7 +83,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             let ready_since = vcpu.and_then(|vcpu| vcpu.handle().ready_since());
             if let Some(ready_since) = ready_since.filter(|&since| since <= watched.since) {
                 watched.promised = watched.promised.max(promised);
-                watched.until = self.patience(&watched);
+                watched.until = watched.patience();
                 if now < watched.until {
                     self.watched = Some(watched);
                     return;
@@ -85,28 +98,25 @@ impl<V: Vcpu> LocalScheduler<V> {
             let mut watched = Watched {
                 vcpu,
                 since: now,
-                lateness: self.lateness,
+                lateness: 0,
                 promised,
                 until: now,
             };
-            watched.until = self.patience(&watched);
+            watched.until = watched.patience();
             watched
         });
     }
 
-    /// When the one that is watched has waited too long.
-    fn patience(&self, watched: &Watched) -> u64 {
-        let late = self.lateness.saturating_sub(watched.lateness);
-        let longest = watched.promised.saturating_mul(2).saturating_add(late);
-        watched.since.saturating_add(longest).saturating_add(1)
-    }
-
-    /// The timer has fired, and that time may be over for a while.
+    /// The pCPU looks at `now`. If its timer was for before, another one is set, whether its interrupt has been taken or not.
     #[inline]
-    pub(super) fn note_lateness(&mut self) {
-        if let Some(timer) = self.timer {
-            let late = self.pool.host().now().saturating_sub(timer);
-            self.lateness = self.lateness.saturating_add(late);
+    pub(super) fn note_lateness(&mut self, now: u64) {
+        if let Some(timer) = self.timer.filter(|&timer| timer < now)
+            && let Some(watched) = &mut self.watched
+        {
+            let late = now - timer;
+            if late >= self.pool.fallback().slice_ticks() / LEAST_STALL {
+                watched.lateness = watched.lateness.saturating_add(late);
+            }
         }
     }
 

@@ -217,7 +217,8 @@ impl Queue {
         }
     }
 
-    /// Who has yielded lets the others run: one of them has had no more than it, and its deadline moves back each time.
+    /// Who has yielded lets the others run: one of them has had no more than it, and its deadline moves back each time, but to no
+    /// more than two slices ahead.
     fn step_back(&mut self) {
         let Some(index) = self.line.take_yielder() else {
             return;
@@ -227,7 +228,10 @@ impl Queue {
         let least = others.map(|(_, other)| other.vruntime);
         let least = least.reduce(|a, b| if ahead(a, b) > 0 { b } else { a });
         let entity = self.line.ready_mut(index);
-        entity.own = entity.own.wrapping_add(entity.virtual_slice());
+        let later =
+            ahead(entity.own, entity.vruntime).saturating_add_unsigned(entity.virtual_slice());
+        let later = later.min(entity.limit());
+        entity.own = entity.vruntime.wrapping_add(later as u64);
         if let Some(behind) = least.map(|least| ahead(least, entity.vruntime)) {
             entity.vruntime = entity.vruntime.wrapping_add(behind.max(0) as u64);
         }

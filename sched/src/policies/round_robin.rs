@@ -26,6 +26,10 @@ impl RoundRobin {
     pub const fn with_slice(slice_ticks: u64) -> Self {
         Self { slice_ticks }
     }
+
+    pub(crate) fn slice_ticks(&self) -> u64 {
+        self.slice_ticks
+    }
 }
 
 impl Policy for RoundRobin {

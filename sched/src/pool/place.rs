@@ -37,14 +37,15 @@ impl<V: Vcpu> Pool<V> {
         }
     }
 
-    /// Puts `pcpu` back into service. False if the machine does not have it, or it is unplugged.
+    /// Puts `pcpu` back into service. False if the machine does not have it, or it is unplugged or closed.
     pub fn undrain(&self, pcpu: PcpuId) -> bool {
         self.with_regime(|_| {
-            let is_plugged = self.pool_of(pcpu).is_some();
-            if is_plugged {
+            let is_closed = || self.cell(pcpu).attention.is_closed();
+            let can_run = self.pool_of(pcpu).is_some() && !is_closed();
+            if can_run {
                 self.put_into_service(pcpu);
             }
-            is_plugged
+            can_run
         })
     }
 

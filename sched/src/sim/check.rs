@@ -39,6 +39,9 @@ impl Engine {
         self.handles
             .iter()
             .for_each(|handle| self.check_vcpu(handle));
+        self.handles
+            .iter()
+            .for_each(|handle| self.check_patience(handle));
         for pcpu in &self.pcpus {
             self.check_pcpu(&mut pcpu.borrow_mut());
         }
@@ -179,6 +182,29 @@ impl Engine {
         assert!(
             self.may_fail || now - since <= longest.saturating_add(allowed),
             "{name} {vcpu} was ready for {waited} ticks and did not run; its policy promises half of {longest} at most"
+        );
+    }
+
+    /// The same of one that is still ready and does not run; and one that waits for its timer does not miss it.
+    fn check_patience(&self, handle: &Handle) {
+        let (now, name, id) = (self.now(), self.name(), handle.id());
+        let state = handle.state.load();
+        if let Place::Queued(pcpu) = state.place()
+            && let Some(since) = handle.ready_since().filter(|_| !state.is_blocked())
+            && !self.pool.is_draining(pcpu)
+        {
+            let pcpu = self.pcpus[pcpu.index()].borrow();
+            self.check_wait(&pcpu, id, now - since);
+        }
+        let is_waiting = state.is_blocked_by(BlockReason::Waiting);
+        let missed = handle
+            .shared()
+            .timer()
+            .map(|timer| timer.saturating_add(self.longest_pull()));
+        let has_missed = missed.is_some_and(|missed| missed < now) && is_waiting;
+        assert!(
+            !has_missed || self.world.has_kick_under_way(),
+            "{name} {id} waits although its timer has fired"
         );
     }
 

@@ -52,7 +52,7 @@ impl Lags {
         (weight > 0).then(|| sum.div_euclid(weight))
     }
 
-    /// Who has yielded waits for the others: it is not behind all of them, and its deadline is a slice later, at least.
+    /// Who has yielded waits for the others: it is not behind all of them, and its deadline is a slice later, but no more than two ahead.
     fn step_back(&mut self) {
         let Some(yielder) = self.yielder.take() else {
             return;
@@ -60,7 +60,8 @@ impl Lags {
         let others = self.ready.iter().filter(|&&ready| ready != yielder);
         let least = others.map(|&other| self.all[other].vruntime).min();
         let runner = &mut self.all[yielder];
-        runner.deadline += runner.virtual_slice();
+        let two_slices = runner.vruntime + 2 * runner.virtual_slice();
+        runner.deadline = (runner.deadline + runner.virtual_slice()).min(two_slices);
         runner.vruntime = runner.vruntime.max(least.unwrap_or(runner.vruntime));
         if runner.left() < runner.slice {
             runner.deadline = runner.vruntime + runner.virtual_slice();
