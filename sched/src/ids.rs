@@ -84,6 +84,11 @@ impl PoolId {
         }
     }
 
+    /// Every number that a pool can have.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::LIMIT).filter_map(Self::new)
+    }
+
     /// The number, below [`Self::LIMIT`]. The mask tells the compiler what every `PoolId` promises.
     pub const fn index(self) -> usize {
         self.0 as usize & (Self::LIMIT - 1)

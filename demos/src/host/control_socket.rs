@@ -131,7 +131,9 @@ fn attend(client: &UnixStream, answer: &Answer) -> io::Result<()> {
                 let reply = serde_json::to_string(&answer(command)).map_err(io::Error::from)?;
                 writeln!(out, "{reply}")?;
             }
-            None if text.is_empty() => {}
+            None if text.is_empty() => {
+                writeln!(out, "error: an empty line; `help` lists the commands")?
+            }
             None => write!(out, "{}", answer(text))?,
         }
     }
@@ -162,7 +164,9 @@ impl Client {
     /// # Errors
     /// The run has gone, or nobody reads `out`.
     pub fn command(&mut self, command: &str, is_json: bool, mut out: impl Write) -> Result<bool> {
-        let prefix = if is_json { JSON } else { "" };
+        let is_asked = command.starts_with(JSON);
+        let prefix = if is_json && !is_asked { JSON } else { "" };
+        let is_json = is_json || is_asked;
         let sent = writeln!(self.stream.get_mut(), "{prefix}{command}");
         sent.map_err(|error| lost(&error))?;
         loop {
@@ -282,7 +286,11 @@ mod tests {
             stream.read_to_string(&mut said).expect("text");
             said
         };
-        assert_eq!(raw(b"\xff\n\n"), "error: a line that is no text\n");
+        assert_eq!(raw(b"\xff\n"), "error: a line that is no text\n");
+        assert_eq!(
+            raw(b"\n"),
+            "error: an empty line; `help` lists the commands\n"
+        );
         assert_eq!(raw(b"without an end"), "a line\nok\n");
         assert_eq!(
             raw(&[b'x'; 5000]),

@@ -135,13 +135,18 @@ struct Place {
 pub(super) struct Hotplug(Lock<Box<[Place]>>);
 
 impl Hotplug {
-    /// `count` pCPUs that are on.
+    /// `count` pCPUs that are on their way.
     pub(super) fn new(count: usize) -> Self {
         let place = Place {
-            stage: Stage::On,
+            stage: Stage::Coming,
             pool: PoolId::FIRST,
         };
         Self(Lock::new(vec![place; count].into()))
+    }
+
+    /// pCPU `pcpu` is there, and has its scheduler.
+    pub(super) fn arrive(&self, pcpu: PcpuId) {
+        self.0.lock()[pcpu.index()].stage = Stage::On;
     }
 
     /// Calls `visit` with each pCPU that has registers, translations or handlers of vCPUs, or may get some. None of them leaves
@@ -259,11 +264,11 @@ impl Machine {
             }
             // One that was refused by its pool is on and in no pool.
             Stage::On => {
-                let joined = self.pool.plug(pcpu, *pool);
+                let joined = self.join(pcpu, pool);
                 return joined.map_err(PlugError::Refused);
             }
             Stage::Leaving { .. } => {
-                self.stay(pcpu, *pool).map_err(PlugError::Refused)?;
+                self.stay(pcpu, pool).map_err(PlugError::Refused)?;
                 *stage = Stage::On;
             }
             Stage::GoingOff { again: false } => *stage = Stage::GoingOff { again: true },
@@ -339,7 +344,7 @@ impl Machine {
             }
             Err(why) => {
                 *stage = Stage::On;
-                return match self.stay(id, *pool) {
+                return match self.stay(id, pool) {
                     Ok(()) => Next::Stay(why),
                     Err(error) => Next::Stay(Why::Pool(error)),
                 };
@@ -355,13 +360,24 @@ impl Machine {
     }
 
     /// pCPU `pcpu`, which was unplugged and has not left, stays in `pool`.
-    fn stay(&self, pcpu: PcpuId, pool: PoolId) -> Result<(), PoolChangeError> {
-        self.pool.plug(pcpu, pool)?;
+    fn stay(&self, pcpu: PcpuId, pool: &mut PoolId) -> Result<(), PoolChangeError> {
+        self.join(pcpu, pool)?;
         gic::accept_shared(pcpu.index() as u16);
         Ok(())
     }
 
-    /// The pCPU of `engine` is on again, and belongs to its pool, or to the first one if that is no more.
+    /// pCPU `pcpu` belongs to `pool`, or to the first one if that is no more.
+    fn join(&self, pcpu: PcpuId, pool: &mut PoolId) -> Result<(), PoolChangeError> {
+        self.pool.plug(pcpu, *pool).or_else(|error| match error {
+            PoolChangeError::NoPool(_) => {
+                *pool = PoolId::FIRST;
+                self.pool.plug(pcpu, *pool)
+            }
+            other => Err(other),
+        })
+    }
+
+    /// The pCPU of `engine` is on again.
     fn come_back(
         &self,
         engine: &mut Aarch64PerCpu<Dispatcher, EngineHost>,
@@ -371,12 +387,6 @@ impl Machine {
         let mut places = self.hotplug.0.lock();
         let Place { stage, pool } = &mut places[id.index()];
         *stage = Stage::On;
-        self.pool.plug(id, *pool).or_else(|error| match error {
-            PoolChangeError::NoPool(_) => {
-                *pool = PoolId::FIRST;
-                self.pool.plug(id, *pool)
-            }
-            other => Err(other),
-        })
+        self.join(id, pool)
     }
 }

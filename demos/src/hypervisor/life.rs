@@ -177,7 +177,7 @@ impl Slot {
 
     /// What the guest does now, in a word.
     pub(super) fn word(&self) -> &'static str {
-        self.look(false, |life, _| life.word()).unwrap_or("busy")
+        self.life.lock().word()
     }
 
     /// pCPU `id` has let go of everything that has ended, if this guest waits for it.

@@ -42,7 +42,7 @@ use trapline_platform::{
     engine::{self, Between, PoolHost},
     heap, panic, pcpu, power, timer,
 };
-use trapline_sched::{PcpuId, PcpuSet, PolicyFailure, Pool, PoolConfig, VcpuId};
+use trapline_sched::{LocalScheduler, PcpuId, PcpuSet, PolicyFailure, Pool, PoolConfig, VcpuId};
 use trapline_vcpu::{
     Aarch64PerCpu,
     arch::aarch64::read_id_register,
@@ -154,7 +154,7 @@ pub fn run_this_pcpu() -> ! {
 /// returns when it wants to be called again, a value of the host's counter.
 pub fn run_this_pcpu_and(mut besides: impl FnMut(&'static Machine) -> Option<u64>) -> ! {
     let (id, machine) = enlist();
-    let scheduler = machine.pool.local(id).expect("each pCPU comes here once");
+    let scheduler = machine.scheduler(id);
     let engine = engine::engine(
         scheduler,
         Dispatcher::new(id),
@@ -201,6 +201,13 @@ fn wait_for_machine() -> &'static Machine {
 }
 
 impl Machine {
+    /// The scheduler of pCPU `pcpu`, the caller's own, once: from now on it may be asked to leave.
+    pub fn scheduler(&self, pcpu: PcpuId) -> LocalScheduler<GuestVcpu> {
+        let scheduler = self.pool.local(pcpu).expect("each pCPU comes here once");
+        self.hotplug.arrive(pcpu);
+        scheduler
+    }
+
     /// Asks for a change in the life of guest `index`, on any pCPU and in any context. It is made soon, and the log says so.
     /// False if there is no such guest.
     pub fn request(&self, index: usize, request: Request) -> bool {

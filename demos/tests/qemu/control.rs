@@ -232,7 +232,7 @@ fn pools_are_made_and_pcpus_leave_and_come_back() {
 }
 
 /// What is wrong, and what is said about it.
-const REFUSED: [(&str, &str); 27] = [
+const REFUSED: [(&str, &str); 28] = [
     (
         "explode",
         "there is no command \"explode\"; there are: help list set",
@@ -291,6 +291,7 @@ const REFUSED: [(&str, &str); 27] = [
     ),
     ("create pool all 1 fair", "pool0 is called `all` already"),
     ("create pool more 0-1 fair", "needs at least one"),
+    ("create pool pool0 1 fair", "`pool0` is no name for a pool"),
     ("create pool more 0 fair", "vCPU 0 of web: "),
     ("create pool more 7 fair", "the machine has no pcpu7"),
     ("remove pool all", "belongs to pool0: move it first"),

@@ -44,6 +44,8 @@ pub enum PoolChangeError {
     NoPool(PoolId),
     /// There are [`PoolId::LIMIT`] already.
     TooManyPools,
+    /// A pool cannot be called so: a name has letters, digits and `-_.`, and is no pool's number.
+    BadName(String),
     /// A pool has this name.
     NameTaken(String, PoolId),
     /// A pool needs at least one pCPU.
@@ -129,6 +131,11 @@ impl fmt::Display for PoolChangeError {
                     PoolId::LIMIT
                 )
             }
+            Self::BadName(name) => write!(
+                f,
+                "`{}` is no name for a pool: give letters, digits and -_., and not a number such as pool0",
+                name.escape_debug()
+            ),
             Self::NameTaken(name, pool) => write!(f, "{pool} is called `{name}` already"),
             Self::NoPcpu => f.write_str("a pool needs at least one pCPU"),
             Self::AbsentPcpu(pcpu) => write!(f, "the machine has no {pcpu}"),

@@ -17,7 +17,12 @@ use crate::{
     LocalPolicy, PcpuId, PcpuSet, Policy, PoolId, Vcpu, VcpuId, attention::About, cell::Cell,
     change::ask, sync::Ordering,
 };
-use alloc::{boxed::Box, string::String, sync::Arc, vec::Vec};
+use alloc::{
+    boxed::Box,
+    string::{String, ToString},
+    sync::Arc,
+    vec::Vec,
+};
 
 /// A policy, and its part on one pCPU.
 pub(crate) struct AtWork {
@@ -94,6 +99,11 @@ impl Regime {
 
     /// A number for a new pool called `name`.
     pub(super) fn free_pool(&self, name: &str) -> Result<PoolId, PoolChangeError> {
+        let is_number = PoolId::all().any(|id| id.to_string() == name);
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || is_number || !name.bytes().all(is_plain) {
+            return Err(PoolChangeError::BadName(name.into()));
+        }
         if let Some((pool, _)) = self.present().find(|(_, rule)| rule.name == name) {
             return Err(PoolChangeError::NameTaken(name.into(), pool));
         }

@@ -5,7 +5,7 @@ use super::{
     engine::{Engine, Pcpu},
     guest::Handle,
 };
-use crate::{BlockReason, Decision, PcpuId, Place, Vcpu, VcpuId};
+use crate::{BlockReason, Decision, PcpuId, Place, Vcpu, VcpuId, accounting::vcpu::BLOCKED};
 use core::sync::atomic::Ordering;
 
 /// Policies of tests that break rules on purpose.
@@ -197,13 +197,12 @@ impl Engine {
             self.check_wait(&pcpu, id, now - since);
         }
         let is_waiting = state.is_blocked_by(BlockReason::Waiting);
-        let missed = handle
-            .shared()
-            .timer()
-            .map(|timer| timer.saturating_add(self.longest_pull()));
-        let has_missed = missed.is_some_and(|missed| missed < now) && is_waiting;
+        let (timer, blocked) = (handle.shared().timer(), handle.account.since(BLOCKED));
+        let has_missed = timer.zip(blocked).is_some_and(|(timer, blocked)| {
+            now > timer.max(blocked).saturating_add(self.longest_pull())
+        });
         assert!(
-            !has_missed || self.world.has_kick_under_way(),
+            !(is_waiting && has_missed) || self.world.has_kick_under_way(),
             "{name} {id} waits although its timer has fired"
         );
     }

@@ -144,7 +144,7 @@ impl Engine {
                 pool.set_policy(id, self.policy(successor, pcpus))
             }
             Outside::CreatePool(pcpus, successor) => {
-                let name = format!("with {pcpus}");
+                let name = format!("with-{pcpus}").replace(',', "_");
                 let policy = self.policy(successor, pcpus);
                 pool.create_pool(&name, pcpus, policy).map(drop)
             }

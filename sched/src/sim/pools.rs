@@ -118,7 +118,7 @@ fn a_new_pool_takes_its_pcpus_and_the_vcpus_there_go_to_those_that_stay() {
     let lines: Vec<String> = lines.collect();
     assert_eq!(
         lines,
-        ["pool0 first 0-1 round-robin 4", "pool1 with 2-3 2-3 fair 0"]
+        ["pool0 first 0-1 round-robin 4", "pool1 with-2-3 2-3 fair 0"]
     );
 }
 

@@ -89,7 +89,7 @@ impl ForeignPcpu {
     fn new(id: PcpuId, machine: &'static Machine) -> Self {
         vectors::install();
         gic::enable_private(BEAT);
-        let scheduler = machine.pool.local(id).expect("each pCPU comes here once");
+        let scheduler = machine.scheduler(id);
         let mut host = Self {
             id,
             machine,

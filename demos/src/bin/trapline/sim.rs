@@ -183,8 +183,8 @@ impl Asked<'_> {
     fn drawn(&self) -> Result<Range<u64>> {
         let end = self.scenarios[0].duration;
         match &self.options.plot_ms {
-            Some(asked) if asked.start * MS < end => {
-                Ok(asked.start * MS..(asked.end * MS).min(end))
+            Some(asked) if asked.start.saturating_mul(MS) < end => {
+                Ok(asked.start * MS..asked.end.saturating_mul(MS).min(end))
             }
             Some(asked) => {
                 let what = format!("nothing happens after {} ms", end / MS);

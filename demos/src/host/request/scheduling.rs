@@ -8,8 +8,9 @@ use crate::{
     host::{Failure, failure::Result},
 };
 
-/// What the pool of all other pCPUs is called.
+/// What the pool of all other pCPUs is called, and that of all if there is no other.
 const REST: &str = "rest";
+const ALL: &str = "all";
 
 /// A pool of pCPUs, as asked for.
 #[derive(Clone, Debug)]
@@ -71,10 +72,11 @@ impl Request {
             }
             check_name(&pool.name, &pool.place)?;
             let is_taken = pools.iter().any(|(other, _)| other.name == pool.name);
-            if is_taken || pool.name == REST {
+            let is_number = PoolId::all().any(|id| id.to_string() == pool.name);
+            if is_taken || is_number || pool.name == REST {
                 let what = format!("`{}` is no name for this pool", pool.name.escape_debug());
                 let remedy = format!(
-                    "give each pool one of its own (`{REST}` is the one of all other pCPUs)"
+                    "give each pool one of its own (`{REST}` is the one of all other pCPUs, `pool0` the first)"
                 );
                 return refuse(what, "name", &remedy);
             }
@@ -86,9 +88,10 @@ impl Request {
             };
             pools.push((plan, &pool.place));
         }
+        let rest_name = if pools.is_empty() { ALL } else { REST };
         if !rest.is_empty() {
             let plan = PoolPlan {
-                name: REST.into(),
+                name: rest_name.into(),
                 pcpus: rest.bits(),
                 policy: self.policy.clone(),
             };
@@ -103,7 +106,7 @@ impl Request {
             check_policy(&plan.policy, place)?;
         }
         let of_guest = |guest: &GuestRequest| {
-            let name = guest.pool.as_deref().unwrap_or(REST);
+            let name = guest.pool.as_deref().unwrap_or(rest_name);
             let found = pools.iter().position(|(plan, _)| plan.name == name);
             found.ok_or_else(|| {
                 let known: Vec<&str> = pools.iter().map(|(plan, _)| plan.name.as_str()).collect();

@@ -87,6 +87,10 @@ impl Life {
             ) => match request {
                 Request::Stop => return None,
                 Request::Start | Request::Reset if *next == Next::Start => return None,
+                Request::Start | Request::Reset => match &self.outcome {
+                    Outcome::Refused(why) => return Some(Err(format!("does not start: {why}"))),
+                    _ => false,
+                },
                 _ => false,
             },
         };

@@ -46,8 +46,8 @@ const DEAREST_NS: i64 = 1_000_000_000;
 /// How long a vCPU runs while others wait, if nobody says otherwise, in microseconds.
 const DEFAULT_SLICE_US: i64 = 5_000;
 
-/// What things cost if a scenario does not say, in nanoseconds: this project's counts of instructions on a cortex-a72
-/// (docs/performance.md), at one instruction for each nanosecond. An exit is `hvc`; a switch is `vCPU switch` less its two exits;
+/// What things cost if a scenario does not say, in nanoseconds: near this project's counts of instructions on a
+/// cortex-a72 (docs/performance.md), at one instruction for each nanosecond. An exit is `hvc`; a switch is `vCPU switch` less its two exits;
 /// a kick is half a round trip of SGIs between running vCPUs. What a cold cache costs no count of instructions shows: a few
 /// microseconds to fill the first levels from a cache that both pCPUs share, and some ten from memory, are estimates.
 const COSTS: Costs = Costs {
@@ -158,8 +158,7 @@ impl ScenarioFile {
         for (action, lines) in parsed.action.iter().zip(lines.actions) {
             let place = part("this action".into(), lines);
             if let Some(policy) = &action.policy {
-                check_policy(policy, &place)?;
-                read.spec_of(policy)?;
+                read.admit(policy, &place)?;
             }
             let actions = Actions {
                 vms: &read.vms,
@@ -190,7 +189,15 @@ impl ScenarioFile {
     /// There is no such policy, or it cannot keep what some VM shall get.
     pub fn scenario(&self, policy: &str, limit: Option<u64>) -> Result<Scenario> {
         let scenario = &self.scenario;
-        let policy = self.admit(policy)?;
+        // One that the file does not name comes from the command line.
+        let from_outside = Place::default();
+        let is_of_file = policy == self.policy;
+        let place = if is_of_file {
+            &self.place
+        } else {
+            &from_outside
+        };
+        let policy = self.admit(policy, place)?;
         let duration = scenario.duration.min(limit.unwrap_or(u64::MAX));
         Ok(Scenario {
             duration,
@@ -236,14 +243,7 @@ impl ScenarioFile {
     }
 
     /// Asks the policy itself whether it can keep what each VM shall get.
-    fn admit(&self, name: &str) -> Result<PolicySpec> {
-        // One that the file does not name comes from the command line.
-        let is_of_file = name == self.policy;
-        let place = if is_of_file {
-            &self.place
-        } else {
-            &Place::default()
-        };
+    fn admit(&self, name: &str, place: &Place) -> Result<PolicySpec> {
         check_policy(name, place)?;
         let spec = self.spec_of(name)?;
         let policy = policy_by_name(name, spec.options.clone()).map_err(|error| {
