@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use trapline_demos::host::setup::qemu::Qemu;
 
-use crate::harness::{Run, runs_long_tests};
+use crate::harness::{Run, is_full_tier, runs_long_tests};
 
 /// Those that this QEMU has; it says which it has not.
 fn models() -> &'static [&'static str] {
@@ -20,9 +20,13 @@ fn models() -> &'static [&'static str] {
     })
 }
 
-/// On all of them; on the richest alone in the quick tier.
+/// On all of them in the full tier; in the standard one on the oldest, one between and the richest, and in the quick one on that
+/// alone.
 fn on_each_model(test: impl Fn(&str)) {
-    let is_in_tier = |model: &&&str| runs_long_tests() || **model == "max";
+    let is_standard = |model: &str| ["cortex-a53", "neoverse-n1"].contains(&model);
+    let is_in_tier = |model: &&&str| {
+        is_full_tier() || **model == "max" || runs_long_tests() && is_standard(model)
+    };
     for model in models().iter().filter(is_in_tier) {
         println!("{model}");
         test(model);
