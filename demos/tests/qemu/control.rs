@@ -1,22 +1,12 @@
 //! What a user does to a machine while it runs, through its socket and its prompt.
 
 use std::{
-    fs,
     io::Write,
     process::{Command, Stdio},
     thread,
 };
 
 use crate::harness::{Control, Run};
-
-/// Runs the guests that `text` describes.
-fn run(text: &str) -> Run {
-    let directory = tempfile::tempdir().expect("a directory for temporary files");
-    // It stays until the end of the test process: the run reads it when it starts.
-    let path = directory.keep().join("vms.toml");
-    fs::write(&path, text).expect("room for a file");
-    Run::on_qemu("run").option("--config", path.display())
-}
 
 /// A guest that is busy on all its CPUs until somebody stops it.
 fn busy(name: &str, vcpus: usize, more: &str) -> String {
@@ -43,7 +33,7 @@ fn times(cells: &[String]) -> Vec<f64> {
 #[test]
 fn two_users_are_told_what_each_asked() {
     let guests = busy("web", 2, "") + &busy("db", 3, "") + &busy("spare", 1, "start = false");
-    let output = run(&(MACHINE.to_owned() + &guests))
+    let output = Run::described(&(MACHINE.to_owned() + &guests))
         .deadline(120)
         .start_and(|control| {
             let mut client = control.connect();
@@ -74,7 +64,7 @@ fn two_users_are_told_what_each_asked() {
 fn a_share_follows_the_weight() {
     let guests = busy("a", 1, "") + &busy("b", 1, "");
     let machine = MACHINE.replace("pcpus = 2", "pcpus = 1");
-    let output = run(&(machine + &guests))
+    let output = Run::described(&(machine + &guests))
         .icount()
         .deadline(240)
         .start_and(|control| {
@@ -106,7 +96,7 @@ fn a_share_follows_the_weight() {
 #[test]
 fn lives_and_places_change_when_they_are_told_to() {
     let guests = busy("web", 2, "") + &busy("db", 2, "") + &busy("spare", 1, "start = false");
-    let output = run(&(MACHINE.to_owned() + &guests))
+    let output = Run::described(&(MACHINE.to_owned() + &guests))
         .deadline(120)
         .start_and(|control| {
             let mut client = control.connect();
@@ -158,7 +148,7 @@ fn policies_are_swapped_and_nobody_is_lost() {
         )
     };
     let machine = MACHINE.to_owned() + &stress("a") + &stress("b");
-    let output = run(&machine).deadline(120).start_and(|control| {
+    let output = Run::described(&machine).deadline(120).start_and(|control| {
         let mut client = control.connect();
         for policy in [
             "credit slice_us=500 period_us=20000",
@@ -184,7 +174,7 @@ fn policies_are_swapped_and_nobody_is_lost() {
 fn pools_are_made_and_pcpus_leave_and_come_back() {
     let machine = MACHINE.replace("pcpus = 2", "pcpus = 3");
     let guests = busy("web", 2, "") + &busy("db", 2, "");
-    let output = run(&(machine + &guests))
+    let output = Run::described(&(machine + &guests))
         .deadline(120)
         .start_and(|control| {
             let mut client = control.connect();
@@ -306,7 +296,7 @@ const REFUSED: [(&str, &str); 28] = [
 fn what_is_refused_changes_nothing() {
     let guests = busy("web", 2, "") + &busy("db", 1, "budget_us = 2000\nperiod_us = 5000");
     let machine = MACHINE.replace("fair", "deadline");
-    let output = run(&(machine + &guests))
+    let output = Run::described(&(machine + &guests))
         .deadline(120)
         .start_and(|control| {
             let mut client = control.connect();
@@ -339,7 +329,7 @@ fn what_is_refused_changes_nothing() {
 
 #[test]
 fn the_command_gives_commands_as_well() {
-    let output = run(&(MACHINE.to_owned() + &busy("web", 1, "")))
+    let output = Run::described(&(MACHINE.to_owned() + &busy("web", 1, "")))
         .deadline(60)
         .start_and(|control| {
             let give = |arguments: &[&str]| {
@@ -388,7 +378,7 @@ const SHELL: &str = "trapline guest /root # ";
 
 #[test]
 fn a_command_is_typed_at_a_prompt() {
-    let run = run("pcpus = 2\n[[vm]]\nname = \"one\"\nguest = \"linux\"\nvcpus = 2\n");
+    let run = Run::described("pcpus = 2\n[[vm]]\nname = \"one\"\nguest = \"linux\"\nvcpus = 2\n");
     let output = run
         .on_terminal()
         .deadline(120)

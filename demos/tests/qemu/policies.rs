@@ -1,7 +1,5 @@
 //! Scheduling policies on the machine: shares and caps by counting instructions, everything else on as many threads as QEMU has.
 
-use std::fs;
-
 use crate::harness::{Output, Run, is_full_tier, runs_long_tests};
 
 /// Those that need nothing but a name.
@@ -13,15 +11,6 @@ const POLICIES: [&str; 6] = [
     "priority",
     "gang",
 ];
-
-/// Runs the guests that `text` describes.
-fn run(text: &str) -> Run {
-    let directory = tempfile::tempdir().expect("a directory for temporary files");
-    // It stays until the end of the test process: the run reads it when it starts.
-    let path = directory.keep().join("vms.toml");
-    fs::write(&path, text).expect("room for a file");
-    Run::on_qemu("run").option("--config", path.display())
-}
 
 /// A guest whose CPUs are busy for half a second, and say how much they did.
 fn busy(name: &str, vcpus: usize, more: &str) -> String {
@@ -64,7 +53,7 @@ fn number_after(output: &Output, name: &str, marker: &str) -> f64 {
 
 /// Counts what the guests of `text` do.
 fn count(text: &str) -> Output {
-    let output = run(text).icount().deadline(120).start();
+    let output = Run::described(text).icount().deadline(120).start();
     output.expect_exit(0);
     output.expect_no_exit_allocation();
     output
@@ -202,7 +191,7 @@ append = \"test=together\"
 ";
     let machine = format!("pcpus = 2\npolicy = \"{policy}\"\nslice_us = 2000\n");
     let text = machine + driver + &busy("gang", 2, "") + &busy("others", 2, "");
-    let run = run(&text).hypervisor("test-hypervisor").icount();
+    let run = Run::described(&text).hypervisor("test-hypervisor").icount();
     let output = run.deadline(120).start();
     output.expect_exit(0);
     output.said("together", "permille")
@@ -231,7 +220,7 @@ vcpus = 2
 affinity = [\"0\", \"1\"]
 append = \"test=alone\"
 ";
-    let output = run(text).hypervisor("test-hypervisor").start();
+    let output = Run::described(text).hypervisor("test-hypervisor").start();
     output.expect_exit(0);
     output.expect_in_order(["TEST alone PASS busy=0 waiting=0"]);
     let switches = output.column("pcpus", "switches");
@@ -336,7 +325,7 @@ guest = \"stress\"
 vcpus = 4
 pool = \"gangs\"
 ";
-    let output = run(text).deadline(120).start();
+    let output = Run::described(text).deadline(120).start();
     output.expect_exit(0);
     let passes = output.console.matches("STRESS PASS").count();
     output.require(passes == 2, || format!("{passes} guests of 2 have passed"));

@@ -1,7 +1,5 @@
 //! A machine whose pCPUs come and go, or whose policy changes, while guests run: nobody is lost, hung or damaged.
 
-use std::fs;
-
 use crate::harness::{Output, Run, is_full_tier, runs_long_tests};
 
 /// How long the load runs, in seconds.
@@ -11,9 +9,6 @@ fn seconds() -> u64 {
 
 /// `test` of the test guest drives the machine, of which the configuration says `machine`, while `load` runs.
 fn drive(machine: &str, test: &str, load: &str) -> Run {
-    let directory = tempfile::tempdir().expect("a directory for temporary files");
-    // It stays until the end of the test process: the run reads it when it starts.
-    let path = directory.keep().join("vms.toml");
     let text = format!(
         "{machine}
 [[vm]]
@@ -26,9 +21,8 @@ name = \"load\"
 {load}
 "
     );
-    fs::write(&path, text).expect("room for a file");
-    let run = Run::linux().hypervisor("test-hypervisor");
-    run.option("--config", path.display()).deadline(500)
+    let run = Run::described(&text).hypervisor("test-hypervisor");
+    run.deadline(500)
 }
 
 fn stress(vcpus: usize, seed: usize) -> String {

@@ -246,25 +246,4 @@ mod tests {
             assert!(cost.ns > 0.0, "{cost:?}");
         }
     }
-
-    /// `cargo test --profile bench -p trapline-sched --features many-pcpus --lib -- --ignored --nocapture figures`
-    #[test]
-    #[ignore = "prints figures"]
-    fn figures() {
-        let policies = ["round-robin", "fair", "credit"];
-        for (pcpus, vcpus, aim) in SIZES {
-            for policy in policies {
-                let wall = Duration::from_secs(2);
-                let Some(speed) = measure_speed(policy, pcpus, vcpus, wall) else {
-                    continue;
-                };
-                let million = speed.events_per_second() / 1e6;
-                let aim = aim as f64 / 1e6;
-                std::println!("{pcpus} x {vcpus} {policy}: {million:.2} M/s, aim {aim} M/s");
-            }
-        }
-        for cost in measure_picks(Duration::from_millis(100)) {
-            std::println!("{} {} {:.0} ns", cost.policy, cost.ready, cost.ns);
-        }
-    }
 }

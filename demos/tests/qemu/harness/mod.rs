@@ -107,6 +107,15 @@ impl Run {
         Self::on_qemu("run").option("--config", path.display())
     }
 
+    /// The machine and the guests that `text` describes.
+    pub fn described(text: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for temporary files");
+        // It stays until the end of the test process: the run reads it when it starts.
+        let path = directory.keep().join("vms.toml");
+        fs::write(&path, text).expect("room for a file");
+        Self::on_qemu("run").option("--config", path.display())
+    }
+
     /// The stress guest.
     pub fn stress() -> Self {
         Self::on_qemu("stress")
