@@ -1,10 +1,10 @@
 //! How a guest learns what time its vCPUs could have run and did not: paravirtualised stolen time. [DEN0057: Paravirtualized
 //! Time for Arm-based systems 1.0]
 //!
-//! Each vCPU has a record of 64 bytes in pages that its VM's guest can only read. The pCPU that binds the vCPU writes it, so it
+//! Each vCPU has a record that its VM's guest can only read. The pCPU that binds the vCPU writes it, so it
 //! is right whenever the vCPU runs; it never goes back, because what the scheduler counts never does, whatever the guest resets.
 
-use alloc::{boxed::Box, sync::Arc};
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use trapline_vcpu::{Action, Exit};
@@ -12,6 +12,7 @@ use trapline_vcpu::{Action, Exit};
 use crate::{
     handler::{ExitHandler, GuestCpu},
     registry::Claim,
+    shared_records::SharedRecords,
     smccc::NOT_SUPPORTED,
 };
 
@@ -19,8 +20,6 @@ use crate::{
 pub(crate) const PV_TIME_FEATURES: u32 = 0xc500_0020;
 const PV_TIME_ST: u32 = 0xc500_0021;
 
-const RECORDS_PER_PAGE: usize = 64;
-const RECORD_SIZE: usize = 64;
 const NANOSECONDS: u128 = 1_000_000_000;
 
 /// What the guest reads, little-endian. [DEN0057: Stolen time structure]
@@ -31,12 +30,6 @@ struct Record {
     stolen_nanoseconds: AtomicU64,
     reserved: [AtomicU64; 6],
 }
-
-#[repr(C, align(4096))]
-struct Page([Record; RECORDS_PER_PAGE]);
-
-const _: () =
-    assert!(size_of::<Record>() == RECORD_SIZE && size_of::<Page>() == StolenTime::PAGE_SIZE);
 
 impl Default for Record {
     fn default() -> Self {
@@ -51,53 +44,39 @@ impl Default for Record {
 
 /// The stolen time of one VM's vCPUs.
 pub struct StolenTime {
-    base: u64,
     /// Nanoseconds in a tick of the host's counter, times 2^32.
     scale: u64,
-    pages: Box<[Page]>,
+    records: SharedRecords<Record>,
 }
 
 impl StolenTime {
-    /// How large the pages are that [`StolenTime::pages`] names, in bytes.
-    pub const PAGE_SIZE: usize = 4096;
-
     /// Records for `vcpu_count` vCPUs, nothing stolen so far, which the guest finds from `base` on (a multiple of the page
     /// size). The host's counter makes `frequency` ticks in a second, at least 1.
     pub fn new(base: u64, vcpu_count: usize, frequency: u64) -> Arc<Self> {
-        let page = || Page(core::array::from_fn(|_| Record::default()));
-        let count = vcpu_count.div_ceil(RECORDS_PER_PAGE);
         Arc::new(Self {
-            base,
             scale: ((NANOSECONDS << 32) / u128::from(frequency)) as u64,
-            pages: core::iter::repeat_with(page).take(count).collect(),
+            records: SharedRecords::new(base, vcpu_count),
         })
     }
 
     /// The pages that the embedder maps into the guest's address space, normal memory that the guest may only read: for each
     /// the intermediate physical address and the address in the hypervisor's memory. They live as long as this does.
     pub fn pages(&self) -> impl Iterator<Item = (u64, usize)> {
-        let addresses = (self.base..).step_by(Self::PAGE_SIZE);
-        addresses.zip(
-            self.pages
-                .iter()
-                .map(|page| core::ptr::from_ref(page) as usize),
-        )
+        self.records.pages()
     }
 
     /// vCPU `index` was ready and not running for `ticks` so far. Its owner calls it, before the vCPU runs.
     pub(crate) fn publish(&self, index: usize, ticks: u64) {
-        let page = self.pages.get(index / RECORDS_PER_PAGE);
-        if let Some(Page(records)) = page {
+        if let Some(record) = self.records.get(index) {
             // One store of 64 bits: the guest never sees half of it.
             let nanoseconds = (u128::from(ticks) * u128::from(self.scale)) >> 32;
-            records[index % RECORDS_PER_PAGE]
-                .stolen_nanoseconds
-                .store(nanoseconds as u64, Ordering::Relaxed);
+            let word = &record.stolen_nanoseconds;
+            word.store(nanoseconds as u64, Ordering::Relaxed);
         }
     }
 
     fn address(&self, index: usize) -> u64 {
-        self.base + (index * RECORD_SIZE) as u64
+        self.records.address(index)
     }
 }
 

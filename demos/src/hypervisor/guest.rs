@@ -4,8 +4,8 @@ use alloc::{format, sync::Arc, vec::Vec};
 
 use trapline_demos::config::{GuestConfig, StagedImage, guest_machine, whole_pages};
 use trapline_handlers::{
-    IdRegisters, Registry, StolenTime, TimerQueue, VcpuStates, Vcpus, Vm, VmEnd, VmObserver,
-    VmParts, VmVcpu,
+    IdRegisters, Registry, SHARED_PAGE_SIZE, StolenTime, TimerQueue, VcpuStates, Vcpus, Vm, VmEnd,
+    VmObserver, VmParts, VmVcpu,
     manager::{Settings, VcpuSettings},
     overcommit::OvercommitCalls,
     pl011::Pl011,
@@ -121,9 +121,8 @@ impl Guest {
             timer::frequency(),
         );
         let states = VcpuStates::new(guest_machine::VCPU_STATES_BASE, vcpu_count);
-        const _: () = assert!(StolenTime::PAGE_SIZE == VcpuStates::PAGE_SIZE);
         for (guest_address, address) in stolen_time.pages().chain(states.pages()) {
-            let size = StolenTime::PAGE_SIZE as u64;
+            let size = SHARED_PAGE_SIZE as u64;
             stage2
                 .map(guest_address, address as u64, size, READ_ONLY, &tlb)
                 .map_err(|error| Refusal(format!("stolen time and vCPU states: {error:?}")))?;
