@@ -11,7 +11,7 @@ use trapline_vcpu::interrupts::{TimerPpi, VirtualCpuInterface};
 use crate::sync::atomic::{Ordering, fence};
 
 use super::{
-    PRIORITY_MASK, PRIVATE_COUNT, SGI_COUNT, Version, Vgic, VgicCpu,
+    PRIVATE_COUNT, SGI_COUNT, Version, Vgic, VgicCpu,
     cpu::MAX_LIST_REGISTERS,
     list_register::{
         ENABLE, OnEnd, State, TELL_NO_PENDING, TELL_UNLISTED_END, TRAP_DEACTIVATE, intid_of,
@@ -21,81 +21,11 @@ use super::{
     lpi::FIRST_LPI,
     one_of_n::{TAKES_PART_ANY, group_watch},
     record::{ANYBODY, Record, Role},
+    shortlist::{Shortlist, intid_of_key, urgency},
 };
 
 /// How often the list registers are filled anew for groups that change meanwhile.
 const MOST_FLUSHES: usize = 3;
-
-/// What [`urgency`] makes of an interrupt.
-type Key = u32;
-
-/// The smallest keys that were offered, in ascending order.
-struct Shortlist {
-    keys: [Key; MAX_LIST_REGISTERS],
-    len: usize,
-    limit: usize,
-    /// Some key did not fit.
-    overflows: bool,
-}
-
-impl Shortlist {
-    const fn new(limit: usize) -> Self {
-        let limit = if limit < MAX_LIST_REGISTERS {
-            limit
-        } else {
-            MAX_LIST_REGISTERS
-        };
-        Self {
-            keys: [0; MAX_LIST_REGISTERS],
-            len: 0,
-            limit,
-            overflows: false,
-        }
-    }
-
-    fn offer(&mut self, key: Key) {
-        if self.len < self.limit {
-            self.len += 1;
-        } else {
-            self.overflows = true;
-            if self.keys().last().is_none_or(|&last| last < key) {
-                return;
-            }
-        }
-        let mut at = self.len - 1;
-        while at > 0 && self.keys[at - 1] > key {
-            self.keys[at] = self.keys[at - 1];
-            at -= 1;
-        }
-        self.keys[at] = key;
-    }
-
-    fn shorten(&mut self, limit: usize) {
-        if self.len > limit {
-            self.len = limit;
-            self.overflows = true;
-        }
-    }
-
-    fn keys(&self) -> &[Key] {
-        self.keys.get(..self.len).unwrap_or_default()
-    }
-}
-
-/// Orders by what the guest would be given, or would end, first: its group is taken, its priority, its INTID.
-fn urgency(priority: u8, intid: u32, is_group_taken: bool) -> Key {
-    let priority = Key::from(priority >> PRIORITY_MASK.trailing_zeros());
-    Key::from(!is_group_taken) << (Key::BITS - 1) | priority << INTID_BITS | intid
-}
-
-/// The INTID of a key.
-fn intid_of_key(key: Key) -> u32 {
-    key & ((1 << INTID_BITS) - 1)
-}
-
-/// All INTIDs have so few bits, LPIs included. [GICD_TYPER.IDbits]
-const INTID_BITS: u32 = 16;
-const _: () = assert!(INTID_BITS + PRIORITY_MASK.count_ones() < Key::BITS);
 
 /// The timer behind `intid`, by its index in [`TimerPpi::ALL`].
 fn timer_of(intid: u32) -> Option<usize> {
