@@ -133,6 +133,26 @@ impl IntidSet {
         self.summary == 0
     }
 
+    /// All of them as they are now, if there are at most `limit` and one word has them.
+    #[inline]
+    pub(super) fn few(&self, limit: usize) -> Option<Few> {
+        if self.summary & self.summary.wrapping_sub(1) != 0 {
+            return None;
+        }
+        let index = self.summary.trailing_zeros() as usize;
+        let bits = match self.summary {
+            0 => 0,
+            _ => *self.words.get(index)?,
+        };
+        let is_few = bits & bits.wrapping_sub(1) == 0
+            || bits.count_ones() as usize <= limit
+            || cfg!(mutant = "vgic_list_too_many");
+        is_few.then_some(Few {
+            first: index as u32 * 64,
+            bits,
+        })
+    }
+
     pub(super) fn insert(&mut self, intid: u32) {
         let bit = 1 << (intid % 64);
         if let Some(word) = self.words.get_mut(intid as usize / 64) {
@@ -225,5 +245,58 @@ impl IntidSet {
             }
         }
         (0..LPI_WORDS / GROUP).for_each(|group| self.summarise(group));
+    }
+}
+
+/// A few INTIDs, in ascending order.
+pub(super) struct Few {
+    first: u32,
+    bits: u64,
+}
+
+impl Iterator for Few {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        if self.bits == 0 {
+            return None;
+        }
+        let intid = self.first + self.bits.trailing_zeros();
+        self.bits &= self.bits - 1;
+        Some(intid)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    fn few(intids: &[u32], limit: usize) -> Option<Vec<u32>> {
+        let mut set = IntidSet::with_lpis();
+        intids.iter().for_each(|&intid| set.insert(intid));
+        set.few(limit).map(Iterator::collect)
+    }
+
+    #[test]
+    fn a_few_of_one_word_are_named_in_order() {
+        assert_eq!(few(&[], 1), Some(vec![]));
+        assert_eq!(few(&[63], 1), Some(vec![63]));
+        assert_eq!(few(&[1019, 970], 2), Some(vec![970, 1019]));
+        assert_eq!(few(&[1, 5, 3], 2), None);
+        assert_eq!(few(&[63, 64], 4), None);
+        assert_eq!(few(&[FIRST_LPI], 4), None);
+        assert_eq!(few(&[0, FIRST_LPI], 4), None);
+    }
+
+    #[test]
+    fn what_is_removed_is_none_of_the_few() {
+        let mut set = IntidSet::default();
+        [70, 71, 80].into_iter().for_each(|intid| set.insert(intid));
+        set.remove(71);
+        assert_eq!(set.few(4).map(Iterator::collect), Some(vec![70, 80]));
+        set.remove(70);
+        set.remove(80);
+        assert_eq!(set.few(4).map(Iterator::collect), Some(Vec::new()));
     }
 }

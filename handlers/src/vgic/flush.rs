@@ -13,6 +13,7 @@ use crate::sync::atomic::{Ordering, fence};
 use super::{
     PRIVATE_COUNT, SGI_COUNT, Version, Vgic, VgicCpu,
     cpu::MAX_LIST_REGISTERS,
+    due::Few,
     list_register::{
         ENABLE, OnEnd, State, TELL_NO_PENDING, TELL_UNLISTED_END, TRAP_DEACTIVATE, intid_of,
         is_physical, list_register, priority_of, splits_end, takes_group, tell_group_changes,
@@ -26,6 +27,24 @@ use super::{
 
 /// How often the list registers are filled anew for groups that change meanwhile.
 const MOST_FLUSHES: usize = 3;
+
+/// What [`Vgic::consider`] finds.
+enum Candidate {
+    /// It is none any more.
+    Over,
+    /// For its group to be turned on.
+    Waits,
+    /// Acknowledged, and without a list register.
+    Active(Record),
+    /// To be delivered; by the hardware itself if `fires`.
+    Pending { record: Record, fires: bool },
+}
+
+fn note_pending(most_urgent: &mut [Option<u8>; 2], record: Record) {
+    let best = &mut most_urgent[usize::from(record.is_group1())];
+    let priority = record.priority();
+    *best = Some(best.map_or(priority, |other| other.min(priority)));
+}
 
 /// The timer behind `intid`, by its index in [`TimerPpi::ALL`].
 fn timer_of(intid: u32) -> Option<usize> {
@@ -168,38 +187,27 @@ impl Vgic {
     ) {
         self.shared_cpu(cpu).due.drain_into(&mut cpu.candidates);
         let count = interface.list_register_count();
-        let (mut pending, mut active) = (Shortlist::new(count), Shortlist::new(count));
-        self.choose(
-            cpu,
-            interface,
-            (groups, machine_control),
-            &mut pending,
-            &mut active,
-        );
-        // The interrupt that is being handled keeps a list register if there are several, so that its end is no exit.
-        let spare = usize::from(count > 1 && active.len > 0);
-        pending.shorten(count - spare);
-        active.shorten(count - pending.len);
-
-        let was_used = cpu.used;
-        cpu.used = 0;
-        for shortlist in [&pending, &active] {
-            for &key in shortlist.keys() {
-                self.list(cpu, interface, intid_of_key(key), groups);
+        let was_used = core::mem::take(&mut cpu.used);
+        cpu.most_urgent = [None; 2];
+        let (pending_overflows, active_overflows) = match cpu.candidates.few(count) {
+            Some(few) => {
+                self.list_few(cpu, interface, few, groups);
+                (false, false)
             }
-        }
+            None => self.list_most_urgent(cpu, interface, (groups, machine_control)),
+        };
         for index in cpu.used..was_used {
             cpu.list_registers[index] = 0;
             interface.set_list_register(index, 0);
         }
 
-        cpu.has_unlisted_active = active.overflows;
+        cpu.has_unlisted_active = active_overflows;
         let mut control = group_watch(groups, machine_control);
-        if pending.overflows && !cfg!(mutant = "vgic_no_underflow") {
+        if pending_overflows && !cfg!(mutant = "vgic_no_underflow") {
             control |= TELL_NO_PENDING;
             control |= tell_group_changes(machine_control);
         }
-        if active.overflows {
+        if active_overflows {
             control |= TELL_UNLISTED_END | TRAP_DEACTIVATE;
             // Also if it was so before: what EOIcount said has been taken into account.
             cpu.control = 0;
@@ -207,54 +215,111 @@ impl Vgic {
         write_control(cpu, interface, machine_control, control);
     }
 
-    /// Offers the candidates for list registers to `pending` and `active`. Those that are neither are no candidates any more.
-    fn choose(
+    /// Lists the candidates, for each of which there is a list register: the hardware finds the most urgent one among them.
+    fn list_few(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+        few: Few,
+        groups: u32,
+    ) {
+        for intid in few {
+            match self.consider(
+                cpu.index,
+                &mut cpu.is_timer_active,
+                intid,
+                groups,
+                interface,
+            ) {
+                Candidate::Over => cpu.candidates.remove(intid),
+                Candidate::Waits => {}
+                Candidate::Active(_) => self.list(cpu, interface, intid, groups),
+                Candidate::Pending { record, fires } => {
+                    note_pending(&mut cpu.most_urgent, record);
+                    if !fires {
+                        self.list(cpu, interface, intid, groups);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Chooses among more candidates than there are list registers. Whether some that are pending, and some that are active, are
+    /// without one.
+    #[inline(never)]
+    fn list_most_urgent(
         &self,
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
         (groups, machine_control): (u32, u64),
-        pending: &mut Shortlist,
-        active: &mut Shortlist,
-    ) {
-        let me = cpu.me();
-        let mut most_urgent: [Option<u8>; 2] = [None; 2];
+    ) -> (bool, bool) {
+        let count = interface.list_register_count();
+        let (mut pending, mut active) = (Shortlist::new(count), Shortlist::new(count));
         let VgicCpu {
             index,
             is_timer_active,
             candidates,
+            most_urgent,
             ..
         } = &mut *cpu;
         candidates.retain(|intid| {
-            let record = self.record(Some(*index), intid);
-            let Some(record) = record.map(|record| record.load()) else {
-                return false;
-            };
-            let fires = timer_of(intid)
-                .is_some_and(|timer| settle_timer(record, timer, is_timer_active, interface));
-            match record.role(me, groups) {
-                // Its group may be turned on by somebody who has seen neither the record nor this.
-                Role::None => {
-                    record.waits_for_group(me)
-                        && !self.pass_on(intid, record, groups)
-                        && !cfg!(mutant = "vgic_forget_group_off")
-                }
-                Role::Active => {
+            match self.consider(*index, is_timer_active, intid, groups, interface) {
+                Candidate::Over => return false,
+                Candidate::Waits => {}
+                Candidate::Active(record) => {
                     active.offer(urgency(record.active_priority(), intid, true));
-                    true
                 }
-                Role::Pending => {
+                Candidate::Pending { record, fires } => {
+                    note_pending(most_urgent, record);
                     let is_taken = takes_group(machine_control, record.is_group1());
-                    let best = &mut most_urgent[usize::from(record.is_group1())];
-                    *best =
-                        Some(best.map_or(record.priority(), |other| other.min(record.priority())));
                     if !fires {
                         pending.offer(urgency(record.priority(), intid, is_taken));
                     }
-                    true
                 }
             }
+            true
         });
-        cpu.most_urgent = most_urgent;
+        // The interrupt that is being handled keeps a list register if there are several, so that its end is no exit.
+        let spare = usize::from(count > 1 && active.len > 0);
+        pending.shorten(count - spare);
+        active.shorten(count - pending.len);
+        for shortlist in [&pending, &active] {
+            for &key in shortlist.keys() {
+                self.list(cpu, interface, intid_of_key(key), groups);
+            }
+        }
+        (pending.overflows, active.overflows)
+    }
+
+    /// What the candidate `intid` of the bound vCPU `index` is, with the groups in `groups` forwarded. One whose group is off may be
+    /// passed on to another vCPU.
+    fn consider(
+        &self,
+        index: usize,
+        is_timer_active: &mut [bool; 2],
+        intid: u32,
+        groups: u32,
+        interface: &mut dyn VirtualCpuInterface,
+    ) -> Candidate {
+        let Some(record) = self.record(Some(index), intid) else {
+            return Candidate::Over;
+        };
+        let (record, me) = (record.load(), index as u8);
+        let fires = timer_of(intid)
+            .is_some_and(|timer| settle_timer(record, timer, is_timer_active, interface));
+        match record.role(me, groups) {
+            Role::Active => Candidate::Active(record),
+            Role::Pending => Candidate::Pending { record, fires },
+            // Its group may be turned on by somebody who has seen neither the record nor this.
+            Role::None
+                if record.waits_for_group(me)
+                    && !self.pass_on(intid, record, groups)
+                    && !cfg!(mutant = "vgic_forget_group_off") =>
+            {
+                Candidate::Waits
+            }
+            Role::None => Candidate::Over,
+        }
     }
 
     /// Moves `intid` to the next free list register, unless somebody else has made an end of it since it was chosen.
