@@ -25,6 +25,10 @@ pub trait VirtualCpuInterface {
     fn set_active_priorities(&mut self, value: ActivePriorities);
     /// The output of the timer behind this PPI now: ENABLE, not IMASK, and the condition met. False for other PPIs.
     fn timer_line(&self, ppi: TimerPpi) -> bool;
+    /// The outputs of both timers, in the order of [`TimerPpi::ALL`].
+    fn timer_lines(&self) -> [bool; 2] {
+        TimerPpi::ALL.map(|ppi| self.timer_line(ppi))
+    }
     /// The timer's physical interrupt is active on this pCPU: Trapline has acknowledged it and not deactivated it.
     fn is_timer_active(&self, ppi: TimerPpi) -> bool;
     /// Deactivates the timer's physical interrupt on this pCPU, so that it can fire again.

@@ -35,6 +35,8 @@ pub struct VgicCpu {
     pub(super) most_urgent: [Option<u8>; 2],
     /// The timer's physical interrupt is active on this pCPU, as last sampled; by index in [`TimerPpi::ALL`].
     pub(super) is_timer_active: [bool; 2],
+    /// A timer's line was high when it was last sampled, and perhaps still is in its record.
+    pub(super) is_timer_high: bool,
     /// The access of this vCPU that waits for others to fold.
     pub(super) ticket: Option<Ticket>,
     pub(super) machine_control: u64,
@@ -62,6 +64,7 @@ impl Vgic {
             has_unlisted_active: false,
             most_urgent: [None; 2],
             is_timer_active: [false; 2],
+            is_timer_high: false,
             ticket: None,
             machine_control: 0,
             active_priorities: ActivePriorities::default(),

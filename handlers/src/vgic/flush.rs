@@ -63,9 +63,24 @@ impl Vgic {
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
     ) -> bool {
+        let lines = interface.timer_lines();
+        let was_high = cpu.is_timer_high && !cfg!(mutant = "vgic_forget_timer_line");
+        if lines == [false; 2] && !was_high && cpu.is_timer_active == [false; 2] {
+            return false;
+        }
+        self.sample_busy_timers(cpu, interface, lines)
+    }
+
+    fn sample_busy_timers(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+        lines: [bool; 2],
+    ) -> bool {
+        cpu.is_timer_high = lines != [false; 2];
         let mut is_busy = false;
-        for (timer, is_active) in TimerPpi::ALL.into_iter().zip(&mut cpu.is_timer_active) {
-            let line = interface.timer_line(timer);
+        let timers = TimerPpi::ALL.into_iter().zip(lines);
+        for ((timer, line), is_active) in timers.zip(&mut cpu.is_timer_active) {
             let was_high = self
                 .record(Some(cpu.index), timer.intid())
                 .is_some_and(|record| {

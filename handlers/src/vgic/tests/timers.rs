@@ -122,6 +122,18 @@ fn wfi_ends_for_a_timer_that_has_not_fired_yet() {
 }
 
 #[test]
+fn a_timer_whose_line_has_dropped_ends_no_wait() {
+    let mut machine = with_timer(1);
+    machine.timers[0][0] = true;
+    machine.interface(0).timer_lines[0] = true;
+    assert!(machine.has_deliverable(0));
+    machine.timers[0][0] = false;
+    machine.interface(0).timer_lines[0] = false;
+    assert!(!machine.has_deliverable(0), "it never fired");
+    assert!(!machine.is_pending(0, 27));
+}
+
+#[test]
 fn a_timer_is_deactivated_by_a_trapped_write_too() {
     let mut machine = with_timer(1);
     machine.interface(0).machine_control = OPEN | SPLIT_ENDS;
