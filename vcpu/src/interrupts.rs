@@ -58,7 +58,9 @@ impl TimerPpi {
 }
 
 /// The priorities of the interrupts that a vCPU is handling. [IHI0069: ICH_AP0R<n>_EL2, ICH_AP1R<n>_EL2]
+// Aligned so that it is copied in a few instructions, whatever the target allows of unaligned access.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(align(8))]
 pub struct ActivePriorities {
     /// Group 0, register n at index n.
     pub group0: [u32; 4],
