@@ -1,7 +1,8 @@
 //! Which pools there are and whose policies they follow, and how that becomes another.
 //!
 //! ```text
-//!   1  the new policy of each pool that changes admits every vCPU of it, or nothing happens
+//!   1  the new policy of each pool that changes admits every vCPU of it: anew, or where each belongs already, or those first that
+//!      have reserved most; or nothing happens
 //!   2  a pCPU that leaves its pool is taken out of where the vCPUs of that may run
 //!   3  each pCPU of these pools: its part of the policy into `successor`, and a request to look
 //!      (there: who may not stay goes, the new part takes over, who stays is introduced to it)
@@ -23,6 +24,7 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
+use core::cmp::Reverse;
 
 /// A policy, and its part on one pCPU.
 pub(crate) struct AtWork {
@@ -54,6 +56,9 @@ pub(crate) struct Plan {
     pub(crate) pcpus: PcpuSet,
     pub(crate) policy: Arc<dyn Policy>,
 }
+
+/// Where a vCPU may run, and where it belongs, if it belongs to one pCPU.
+pub(super) type Placement = (PcpuSet, Option<PcpuId>);
 
 /// A pool, for a table.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -182,12 +187,9 @@ impl<V: Vcpu> Pool<V> {
         plans: Vec<Plan>,
     ) -> Result<(), PoolChangeError> {
         let entitlements = self.entitlements();
-        let mut places = Vec::new();
-        for plan in &plans {
-            for vcpu in entitlements.members(plan.pool) {
-                let place = self.place_in(plan, vcpu, entitlements.asked(vcpu))?;
-                places.push((vcpu, place));
-            }
+        let (mut plans, mut places) = (plans, Vec::new());
+        for plan in &mut plans {
+            places.extend(self.place_members(regime, plan)?);
         }
         for &(vcpu, (allowed, home)) in &places {
             let stays = if cfg!(mutant = "send_before_told") {
@@ -228,13 +230,81 @@ impl<V: Vcpu> Pool<V> {
         Ok(())
     }
 
+    /// Where those of the pool of `plan` may run by it, and where each belongs. What fits depends on the order, so if the policy
+    /// refuses one, another one that is made anew for the same pCPUs takes its place and is asked again: first to leave all
+    /// where they belong, since what there is has fitted, then beginning with those that have reserved most, which have least choice.
+    fn place_members(
+        &self,
+        regime: &Regime,
+        plan: &mut Plan,
+    ) -> Result<Vec<(VcpuId, Placement)>, PoolChangeError> {
+        let entitlements = self.entitlements();
+        let mut vcpus: Vec<VcpuId> = entitlements.members(plan.pool).collect();
+        let refusal = match self.place_all(plan, &vcpus, |_| None) {
+            Err(refusal @ PoolChangeError::Refused(_)) => refusal,
+            outcome => return outcome,
+        };
+        // Where one policy wants them says nothing to another.
+        let present = regime.policy(plan.pool).ok();
+        let knows_homes = present.is_some_and(|policy| policy.name() == plan.policy.name());
+        if knows_homes && !cfg!(mutant = "reform_forgets_homes") {
+            plan.policy = plan.policy.renew(plan.pcpus).into();
+            // Who has to go elsewhere takes the room that is left.
+            let stays = |&vcpu: &VcpuId| {
+                let home = entitlements.home(vcpu);
+                home.is_some_and(|home| plan.pcpus.contains(home))
+            };
+            vcpus.sort_by_key(|vcpu| !stays(vcpu));
+            if let Ok(placed) = self.place_all(plan, &vcpus, |vcpu| entitlements.home(vcpu)) {
+                return Ok(placed);
+            }
+        }
+        plan.policy = plan.policy.renew(plan.pcpus).into();
+        vcpus.sort_by_key(|&vcpu| (Reverse(self.reserved_part(vcpu)), vcpu));
+        self.place_all(plan, &vcpus, |_| None).map_err(|_| refusal)
+    }
+
+    /// Each of `vcpus`, in this order, at its `home` if it has one that is admitted, else anywhere.
+    fn place_all(
+        &self,
+        plan: &Plan,
+        vcpus: &[VcpuId],
+        home: impl Fn(VcpuId) -> Option<PcpuId>,
+    ) -> Result<Vec<(VcpuId, Placement)>, PoolChangeError> {
+        let entitlements = self.entitlements();
+        let place = |&vcpu: &VcpuId| {
+            let asked = entitlements.asked(vcpu);
+            let allowed = asked.intersection(plan.pcpus);
+            let home = home(vcpu).filter(|&home| allowed.contains(home));
+            let kept = home.and_then(|home| {
+                let (only, entitlement) = (PcpuSet::only(home), entitlements.get(vcpu));
+                ask(&*plan.policy, vcpu, &entitlement, only).ok()
+            });
+            let placement = match kept {
+                Some(home) => (allowed, home),
+                None => self.place_in(plan, vcpu, asked)?,
+            };
+            Ok((vcpu, placement))
+        };
+        vcpus.iter().map(place).collect()
+    }
+
+    /// What part of a pCPU is reserved for `vcpu`, of 2 to the 32nd.
+    fn reserved_part(&self, vcpu: VcpuId) -> u64 {
+        let reservation = self.entitlements().reservation(vcpu);
+        reservation.map_or(0, |reservation| {
+            let budget = u128::from(reservation.budget()) << 32;
+            (budget / u128::from(reservation.period())) as u64
+        })
+    }
+
     /// Where `vcpu`, which may run on `asked`, may run by `plan`, and where it belongs.
     pub(super) fn place_in(
         &self,
         plan: &Plan,
         vcpu: VcpuId,
         asked: PcpuSet,
-    ) -> Result<(PcpuSet, Option<PcpuId>), PoolChangeError> {
+    ) -> Result<Placement, PoolChangeError> {
         let &Plan { pool, pcpus, .. } = plan;
         let allowed = asked.intersection(pcpus);
         if allowed.is_empty() {

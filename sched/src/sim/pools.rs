@@ -7,7 +7,8 @@ use super::{
 };
 use crate::{
     Entitlement, GroupId, MigrateError, PcpuId, PcpuSet, PoolId, Reservation, VcpuId,
-    admitted::Admitted, policies::RoundRobin,
+    admitted::Admitted,
+    policies::{Deadline, RoundRobin},
 };
 use alloc::{
     boxed::Box,
@@ -293,6 +294,56 @@ fn what_a_pool_cannot_keep_is_refused_with_the_numbers_and_changes_nothing() {
         Outside::MovePcpu(pcpu(2), SECOND),
         "pcpu2 is unplugged: it belongs to no pool",
     );
+}
+
+/// By number each goes where most is left, and for the third that is nowhere.
+#[test]
+fn a_pool_whose_reservations_fit_takes_its_policy_anew_and_loses_a_pcpu_that_it_does_not_need() {
+    let mut setup = setup(3, 5);
+    setup.affinities = (0..5).map(|_| set("0-1")).collect();
+    setup.policy = Box::new(Deadline::with_slice(SLICE, 5));
+    let mut sim = Simulation::with_setup(setup);
+    let reserve = |index, percent, affinity| {
+        let handle = sim.handle(vcpu(index));
+        handle.set_affinity(set(affinity)).unwrap();
+        let entitlement = Entitlement {
+            reservation: Reservation::new(percent, 100).ok(),
+            ..Entitlement::default()
+        };
+        handle.set_entitlement(&entitlement).unwrap();
+        handle.set_affinity(set("0-1")).unwrap();
+    };
+    // 50 + 50 and 33 + 33 + 34: neither by number nor with the largest first does this fit.
+    reserve(0, 34, "0");
+    reserve(1, 33, "0");
+    reserve(2, 50, "1");
+    reserve(3, 33, "0");
+    reserve(4, 50, "1");
+    let homes = |sim: &Simulation| {
+        [0, 1, 2, 3, 4].map(|index| sim.engine.pool().entitlements().home(vcpu(index)))
+    };
+    let before = homes(&sim);
+    assert_eq!(before, [0, 0, 1, 0, 1].map(PcpuId::new));
+    sim.expect(Outside::SetPolicy(PoolId::FIRST, Successor::Deadline));
+    assert_eq!(homes(&sim), before);
+    sim.expect(Outside::Unplug(pcpu(2)));
+    assert_eq!(homes(&sim), before);
+    sim.expect(Outside::Plug(pcpu(2), PoolId::FIRST));
+    assert_eq!(homes(&sim), before);
+}
+
+/// In the order of their numbers the two small ones would take half of each pCPU.
+#[test]
+fn a_policy_that_reserves_begins_with_who_needs_most() {
+    let mut setup = setup(2, 3);
+    for (entitlement, percent) in setup.entitlements.iter_mut().zip([50, 50, 90]) {
+        entitlement.reservation = Reservation::new(percent, 100).ok();
+    }
+    let mut sim = Simulation::with_setup(setup);
+    sim.expect(Outside::SetPolicy(PoolId::FIRST, Successor::Deadline));
+    let entitlements = sim.engine.pool().entitlements();
+    let homes = [0, 1, 2].map(|index| entitlements.home(vcpu(index)));
+    assert_eq!(homes, [1, 1, 0].map(PcpuId::new));
 }
 
 #[test]
