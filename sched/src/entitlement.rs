@@ -250,8 +250,9 @@ impl Entitlements {
     /// The pool of `vcpu`.
     pub fn pool(&self, vcpu: VcpuId) -> PoolId {
         let place = self.0.get(vcpu.index());
-        let pool = place.map_or(0, |place| place.pool.load(Ordering::Relaxed));
-        PoolId::new(pool as usize).unwrap_or(PoolId::FIRST)
+        place.map_or(PoolId::FIRST, |place| {
+            PoolId::from_raw(place.pool.load(Ordering::Relaxed))
+        })
     }
 
     /// Those who are there and belong to `pool`.
@@ -280,7 +281,7 @@ impl Entitlements {
     pub(crate) fn set_pool(&self, vcpu: VcpuId, pool: PoolId, asked: PcpuSet) {
         if let Some(place) = self.0.get(vcpu.index()) {
             place.asked.store(asked, Ordering::Relaxed);
-            place.pool.store(pool.index() as u32, Ordering::Relaxed);
+            place.pool.store(pool.raw(), Ordering::Relaxed);
         }
     }
 

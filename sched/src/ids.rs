@@ -65,9 +65,13 @@ impl fmt::Display for VcpuId {
     }
 }
 
-/// A pool of pCPUs. Numbers of pools that are gone are used again.
+/// A pool of pCPUs. The number of one that is gone is used again, but as another `PoolId`: whoever remembers the one that is gone
+/// means no other.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct PoolId(u8);
+pub struct PoolId(
+    /// How many have had the number before in bits 31:8, the number in bits 7:0.
+    u32,
+);
 
 impl PoolId {
     /// How many pools there can be at a time; a power of two.
@@ -75,13 +79,26 @@ impl PoolId {
     /// The one that is there from the start.
     pub const FIRST: Self = Self(0);
 
-    /// `None` from [`Self::LIMIT`] on.
+    /// The first pool that has this number; `None` from [`Self::LIMIT`] on.
     pub const fn new(index: usize) -> Option<Self> {
         if index < Self::LIMIT {
-            Some(Self(index as u8))
+            Some(Self(index as u32))
         } else {
             None
         }
+    }
+
+    /// The next one that gets the number of this one. After 16 million of them they are the same again.
+    pub(crate) const fn successor(self) -> Self {
+        Self(self.0.wrapping_add(1 << 8))
+    }
+
+    pub(crate) const fn raw(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn from_raw(raw: u32) -> Self {
+        Self(raw)
     }
 
     /// Every number that a pool can have.
@@ -97,7 +114,7 @@ impl PoolId {
 
 impl fmt::Display for PoolId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pool{}", self.0)
+        write!(f, "pool{}", self.index())
     }
 }
 

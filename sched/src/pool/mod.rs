@@ -96,17 +96,15 @@ impl<V: Vcpu> Pool<V> {
             regime.push(Regime::new(name, policy.into())).is_ok(),
             "rule: there is room for one regime"
         );
-        let first = |index| {
-            if index == PoolId::FIRST.index() {
-                pcpus
-            } else {
-                PcpuSet::EMPTY
-            }
+        let partition = |index| {
+            let id = PoolId::new(index).expect("rule: there is a partition for each pool number");
+            let is_first = id == PoolId::FIRST;
+            Partition::new(id, if is_first { pcpus } else { PcpuSet::EMPTY })
         };
         Ok(Arc::new(Self {
             pcpus,
             cells,
-            partitions: core::array::from_fn(|index| Partition::new(first(index))),
+            partitions: core::array::from_fn(partition),
             draining: AtomicPcpuSet::default(),
             online: AtomicPcpuSet::default(),
             free_ids,

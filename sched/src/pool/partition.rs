@@ -4,11 +4,13 @@ use super::Pool;
 use crate::{
     PcpuId, PcpuSet, PoolId, Vcpu,
     pcpu_set::AtomicPcpuSet,
-    sync::{AtomicU64, Ordering},
+    sync::{AtomicU32, AtomicU64, Ordering},
 };
 
 /// One pool. There are as many as there can be, most of them without pCPUs.
 pub(crate) struct Partition {
+    /// Which of those that have its number one after the other.
+    id: AtomicU32,
     /// Written by whoever changes pools, one at a time.
     pcpus: AtomicPcpuSet,
     /// Those of its pCPUs that idle. A pCPU is in the set of the pool whose policy it follows.
@@ -23,8 +25,9 @@ impl Partition {
     /// That of the policy that is there from the start. No policy that fails has a lower one.
     pub(super) const FIRST_GENERATION: u64 = 1;
 
-    pub(super) fn new(pcpus: PcpuSet) -> Self {
+    pub(super) fn new(id: PoolId, pcpus: PcpuSet) -> Self {
         Self {
+            id: AtomicU32::new(id.raw()),
             pcpus: AtomicPcpuSet::new(pcpus),
             idle: AtomicPcpuSet::default(),
             generation: AtomicU64::new(Self::FIRST_GENERATION),
@@ -48,6 +51,15 @@ impl Partition {
     /// who went idle before.
     pub(crate) fn idle_pcpus(&self) -> PcpuSet {
         self.idle.load(Ordering::Relaxed)
+    }
+
+    fn id(&self) -> PoolId {
+        PoolId::from_raw(self.id.load(Ordering::Relaxed))
+    }
+
+    /// Before it has pCPUs.
+    pub(super) fn set_id(&self, id: PoolId) {
+        self.id.store(id.raw(), Ordering::Relaxed);
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -76,8 +88,8 @@ impl<V: Vcpu> Pool<V> {
 
     /// The pool that has `pcpu`, unless that is unplugged.
     pub fn pool_of(&self, pcpu: PcpuId) -> Option<PoolId> {
-        let index = self.partitions.iter().position(|pool| pool.has(pcpu))?;
-        PoolId::new(index)
+        let pool = self.partitions.iter().find(|pool| pool.has(pcpu))?;
+        Some(pool.id())
     }
 
     /// All that have published that they idle; perhaps no longer when this returns.

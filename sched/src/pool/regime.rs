@@ -41,6 +41,8 @@ pub(crate) struct AtWork {
 pub(crate) struct Regime {
     /// By pool number.
     pools: [Option<Rule>; PoolId::LIMIT],
+    /// By number: the pool that has it, or the next one that gets it.
+    ids: [PoolId; PoolId::LIMIT],
     /// The number of the newest policy.
     generation: u64,
 }
@@ -82,14 +84,17 @@ impl Regime {
     pub(super) fn new(name: String, policy: Arc<dyn Policy>) -> Self {
         let mut pools = [const { None }; PoolId::LIMIT];
         pools[PoolId::FIRST.index()] = Some(Rule { name, policy });
+        let first = |index| PoolId::new(index).unwrap_or(PoolId::FIRST);
         Self {
             pools,
+            ids: core::array::from_fn(first),
             generation: Partition::FIRST_GENERATION,
         }
     }
 
     fn rule(&self, pool: PoolId) -> Result<&Rule, PoolChangeError> {
-        let rule = self.pools[pool.index()].as_ref();
+        let is_there = self.ids[pool.index()] == pool || cfg!(mutant = "pool_numbers_are_pools");
+        let rule = self.pools[pool.index()].as_ref().filter(|_| is_there);
         rule.ok_or(PoolChangeError::NoPool(pool))
     }
 
@@ -98,11 +103,11 @@ impl Regime {
     }
 
     fn present(&self) -> impl Iterator<Item = (PoolId, &Rule)> {
-        let pools = self.pools.iter().enumerate();
-        pools.filter_map(|(index, rule)| Some((PoolId::new(index)?, rule.as_ref()?)))
+        let pools = self.ids.iter().zip(&self.pools);
+        pools.filter_map(|(&id, rule)| Some((id, rule.as_ref()?)))
     }
 
-    /// A number for a new pool called `name`.
+    /// What a new pool called `name` will be.
     pub(super) fn free_pool(&self, name: &str) -> Result<PoolId, PoolChangeError> {
         let is_number = PoolId::all().any(|id| id.to_string() == name);
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -113,7 +118,7 @@ impl Regime {
             return Err(PoolChangeError::NameTaken(name.into(), pool));
         }
         let index = self.pools.iter().position(Option::is_none);
-        let pool = index.and_then(PoolId::new);
+        let pool = index.map(|index| self.ids[index]);
         pool.ok_or(PoolChangeError::TooManyPools)
     }
 
@@ -124,6 +129,7 @@ impl Regime {
 
     pub(super) fn remove(&mut self, pool: PoolId) {
         self.pools[pool.index()] = None;
+        self.ids[pool.index()] = pool.successor();
     }
 
     /// `pool` with other pCPUs, and its policy made anew for them.

@@ -41,6 +41,7 @@ impl<V: Vcpu> Pool<V> {
                 pcpus,
                 policy: policy_of_plan,
             });
+            self.partition(pool).set_id(pool);
             self.reform(regime, plans)?;
             regime.add(pool, name, policy);
             Ok(pool)

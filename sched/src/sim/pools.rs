@@ -232,6 +232,37 @@ fn a_pool_that_has_no_vcpus_goes_and_its_pcpus_come_back() {
 }
 
 #[test]
+fn a_pool_that_is_gone_is_not_the_next_one_with_its_number() {
+    let mut sim = two_pools(4, Successor::RoundRobin);
+    sim.run_until(10);
+    sim.expect(Outside::Unplug(pcpu(3)));
+    sim.expect(Outside::RemovePool(SECOND));
+    sim.expect(Outside::CreatePool(set("1"), Successor::Fair));
+    let pools = sim.engine.pool().pools();
+    let ids: Vec<String> = pools.iter().map(|pool| pool.id.to_string()).collect();
+    assert_eq!(ids, ["pool0", "pool1"]);
+    // Whoever has unplugged it remembers from where.
+    for change in [
+        Outside::Plug(pcpu(3), SECOND),
+        Outside::MovePcpu(pcpu(2), SECOND),
+        Outside::MoveVcpu(vcpu(0), SECOND),
+        Outside::RemovePool(SECOND),
+        Outside::SetPolicy(SECOND, Successor::Gang),
+    ] {
+        assert_eq!(sim.refusal(change), "there is no pool1", "{change:?}");
+    }
+    sim.expect(Outside::Plug(pcpu(3), pools[1].id));
+    assert_eq!(sim.engine.pool().pool_of(pcpu(3)), Some(pools[1].id));
+    sim.expect(Outside::MoveVcpu(vcpu(0), pools[1].id));
+    sim.run_until(100);
+    assert_eq!(
+        sim.places(vcpu(0), 11).difference(set("1,3")),
+        PcpuSet::EMPTY
+    );
+    assert_eq!(sim.handle(vcpu(0)).pool_id(), pools[1].id);
+}
+
+#[test]
 fn what_a_pool_cannot_keep_is_refused_with_the_numbers_and_changes_nothing() {
     let mut setup = setup(4, 4);
     setup.affinities = [set("0"), set("0-3"), set("0-3"), set("0-3")].to_vec();
