@@ -19,14 +19,13 @@ use super::{
     caps::{Capped, Caps},
     extremes::Extremes,
     fronts::{Absent, Fronts, ahead, keep_up, virtual_ticks},
-    line::{self, Line},
+    line::{self, Line, Own},
 };
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
     Ready, Refusal, Slice, VcpuId, Weight,
 };
 use alloc::{boxed::Box, sync::Arc};
-use core::cmp::Reverse;
 
 /// What a reset gives, in slices of a vCPU of default weight.
 const RESET_SLICES: u64 = 4;
@@ -129,6 +128,13 @@ impl Policy for Credit {
 
 type Entity = line::Entity<()>;
 
+impl Own for () {
+    /// Who has had least has the most credit.
+    fn rank(entity: &Entity) -> u64 {
+        entity.vruntime
+    }
+}
+
 struct Queue {
     slice_ticks: u64,
     /// The virtual runtime at which there is no credit left.
@@ -158,13 +164,14 @@ impl Queue {
 
     /// The ready one with the most credit; of several, the one that came first.
     fn best(&self) -> Option<usize> {
-        let ready = self.line.ready();
-        (0..ready.len()).min_by_key(|&index| Reverse(self.credit(&ready[index])))
+        self.line.first()
     }
 
     /// The credit of the one that has most here.
     fn most_credit(&self) -> i64 {
-        let credits = self.line.present().map(|entity| self.credit(entity));
+        let best = self.best().map(|best| self.line.ready(best));
+        let credits = best.into_iter().chain(self.line.running());
+        let credits = credits.map(|entity| self.credit(entity));
         credits.max().unwrap_or(0)
     }
 
@@ -180,15 +187,10 @@ impl Queue {
     /// As it comes to this pCPU: with what is left of its credit, but with no more than a reset gives.
     fn arrival(&mut self, vcpu: VcpuId, why: Ready, now: u64) -> Entity {
         let entitlement = self.entitlements.get(vcpu);
-        let mut entity = Entity {
-            vcpu,
-            weight: entitlement.weight.get().into(),
-            slice: self.slice(&entitlement),
-            vruntime: 0,
-            own: (),
-        };
+        let slice = self.slice(&entitlement);
+        let mut entity = Entity::new(vcpu, entitlement.weight.get().into(), slice, ());
         let before = self.absent[vcpu.index()].vruntime();
-        if self.line.present().next().is_none() {
+        if self.line.is_empty() {
             // Nobody to compare it with here: the pCPU goes on where the others are, or where the vCPU is.
             let slowest = self.line.slowest(now);
             entity.vruntime = match (slowest, before) {
@@ -225,12 +227,12 @@ impl Queue {
         let Some(index) = self.line.take_yielder() else {
             return;
         };
-        let mut entity = self.line.remove(index);
-        if let Some(best) = self.best() {
-            let lead = ahead(self.line.ready()[best].vruntime, entity.vruntime).max(0);
-            entity.vruntime = entity.vruntime.wrapping_add(lead as u64);
-        }
-        self.line.add(entity);
+        self.line.change(index, |entity, others| {
+            if let Some(best) = others.first() {
+                let lead = ahead(others.ready(best).vruntime, entity.vruntime).max(0);
+                entity.vruntime = entity.vruntime.wrapping_add(lead as u64);
+            }
+        });
     }
 
     /// The ready one at `index` goes away.
@@ -277,7 +279,7 @@ impl LocalPolicy for Queue {
     fn hurry(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
         self.step_back();
         let (index, best) = (self.line.position(vcpu)?, self.best()?);
-        let [hurried, best] = [index, best].map(|index| &self.line.ready()[index]);
+        let [hurried, best] = [index, best].map(|index| self.line.ready(index));
         let behind = self.credit(best).saturating_sub(self.credit(hurried));
         let is_near = behind <= (hurried.virtual_slice() / 2) as i64;
         is_near.then(|| self.run(index, now).slice)
@@ -296,12 +298,12 @@ impl LocalPolicy for Queue {
     }
 
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        let index = self.line.first(allowed)?;
+        let index = self.line.first_allowed(allowed)?;
         Some(self.give_away(index))
     }
 
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
-        self.line.charge(vcpu, ticks, now);
+        self.line.charge(vcpu, ticks, now, |_| {});
     }
 
     /// A small lead waits, so that many wake-ups do not cut every slice short.
@@ -310,7 +312,7 @@ impl LocalPolicy for Queue {
             return false;
         };
         let lead = self
-            .credit(&self.line.ready()[best])
+            .credit(self.line.ready(best))
             .saturating_sub(self.credit(running));
         self.line.payer() != Some(best) && lead > (running.virtual_slice() / 2) as i64
     }
@@ -322,6 +324,6 @@ impl LocalPolicy for Queue {
     }
 
     fn waiting(&self) -> usize {
-        self.line.ready().len()
+        self.line.waiting()
     }
 }

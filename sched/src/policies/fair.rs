@@ -19,7 +19,7 @@
 use super::{
     extremes::Extremes,
     fronts::{Absent, Fronts, ahead, keep_up},
-    line::{self, Line},
+    line::{self, Line, Own},
 };
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
@@ -122,6 +122,12 @@ struct Left {
 /// A vCPU that is ready or runs here, with its virtual deadline.
 type Entity = line::Entity<u64>;
 
+impl Own for u64 {
+    fn rank(entity: &Entity) -> u64 {
+        entity.own
+    }
+}
+
 impl Entity {
     /// What is left of its slice, in ticks.
     fn left(&self) -> u64 {
@@ -142,48 +148,25 @@ struct Queue {
 }
 
 impl Queue {
-    /// The mean of the virtual runtimes here, by weight; `None` if nobody is here.
-    fn virtual_time(&self) -> Option<u64> {
-        let base = self.line.present().next()?.vruntime;
-        let (mut sum, mut weight) = (0_i128, 0_i128);
-        for entity in self.line.present() {
-            sum += i128::from(ahead(entity.vruntime, base)) * i128::from(entity.weight);
-            weight += i128::from(entity.weight);
-        }
-        Some(base.wrapping_add(sum.div_euclid(weight) as u64))
-    }
-
     /// Of those that are ready and have had no more than their part the one with the earliest deadline; of the others, the
     /// one that has had least.
     fn best(&self) -> Option<usize> {
-        let time = self.virtual_time()?;
-        let rank = |entity: &Entity| {
-            let is_early =
-                ahead(entity.vruntime, time) > 0 && !cfg!(mutant = "fair_runs_who_is_early");
-            let key = if is_early {
-                entity.vruntime
-            } else {
-                entity.own
-            };
-            (is_early, ahead(key, time))
-        };
-        let ready = self.line.ready();
-        (0..ready.len()).min_by_key(|&index| rank(&ready[index]))
+        let time = self.line.virtual_time()?;
+        if cfg!(mutant = "fair_runs_who_is_early") {
+            return self.line.first();
+        }
+        let eligible = self.line.first_within(time);
+        eligible.or_else(|| self.line.least())
     }
 
     /// As it comes to this pCPU: not further behind or ahead of the others than its limit.
     fn arrival(&self, vcpu: VcpuId, is_woken: bool, now: u64) -> Entity {
         let entitlement = self.entitlements.get(vcpu);
-        let mut entity = Entity {
-            vcpu,
-            weight: entitlement.weight.get().into(),
-            slice: entitlement.slice.unwrap_or(self.slice_ticks),
-            vruntime: 0,
-            own: 0,
-        };
+        let slice = entitlement.slice.unwrap_or(self.slice_ticks);
+        let mut entity = Entity::new(vcpu, entitlement.weight.get().into(), slice, 0);
         let left = &self.left[vcpu.index()];
         let limit = entity.limit();
-        entity.vruntime = match (self.virtual_time(), left.absent.vruntime()) {
+        entity.vruntime = match (self.line.virtual_time(), left.absent.vruntime()) {
             (Some(time), None) => time,
             (Some(time), Some(before)) => {
                 let is_caught_up = is_woken && ahead(time, before) > 0;
@@ -223,32 +206,30 @@ impl Queue {
         let Some(index) = self.line.take_yielder() else {
             return;
         };
-        let others = self.line.ready().iter().enumerate();
-        let others = others.filter(|&(other, _)| other != index);
-        let least = others.map(|(_, other)| other.vruntime);
-        let least = least.reduce(|a, b| if ahead(a, b) > 0 { b } else { a });
-        let entity = self.line.ready_mut(index);
-        let later =
-            ahead(entity.own, entity.vruntime).saturating_add_unsigned(entity.virtual_slice());
-        let later = later.min(entity.limit());
-        entity.own = entity.vruntime.wrapping_add(later as u64);
-        if let Some(behind) = least.map(|least| ahead(least, entity.vruntime)) {
-            entity.vruntime = entity.vruntime.wrapping_add(behind.max(0) as u64);
-        }
-        if entity.left() < entity.slice {
-            entity.renew_deadline();
-        }
+        self.line.change(index, |entity, others| {
+            let later =
+                ahead(entity.own, entity.vruntime).saturating_add_unsigned(entity.virtual_slice());
+            let later = later.min(entity.limit());
+            entity.own = entity.vruntime.wrapping_add(later as u64);
+            if let Some(least) = others.least() {
+                let behind = ahead(others.ready(least).vruntime, entity.vruntime);
+                entity.vruntime = entity.vruntime.wrapping_add(behind.max(0) as u64);
+            }
+            if entity.left() < entity.slice {
+                entity.renew_deadline();
+            }
+        });
     }
 
     /// The ready one at `index` goes away.
     fn give_away(&mut self, index: usize) -> VcpuId {
-        self.note(&self.line.ready()[index]);
+        self.note(self.line.ready(index));
         self.line.remove(index).vcpu
     }
 
     /// Notes where `entity` is, which goes away.
     fn note(&self, entity: &Entity) {
-        let time = self.virtual_time().unwrap_or(entity.vruntime);
+        let time = self.line.virtual_time().unwrap_or(entity.vruntime);
         let lag = ahead(time, entity.vruntime).clamp(0, entity.limit());
         let left = &self.left[entity.vcpu.index()];
         left.lag.store(lag as u64, Relaxed);
@@ -292,8 +273,8 @@ impl LocalPolicy for Queue {
     fn hurry(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
         self.step_back();
         let index = self.line.position(vcpu)?;
-        let time = self.virtual_time()?;
-        let is_eligible = ahead(self.line.ready()[index].vruntime, time) <= 0;
+        let time = self.line.virtual_time()?;
+        let is_eligible = ahead(self.line.ready(index).vruntime, time) <= 0;
         is_eligible.then(|| self.run(index, now).slice)
     }
 
@@ -312,28 +293,26 @@ impl LocalPolicy for Queue {
     }
 
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        let index = self.line.first(allowed)?;
+        let index = self.line.first_allowed(allowed)?;
         Some(self.give_away(index))
     }
 
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
-        self.line.charge(vcpu, ticks, now);
-        if let Some(payer) = self.line.payer() {
-            let payer = self.line.ready_mut(payer);
+        self.line.charge(vcpu, ticks, now, |payer| {
             if payer.left() == 0 {
                 payer.renew_deadline();
             }
-        }
+        });
     }
 
     fn preempts(&mut self, _running: VcpuId, _now: u64) -> bool {
         let (Some(time), Some(running), Some(best)) =
-            (self.virtual_time(), self.line.running(), self.best())
+            (self.line.virtual_time(), self.line.running(), self.best())
         else {
             return false;
         };
         let is_payer = self.line.payer() == Some(best);
-        let best = &self.line.ready()[best];
+        let best = self.line.ready(best);
         !is_payer && ahead(best.vruntime, time) <= 0 && ahead(running.own, best.own) > 0
     }
 
@@ -341,14 +320,12 @@ impl LocalPolicy for Queue {
         if cfg!(mutant = "fair_never_pushes") {
             return None;
         }
-        let ready = self.line.ready();
-        let index = (0..ready.len())
-            .min_by_key(|&index| ahead(ready[index].vruntime, ready[0].vruntime))?;
+        let index = self.line.least()?;
         let to = self.line.better_place(index, now, allowed)?;
         Some((self.give_away(index), to))
     }
 
     fn waiting(&self) -> usize {
-        self.line.ready().len()
+        self.line.waiting()
     }
 }

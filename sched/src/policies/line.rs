@@ -1,11 +1,17 @@
 //! Who is ready and who runs on one pCPU, for policies that measure CPU time by weight and compare it all over the pool.
 //!
-//! Everything here is linear in the number of vCPUs that are ready on one pCPU, which is small, and keeps no sum that could
-//! drift. Whoever changes a [`Line`] needs not think of the other pCPUs: it shows them how far this one is.
+//! However many are ready, finding who comes first, and coming and going, takes a number of steps that grows with the logarithm
+//! of that. Whoever changes a [`Line`] needs not think of the other pCPUs: it shows them how far this one is.
 
-use super::fronts::{Fronts, SCALE, ahead, keep_up, two_slices, virtual_ticks};
+use super::{
+    fifo::Member,
+    fronts::{Fronts, SCALE, ahead, keep_up, two_slices, virtual_ticks},
+    mean::Mean,
+    ranking::{Rank, Ranking},
+    roster::Roster,
+};
 use crate::{Allowed, PcpuId, VcpuId};
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
 
 /// A vCPU that is ready or runs here, and what else its policy knows of it.
 #[derive(Clone, Copy)]
@@ -15,10 +21,36 @@ pub(super) struct Entity<T> {
     /// In ticks.
     pub(super) slice: u64,
     pub(super) vruntime: u64,
+    /// When it became ready: who was first comes first among equals.
+    place: u64,
     pub(super) own: T,
 }
 
+/// What a policy knows of a vCPU beyond how far it is.
+pub(super) trait Own: Copy {
+    /// Whose is less comes first.
+    fn rank(entity: &Entity<Self>) -> u64;
+}
+
+impl<T: Copy> Member for Entity<T> {
+    fn vcpu(&self) -> VcpuId {
+        self.vcpu
+    }
+}
+
 impl<T> Entity<T> {
+    /// It is not ready yet.
+    pub(super) fn new(vcpu: VcpuId, weight: u64, slice: u64, own: T) -> Self {
+        Self {
+            vcpu,
+            weight,
+            slice,
+            vruntime: 0,
+            place: 0,
+            own,
+        }
+    }
+
     pub(super) fn virtual_slice(&self) -> u64 {
         virtual_ticks(self.slice, self.weight)
     }
@@ -28,15 +60,14 @@ impl<T> Entity<T> {
         two_slices(self.virtual_slice())
     }
 
-    /// It has had `ticks` more.
-    fn add(&mut self, ticks: u64) {
+    /// By how much it is further when it has had `ticks` more.
+    fn progress(&self, ticks: u64) -> u64 {
         let weight = if cfg!(mutant = "weights_are_alike") {
             SCALE
         } else {
             self.weight
         };
-        let virtual_ticks = virtual_ticks(ticks, weight);
-        self.vruntime = self.vruntime.wrapping_add(virtual_ticks);
+        virtual_ticks(ticks, weight)
     }
 
     /// How long it takes to get as far as `vruntime`, in ticks.
@@ -48,8 +79,14 @@ impl<T> Entity<T> {
 
 pub(super) struct Line<T> {
     pcpu: PcpuId,
-    ready: Vec<Entity<T>>,
+    ready: Roster<Entity<T>>,
+    /// Those that are ready, by the rank that the policy gives them, and within how far they are.
+    ranking: Ranking,
     running: Option<Entity<T>>,
+    /// How far the ready ones and the one that runs are.
+    mean: Mean,
+    /// The last place so far.
+    last_place: u64,
     /// Who has yielded, until somebody runs.
     yielder: Option<VcpuId>,
     /// Who pays for the one that runs, as long as it is ready here.
@@ -57,40 +94,69 @@ pub(super) struct Line<T> {
     fronts: Arc<Fronts>,
 }
 
-impl<T: Copy> Line<T> {
+impl<T: Own> Line<T> {
     /// Nobody yet; there is room for `room` vCPUs.
     pub(super) fn new(pcpu: PcpuId, room: usize, fronts: &Arc<Fronts>) -> Self {
         Self {
             pcpu,
-            ready: Vec::with_capacity(room),
+            ready: Roster::with_room(room),
+            ranking: Ranking::with_capacity(room),
             running: None,
+            mean: Mean::default(),
+            last_place: 0,
             yielder: None,
             payer: None,
             fronts: Arc::clone(fronts),
         }
     }
 
-    /// In the order in which they came.
-    pub(super) fn ready(&self) -> &[Entity<T>] {
-        &self.ready
+    /// The ready one in slot `index`.
+    pub(super) fn ready(&self, index: usize) -> &Entity<T> {
+        self.ready.get(index)
     }
 
     pub(super) fn running(&self) -> Option<&Entity<T>> {
         self.running.as_ref()
     }
 
-    /// The ready ones, and the one that runs.
-    pub(super) fn present(&self) -> impl Iterator<Item = &Entity<T>> {
-        self.ready.iter().chain(&self.running)
+    /// How many are ready.
+    pub(super) fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Nobody is ready or runs.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.running.is_none()
+    }
+
+    /// How far all that are ready or run are on average, by weight.
+    pub(super) fn virtual_time(&self) -> Option<u64> {
+        self.mean.value()
+    }
+
+    /// The ready one that comes first.
+    pub(super) fn first(&self) -> Option<usize> {
+        self.ranking.first()
+    }
+
+    /// The ready one that comes first of those that are no further than `vruntime`.
+    pub(super) fn first_within(&self, vruntime: u64) -> Option<usize> {
+        self.ranking.first_within(vruntime)
+    }
+
+    /// The ready one that is least far.
+    pub(super) fn least(&self) -> Option<usize> {
+        self.ranking.least()
     }
 
     pub(super) fn position(&self, vcpu: VcpuId) -> Option<usize> {
-        self.ready.iter().position(|entity| entity.vcpu == vcpu)
+        self.ready.slot(vcpu)
     }
 
-    /// The first of the ready ones that is `allowed` to go.
-    pub(super) fn first(&self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<usize> {
-        (0..self.ready.len()).find(|&index| allowed(self.ready[index].vcpu))
+    /// The one that comes first of the ready ones that are `allowed` to go.
+    pub(super) fn first_allowed(&self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<usize> {
+        let mut ready = self.ranking.iter();
+        ready.find(|&index| allowed(self.ready(index).vcpu))
     }
 
     /// How far the least far of the pCPUs is where vCPUs wait.
@@ -98,8 +164,10 @@ impl<T: Copy> Line<T> {
         self.fronts.slowest(now)
     }
 
-    pub(super) fn add(&mut self, entity: Entity<T>) {
-        self.ready.push(entity);
+    pub(super) fn add(&mut self, mut entity: Entity<T>) {
+        self.last_place += 1;
+        entity.place = self.last_place;
+        self.rank(entity);
         self.publish_contention();
     }
 
@@ -115,9 +183,11 @@ impl<T: Copy> Line<T> {
         self.position(yielder)
     }
 
-    /// The ready one at `index`, to change how far it is.
-    pub(super) fn ready_mut(&mut self, index: usize) -> &mut Entity<T> {
-        &mut self.ready[index]
+    /// Changes what is known of the ready one at `index`, as `change` says when the others are as they are without it. It keeps its place.
+    pub(super) fn change(&mut self, index: usize, change: impl FnOnce(&mut Entity<T>, &Self)) {
+        let mut entity = self.unrank(index);
+        change(&mut entity, self);
+        self.rank(entity);
     }
 
     /// Who pays for the one that runs, if it is another one.
@@ -127,7 +197,7 @@ impl<T: Copy> Line<T> {
 
     /// The one at `index` leaves the ready ones.
     pub(super) fn remove(&mut self, index: usize) -> Entity<T> {
-        let entity = self.ready.remove(index);
+        let entity = self.unrank(index);
         self.publish_contention();
         entity
     }
@@ -135,6 +205,7 @@ impl<T: Copy> Line<T> {
     /// The one at `index` runs from now on.
     pub(super) fn run(&mut self, index: usize, now: u64) -> Entity<T> {
         let entity = self.remove(index);
+        self.mean.join(entity.vruntime, entity.weight);
         self.running = Some(entity);
         (self.yielder, self.payer) = (None, None);
         self.publish(now);
@@ -152,25 +223,39 @@ impl<T: Copy> Line<T> {
     /// `vcpu` does not run any more, if it did.
     pub(super) fn stop(&mut self, vcpu: VcpuId, now: u64) -> Option<Entity<T>> {
         let entity = self.running.take_if(|running| running.vcpu == vcpu)?;
+        self.mean.leave(entity.vruntime, entity.weight);
         self.publish(now);
         Some(entity)
     }
 
-    /// `vcpu` runs, and has had `ticks` more, or whoever pays for it. One that is alone here and still falls behind wants more than a whole pCPU, which
-    /// does not count.
-    pub(super) fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {
+    /// `vcpu` runs, and has had `ticks` more, or whoever pays for it: then `paid` is called with that one. One that is alone here
+    /// and still falls behind wants more than a whole pCPU, which does not count.
+    pub(super) fn charge(
+        &mut self,
+        vcpu: VcpuId,
+        ticks: u64,
+        now: u64,
+        paid: impl FnOnce(&mut Entity<T>),
+    ) {
         if let Some(payer) = self.payer() {
             let is_free = cfg!(mutant = "gifts_are_free");
-            return self.ready[payer].add(if is_free { 0 } else { ticks });
+            return self.change(payer, |payer, _| {
+                let ticks = if is_free { 0 } else { ticks };
+                payer.vruntime = payer.vruntime.wrapping_add(payer.progress(ticks));
+                paid(payer);
+            });
         }
         let is_alone = self.ready.is_empty();
         let Some(running) = self.running.as_mut().filter(|entity| entity.vcpu == vcpu) else {
             return;
         };
-        running.add(ticks);
+        let before = running.vruntime;
+        running.vruntime = before.wrapping_add(running.progress(ticks));
         if is_alone && let Some(slowest) = self.fronts.slowest(now) {
             running.vruntime = keep_up(running.vruntime, slowest, running.limit());
         }
+        self.mean
+            .grow(ahead(running.vruntime, before), running.weight);
         self.publish(now);
     }
 
@@ -181,10 +266,28 @@ impl<T: Copy> Line<T> {
         now: u64,
         allowed: Allowed<'_>,
     ) -> Option<PcpuId> {
-        let behind = &self.ready[index];
+        let behind = self.ready(index);
         let may_go = |pcpu| allowed(behind.vcpu, pcpu);
         self.fronts
             .furthest_ahead(behind.vruntime, behind.virtual_slice(), now, may_go)
+    }
+
+    fn rank(&mut self, entity: Entity<T>) {
+        self.mean.join(entity.vruntime, entity.weight);
+        let rank = Rank {
+            value: T::rank(&entity),
+            place: entity.place,
+            bound: entity.vruntime,
+        };
+        let index = self.ready.insert(entity);
+        self.ranking.insert(index, rank);
+    }
+
+    fn unrank(&mut self, index: usize) -> Entity<T> {
+        self.ranking.remove(index);
+        let entity = self.ready.remove(index);
+        self.mean.leave(entity.vruntime, entity.weight);
+        entity
     }
 
     /// What others wait for is the time that this pCPU's vCPUs have had.

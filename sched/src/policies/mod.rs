@@ -11,11 +11,14 @@ mod fronts;
 mod gang;
 mod homes;
 mod line;
+mod mean;
 mod members;
 #[cfg(all(test, not(loom)))]
 mod models;
 mod pinned;
 mod priority;
+mod ranking;
+mod roster;
 mod round_robin;
 mod table;
 mod turn;
