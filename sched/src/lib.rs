@@ -18,6 +18,11 @@
 
 extern crate alloc;
 
+// First: what comes after it sees its macro.
+#[cfg(mutants)]
+#[macro_use]
+mod mutants;
+
 mod accounting;
 #[cfg(any(test, feature = "sim"))]
 mod admitted;

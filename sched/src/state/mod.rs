@@ -244,7 +244,7 @@ impl State {
     }
 
     /// Clears `reason` (WAITING or REMOTE), or leaves the WAKE token that makes the next [`Self::block`] fail.
-    pub(crate) const fn wake(self, reason: BlockReason) -> (Self, Wake) {
+    pub(crate) fn wake(self, reason: BlockReason) -> (Self, Wake) {
         if self.0 & PLACE == GONE {
             return (self, Wake::Noted);
         }
@@ -290,7 +290,7 @@ impl State {
     }
 
     /// The owner is about to bind it on `pcpu`. Binding looks at everything that a wake could be about.
-    pub(crate) const fn load(self, pcpu: PcpuId) -> (Self, Load) {
+    pub(crate) fn load(self, pcpu: PcpuId) -> (Self, Load) {
         if self.is_blocked() {
             (self, Load::Blocked)
         } else if self.0 & MIGRATE != 0 {
