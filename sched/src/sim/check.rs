@@ -1,10 +1,6 @@
 //! What must be true of the simulated machine: of what an event has touched after each, of everything every so many events.
 
-use super::{
-    agenda::NEVER,
-    engine::{Engine, Pcpu},
-    guest::Handle,
-};
+use super::{agenda::NEVER, engine::Engine, guest::Handle, pcpu::Pcpu};
 use crate::{BlockReason, Decision, PcpuId, Place, Vcpu, VcpuId, accounting::vcpu::BLOCKED};
 use core::sync::atomic::Ordering;
 

@@ -11,19 +11,17 @@ use super::{
     Outside, Stretch,
     agenda::NEVER,
     guest::{Guest, Handle, Program, Shared},
-    hardware::{Hardware, Rates},
+    hardware::Rates,
     histogram::Histogram,
+    pcpu::Pcpu,
     workload,
     world::{Unrest, World, set_intruder},
 };
-use crate::{
-    Decision, Entitlement, LocalScheduler, PcpuId, PcpuSet, Policy, Pool, PoolConfig, Vcpu, VcpuId,
-};
+use crate::{Entitlement, PcpuId, PcpuSet, Policy, Pool, PoolConfig, VcpuId};
 use alloc::{boxed::Box, collections::VecDeque, rc::Rc, string::String, sync::Arc, vec::Vec};
 use core::{
     cell::{Cell, RefCell},
     ops::Range,
-    sync::atomic::Ordering,
 };
 
 /// Others act at one in so many calls of the scheduler to its host.
@@ -63,20 +61,6 @@ pub(super) struct GuestPlan {
     pub(super) program: Program,
     pub(super) affinity: PcpuSet,
     pub(super) entitlement: Entitlement,
-}
-
-pub(super) struct Pcpu {
-    pub(super) id: PcpuId,
-    pub(super) sched: LocalScheduler<Guest>,
-    pub(super) decision: Decision,
-    /// Since when the guest executes, if it does; still to come while the pCPU is busy with a switch.
-    entered: u64,
-    /// Since when the vCPU runs, as the scheduler counts.
-    pub(super) running_since: u64,
-    /// What switches and interrupts have taken, in ticks.
-    pub(super) overhead: u64,
-    /// Its last stretch.
-    pub(super) stretch: Option<usize>,
 }
 
 /// What is noted about a vCPU.
@@ -125,7 +109,7 @@ pub(super) struct Engine {
     /// What comes from outside, the next one first.
     outside: RefCell<VecDeque<(u64, Outside)>>,
     pub(super) stretches: RefCell<Vec<Stretch>>,
-    records_stretches: bool,
+    pub(super) records_stretches: bool,
     depth: Cell<u32>,
     pub(super) unrest: Cell<Unrest>,
     /// Somebody is in the middle of changing the policy.
@@ -172,15 +156,7 @@ impl Engine {
         let handles: Vec<Handle> = plan.guests.into_iter().map(create).collect();
         let pcpu = |id| {
             let sched = pool.local(id).expect("each pCPU once");
-            RefCell::new(Pcpu {
-                id,
-                sched,
-                decision: Decision::Idle,
-                entered: 0,
-                running_since: 0,
-                overhead: 0,
-                stretch: None,
-            })
+            RefCell::new(Pcpu::new(id, sched))
         };
         let seats = plan.vms.iter().enumerate().flat_map(|(vm, vcpus)| {
             let callers = vcpus.len();
@@ -362,126 +338,6 @@ impl Engine {
         self.world.enter(outer);
         self.depth.set(self.depth.get() - 1);
     }
-
-    /// The pCPU takes its interrupts, answers its guest's exit, and schedules.
-    fn execute(&self, id: PcpuId) {
-        let Ok(mut pcpu) = self.pcpus[id.index()].try_borrow_mut() else {
-            return;
-        };
-        let pcpu = &mut *pcpu;
-        let outer = self.world.enter(Some(id));
-        self.world.unschedule(id);
-        let now = self.now();
-        let is_running = pcpu.decision == Decision::Run;
-        let is_kicked = self.world.take_kick(id);
-        if is_kicked {
-            pcpu.sched.kicked();
-        }
-        let has_fired = self.world.timer(id) <= now;
-        if has_fired {
-            pcpu.sched.timer_fired();
-        }
-        if is_running {
-            self.note_run(pcpu, now);
-        }
-        let entered = pcpu.entered;
-        let mut is_over = false;
-        if let Some(guest) = pcpu.sched.loaded() {
-            if is_running {
-                guest.execute(now.saturating_sub(entered));
-                is_over = guest.left == 0;
-            }
-            if let Some(due) = guest.sample_timer(now) {
-                self.note_timer(guest, due);
-                guest.handle().wake();
-            }
-        }
-        if is_over {
-            self.finish(pcpu);
-        }
-        let is_interrupted = is_running && (is_kicked || has_fired);
-        let delay = if is_interrupted {
-            self.rates.interrupt
-        } else {
-            0
-        };
-        self.resume(pcpu, delay);
-        self.world.enter(outer);
-        self.world.schedule(id, own_time(pcpu));
-    }
-
-    /// The loop around [`LocalScheduler::schedule`], up to the guest or the idle wait. The pCPU has been busy for `delay`.
-    fn resume(&self, pcpu: &mut Pcpu, delay: u64) {
-        let mut machine = Hardware {
-            engine: self,
-            pcpu: pcpu.id,
-            delay,
-            waited: None,
-        };
-        let (id, now) = (pcpu.id, self.now());
-        if pcpu.decision != Decision::Run || pcpu.sched.needs_attention() {
-            pcpu.decision = pcpu.sched.schedule(&mut machine);
-            if let Some((vcpu, waited)) = machine.waited {
-                self.check_wait(pcpu, vcpu, waited);
-            }
-            self.note_decision(pcpu);
-        }
-        let start = now + machine.delay;
-        pcpu.overhead += machine.delay;
-        self.world.set_busy_until(id, start);
-        if pcpu.decision != Decision::Run {
-            return;
-        }
-        let is_woken = pcpu.sched.take_wake();
-        (pcpu.entered, pcpu.running_since) = (start, now);
-        let guest = pcpu.sched.loaded().expect("rule: who runs is loaded");
-        if is_woken {
-            self.take_interrupts(guest);
-        }
-        let vcpu = guest.handle().id();
-        let woken_at = &guest.handle().shared().woken_at;
-        let since = woken_at.load(Ordering::Relaxed);
-        if since != NEVER {
-            woken_at.store(NEVER, Ordering::Relaxed);
-        }
-        if core::mem::take(&mut guest.waits) && since != NEVER {
-            let mut wakeup = self.meter(vcpu).wakeup.borrow_mut();
-            wakeup.record(start.saturating_sub(since));
-        }
-        self.prepare(guest);
-        let bound = self.bound[id.index()].get();
-        assert_eq!(bound, Some(vcpu), "{} who runs is bound", self.name());
-    }
-
-    fn note_decision(&self, pcpu: &Pcpu) {
-        let is_idler = pcpu.decision == Decision::Idle && pcpu.sched.is_work_conserving();
-        let mut idlers = self.idlers.borrow_mut();
-        if !is_idler {
-            idlers.remove(pcpu.id);
-        } else if !idlers.contains(pcpu.id) {
-            idlers.insert(pcpu.id);
-            self.idle_since[pcpu.id.index()].set(self.now());
-        }
-    }
-
-    /// The vCPU that runs has run until now.
-    fn note_run(&self, pcpu: &mut Pcpu, now: u64) {
-        let Some(guest) = pcpu.sched.loaded() else {
-            return;
-        };
-        let (vcpu, ran) = (guest.handle().id(), &guest.handle().shared().ran);
-        let ticks = now - pcpu.running_since;
-        ran.store(ran.load(Ordering::Relaxed) + ticks, Ordering::Relaxed);
-        if self.records_stretches && ticks > 0 {
-            let stretch = Stretch {
-                start: pcpu.running_since,
-                pcpu: pcpu.id,
-                vcpu,
-                duration: ticks,
-            };
-            self.note_stretch(&mut pcpu.stretch, stretch);
-        }
-    }
 }
 
 impl Drop for Engine {
@@ -493,20 +349,6 @@ impl Drop for Engine {
         for pcpu in self.pool.pcpus().iter() {
             while self.pool.cell(pcpu).inbox.pop().is_some() {}
         }
-    }
-}
-
-/// When the pCPU has something to do although nobody interrupts it.
-fn own_time(pcpu: &mut Pcpu) -> u64 {
-    let is_running = pcpu.decision == Decision::Run;
-    let entered = pcpu.entered;
-    let Some(guest) = pcpu.sched.loaded() else {
-        return NEVER;
-    };
-    let timer = guest.timer().unwrap_or(NEVER);
-    match is_running {
-        true => timer.min(entered.saturating_add(guest.left)),
-        false => timer,
     }
 }
 

@@ -16,6 +16,8 @@
 
 mod agenda;
 #[cfg(test)]
+mod broken;
+#[cfg(test)]
 mod chance;
 mod check;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod hostile;
 mod measure;
 mod outcome;
 mod outside;
+mod pcpu;
 mod play;
 #[cfg(test)]
 mod pools;

@@ -2,8 +2,9 @@
 
 use super::{
     agenda::NEVER,
-    engine::{Engine, Pcpu},
+    engine::Engine,
     guest::{Doing, Guest, Instruction},
+    pcpu::Pcpu,
 };
 use crate::{BlockReason, Place, Vcpu, VcpuId};
 use core::sync::atomic::Ordering;
