@@ -8,16 +8,18 @@
 //! An event costs what it touches, whatever the size of the machine; everything is looked at every so many events.
 
 use super::{
-    Outside, Stretch,
+    Action, Outside, Stretch,
     agenda::NEVER,
     guest::{Guest, Handle, Program, Shared},
     hardware::Rates,
     histogram::Histogram,
+    journal::Journal,
+    ledger::Ledger,
     pcpu::Pcpu,
     workload,
     world::{Unrest, World, set_intruder},
 };
-use crate::{Entitlement, PcpuId, PcpuSet, Policy, Pool, PoolConfig, VcpuId};
+use crate::{Entitlement, PcpuId, PcpuSet, Policy, Pool, PoolConfig, PoolId, VcpuId};
 use alloc::{boxed::Box, collections::VecDeque, rc::Rc, string::String, sync::Arc, vec::Vec};
 use core::{
     cell::{Cell, RefCell},
@@ -37,7 +39,11 @@ const TOUCHED: usize = 64;
 pub(super) struct Plan {
     pub(super) name: String,
     pub(super) pcpus: u16,
+    /// What the first pool is called, and its policy.
+    pub(super) first_pool: String,
     pub(super) policy: Box<dyn Policy>,
+    /// The other pools.
+    pub(super) more_pools: Vec<(String, PcpuSet, Box<dyn Policy>)>,
     /// How long vCPUs take turns if the policy fails, in ticks.
     pub(super) fallback_slice: u64,
     pub(super) guests: Vec<GuestPlan>,
@@ -59,6 +65,8 @@ pub(super) struct Plan {
 /// A vCPU to be created.
 pub(super) struct GuestPlan {
     pub(super) program: Program,
+    /// The number of its pool in the plan.
+    pub(super) pool: usize,
     pub(super) affinity: PcpuSet,
     pub(super) entitlement: Entitlement,
 }
@@ -100,6 +108,10 @@ pub(super) struct Engine {
     pub(super) exclusive: Vec<Cell<bool>>,
     /// What `contend` was told last on each pCPU.
     pub(super) contended: Vec<Cell<bool>>,
+    /// Those that are off.
+    pub(super) off: Vec<Cell<bool>>,
+    /// What switches and interrupts have taken on each, in ticks.
+    pub(super) overhead: Vec<Cell<u64>>,
     /// Those that idle although they promise not to while somebody waits, and since when.
     pub(super) idlers: RefCell<PcpuSet>,
     pub(super) idle_since: Vec<Cell<u64>>,
@@ -120,6 +132,10 @@ pub(super) struct Engine {
     /// The vCPUs that this event has touched.
     pub(super) touched: RefCell<Vec<VcpuId>>,
     events: Cell<u64>,
+    /// What comes in the middle of somebody's next step.
+    pub(super) pending: RefCell<Option<Action>>,
+    pub(super) journal: Journal,
+    pub(super) ledger: Ledger,
     name: String,
 }
 
@@ -135,7 +151,7 @@ impl Engine {
         let world = Arc::new(World::new(count, seed, kick.0, kick.1));
         let (pcpus, max_vcpus) = (PcpuSet::all(count), plan.guests.len() as u16);
         let pool = Pool::new(PoolConfig {
-            name: "first".into(),
+            name: plan.first_pool,
             pcpus,
             max_vcpus,
             policy: plan.policy,
@@ -143,15 +159,27 @@ impl Engine {
             host: world.clone(),
         })
         .unwrap_or_else(|error| panic!("{error}"));
+        let mut pool_ids = alloc::vec![PoolId::FIRST];
+        for (name, pcpus, policy) in plan.more_pools {
+            let created = pool.create_pool(&name, pcpus, policy);
+            pool_ids.push(created.unwrap_or_else(|error| panic!("pool `{name}`: {error}")));
+        }
         let create = |guest: GuestPlan| {
             let GuestPlan {
                 program,
+                pool: number,
                 affinity,
                 entitlement,
             } = guest;
             let make = |handle| Guest::new(handle, program);
-            pool.create_vcpu(affinity, &entitlement, make, Shared::new())
-                .unwrap_or_else(|error| panic!("{error}"))
+            pool.create_vcpu_in(
+                pool_ids[number],
+                affinity,
+                &entitlement,
+                make,
+                Shared::new(),
+            )
+            .unwrap_or_else(|error| panic!("{error}"))
         };
         let handles: Vec<Handle> = plan.guests.into_iter().map(create).collect();
         let pcpu = |id| {
@@ -167,6 +195,8 @@ impl Engine {
             exclusive: pcpus.iter().map(|_| Cell::new(false)).collect(),
             contended: pcpus.iter().map(|_| Cell::new(false)).collect(),
             bound: pcpus.iter().map(|_| Cell::new(None)).collect(),
+            off: pcpus.iter().map(|_| Cell::new(false)).collect(),
+            overhead: pcpus.iter().map(|_| Cell::new(0)).collect(),
             idlers: RefCell::default(),
             idle_since: pcpus.iter().map(|_| Cell::new(0)).collect(),
             regime_at: Cell::new(0),
@@ -187,6 +217,9 @@ impl Engine {
             unchecked: Cell::new(0),
             touched: RefCell::new(Vec::with_capacity(TOUCHED)),
             events: Cell::new(0),
+            pending: RefCell::default(),
+            journal: Journal::default(),
+            ledger: Ledger::default(),
             name: plan.name,
         });
         // Idle pCPUs first, so that guests spread as they are turned on.
@@ -232,6 +265,11 @@ impl Engine {
     /// What the VMs share, and what is measured about them, by number.
     pub(super) fn vms(&self) -> impl Iterator<Item = (&workload::Shared, &Meter)> {
         self.vms.iter().map(|vm| (&vm.shared, &vm.meter))
+    }
+
+    /// The vCPUs of a VM, by its number.
+    pub(super) fn vcpus_of(&self, vm: usize) -> Range<u16> {
+        self.vms[vm].shared.vcpus.clone()
     }
 
     /// Picks, wakes, blocks and migrations so far.
@@ -331,7 +369,12 @@ impl Engine {
         }
         self.depth.set(self.depth.get() + 1);
         let outer = self.world.enter(None);
+        let pending = self.pending.take();
         match self.world.next() {
+            _ if pending.is_some() => {
+                let refused = pending.map(|action| self.try_action(&action));
+                drop(refused);
+            }
             (time, Some(pcpu)) if time <= self.now() => self.execute(pcpu),
             _ => self.perform(self.random_action()),
         }

@@ -109,12 +109,18 @@ fn history(engine: &Engine, message: &str) -> Vec<String> {
             }
         });
     }
-    events.sort_by_key(|&(time, pcpu, _)| (time, pcpu));
-    let last = events.len().saturating_sub(LINES);
-    let line = |&(time, pcpu, event): &(u64, PcpuId, TraceEvent)| {
-        format!("{time} {pcpu} {}", describe(event).1)
+    let line = |(time, pcpu, event): (u64, PcpuId, TraceEvent)| {
+        (time, format!("{time} {pcpu} {}", describe(event).1))
     };
-    events[last..].iter().map(line).collect()
+    let mut lines: Vec<(u64, String)> = events.into_iter().map(line).collect();
+    lines.sort_by_key(|&(time, _)| time);
+    let first = lines.len().saturating_sub(LINES);
+    let mut lines = lines.split_off(first);
+    // What was done before all of it may have led to it, too.
+    let outside = engine.journal.lines().into_iter();
+    lines.extend(outside.map(|(time, line)| (time, format!("{time} somebody {line}"))));
+    lines.sort_by_key(|&(time, _)| time);
+    lines.into_iter().map(|(_, line)| line).collect()
 }
 
 /// Whom `event` is about, and in words.

@@ -1,16 +1,15 @@
 //! What the VMs and the pCPUs of a scenario got from one moment on, against what VMs are entitled to.
 
 use super::{
-    Outcome, PcpuOutcome, Scenario, VmOutcome, Workload,
+    Action, ActionSpec, Outcome, PcpuOutcome, PoolSpec, Scenario, VmOutcome, VmSpec, Workload,
     engine::{Engine, Meter},
-    scenario::Action,
     workload::Progress,
 };
 use crate::{
     Migrations, PcpuCounters, PcpuSet, VcpuId, VcpuTimes,
     policies::{Credit, Deadline, Fair},
 };
-use alloc::{vec, vec::Vec};
+use alloc::{string::String, vec, vec::Vec};
 use core::ops::{Range, Sub};
 
 /// Of what a fair policy gives a VM, so much may be missing or too much, and so many slices of each of its vCPUs.
@@ -103,7 +102,10 @@ fn counters(engine: &Engine) -> impl Iterator<Item = (PcpuCounters, u64)> {
     engine.pcpus.iter().map(|pcpu| {
         let pcpu = pcpu.borrow();
         let counters = engine.pool().pcpu_counters(pcpu.id, engine.now());
-        (counters.expect("rule: it is of the pool"), pcpu.overhead)
+        (
+            counters.expect("rule: it is of the pool"),
+            engine.overhead[pcpu.id.index()].get(),
+        )
     })
 }
 
@@ -130,6 +132,7 @@ pub(super) fn vms(engine: &Engine, scenario: &Scenario, baseline: &Baseline) -> 
         VmOutcome {
             name: vm.name.clone(),
             vcpus: vm.vcpus,
+            pool: pool_of(engine, shared),
             run: got.run,
             ready: got.ready,
             blocked: got.blocked,
@@ -149,6 +152,14 @@ pub(super) fn vms(engine: &Engine, scenario: &Scenario, baseline: &Baseline) -> 
     engine.vms().enumerate().map(outcome).collect()
 }
 
+/// What the pool of a VM is called.
+fn pool_of(engine: &Engine, shared: &super::workload::Shared) -> String {
+    let id = engine.handle(VcpuId::new(shared.vcpus.start)).pool_id();
+    let pools = engine.pool().pools().into_iter();
+    let mut names = pools.filter(|pool| pool.id == id).map(|pool| pool.name);
+    names.next().unwrap_or_default()
+}
+
 /// What each pCPU did since `baseline`.
 pub(super) fn pcpus(engine: &Engine, baseline: &Baseline) -> Vec<PcpuOutcome> {
     let outcome = |((now, overhead), (before, overhead_before)): (_, &(PcpuCounters, u64))| {
@@ -164,57 +175,83 @@ pub(super) fn pcpus(engine: &Engine, baseline: &Baseline) -> Vec<PcpuOutcome> {
     counters(engine).zip(&baseline.pcpus).map(outcome).collect()
 }
 
-/// Where all vCPUs may run, if all may run on the same pCPUs.
-fn common_affinity(scenario: &Scenario) -> Option<PcpuSet> {
-    let all = PcpuSet::all(scenario.topology.pcpus);
-    let mut affinities = scenario.vms.iter().map(|vm| vm.affinity.unwrap_or(all));
+/// Somebody changes who shall get what, or where.
+fn changes_shares(spec: &ActionSpec) -> bool {
+    let changes = |action: &Action| match action {
+        Action::Pause { .. }
+        | Action::Resume { .. }
+        | Action::Migrate { .. }
+        | Action::Drain(_)
+        | Action::Undrain(_) => false,
+        Action::SetWeight { .. }
+        | Action::SetPolicy { .. }
+        | Action::CreatePool { .. }
+        | Action::RemovePool { .. }
+        | Action::MovePcpu { .. }
+        | Action::MoveVm { .. }
+        | Action::Unplug(_)
+        | Action::Plug { .. } => true,
+    };
+    spec.choices.iter().any(changes)
+}
+
+/// Where all of `vms`, which belong to a pool with `all`, may run, if all may run on the same pCPUs.
+fn common_affinity(vms: &[(usize, &VmSpec)], all: PcpuSet) -> Option<PcpuSet> {
+    let mut affinities = vms.iter().map(|(_, vm)| vm.affinity.unwrap_or(all));
     let first = affinities.next()?;
     affinities
         .all(|affinity| affinity == first)
-        .then_some(first)
+        .then_some(first.intersection(all))
 }
 
 /// What part of all pCPUs each VM is entitled to, if each of its vCPUs wants to run for the part of the time that `wanted` says.
 fn entitled(scenario: &Scenario, wanted: &[f64]) -> Vec<Option<f64>> {
-    let count = scenario.vms.len();
-    let changes = |spec: &super::scenario::ActionSpec| {
-        matches!(spec.action, Action::SetWeight { .. } | Action::SetPolicy(_))
-    };
-    let (Some(affinity), false) = (
-        common_affinity(scenario),
-        scenario.actions.iter().any(changes),
-    ) else {
-        return vec![None; count];
-    };
+    let mut entitled = vec![None; scenario.vms.len()];
+    if scenario.actions.iter().any(changes_shares) {
+        return entitled;
+    }
     let pcpus = f64::from(scenario.topology.pcpus);
-    match &*scenario.policy.name {
+    for (number, pool) in scenario.pools().iter().enumerate() {
+        let vms = scenario.vms.iter().enumerate();
+        let vms: Vec<(usize, &VmSpec)> = vms.filter(|(_, vm)| vm.pool == number).collect();
+        for (&(index, _), part) in vms.iter().zip(entitled_in(pool, &vms, wanted)) {
+            entitled[index] = part.map(|part| part / pcpus);
+        }
+    }
+    entitled
+}
+
+/// How much of a pCPU each of `vms`, which are those of `pool`, is entitled to.
+fn entitled_in(pool: &PoolSpec, vms: &[(usize, &VmSpec)], wanted: &[f64]) -> Vec<Option<f64>> {
+    let Some(affinity) = common_affinity(vms, pool.pcpus) else {
+        return vec![None; vms.len()];
+    };
+    match &*pool.policy.name {
         Fair::NAME | Credit::NAME => {
-            let has_caps = scenario.policy.name == Credit::NAME;
-            let kinds = scenario.vms.iter().zip(wanted).map(|(vm, &wanted)| {
+            let has_caps = pool.policy.name == Credit::NAME;
+            let kinds = vms.iter().map(|&(index, vm)| {
                 let cap = vm.entitlement.cap.filter(|_| has_caps);
                 let cap = cap.map_or(1.0, |cap| f64::from(cap) / 100.0 / f64::from(vm.vcpus));
                 Kind {
                     count: f64::from(vm.vcpus),
                     weight: f64::from(vm.entitlement.weight.get()),
-                    limit: wanted.min(cap).min(1.0),
+                    limit: wanted[index].min(cap).min(1.0),
                 }
             });
             let kinds: Vec<Kind> = kinds.collect();
             let each = fill(&kinds, f64::from(affinity.len()));
             let parts = each.iter().zip(&kinds);
-            parts
-                .map(|(each, kind)| Some(each * kind.count / pcpus))
-                .collect()
+            parts.map(|(each, kind)| Some(each * kind.count)).collect()
         }
         Deadline::NAME => {
-            let parts = scenario.vms.iter().zip(wanted).map(|(vm, &wanted)| {
+            let parts = vms.iter().map(|&(index, vm)| {
                 let reservation = vm.entitlement.reservation?;
                 let part = reservation.budget() as f64 / reservation.period() as f64;
-                Some(part.min(wanted) * f64::from(vm.vcpus) / pcpus)
+                Some(part.min(wanted[index]) * f64::from(vm.vcpus))
             });
             parts.collect()
         }
-        _ => vec![None; count],
+        _ => vec![None; vms.len()],
     }
 }
 
@@ -259,14 +296,15 @@ pub(super) fn expect_fairness(scenario: &Scenario, outcome: &Outcome) {
     if !scenario.actions.is_empty() || !scenario.vms.iter().all(is_steady) {
         return;
     }
-    let knows_shares = [Fair::NAME, Credit::NAME].contains(&&*scenario.policy.name);
     let pcpus = f64::from(scenario.topology.pcpus);
-    for (spec, vm) in scenario.vms.iter().zip(&outcome.vms) {
+    for (index, (spec, vm)) in scenario.vms.iter().zip(&outcome.vms).enumerate() {
+        let policy = scenario.policy_of(index);
+        let knows_shares = [Fair::NAME, Credit::NAME].contains(&&*policy.name);
         let Some(entitled) = vm.entitled.filter(|_| knows_shares) else {
             continue;
         };
         let slice = spec.entitlement.slice.unwrap_or(0);
-        let slice = slice.max(scenario.policy.options.slice_ticks) as f64;
+        let slice = slice.max(policy.options.slice_ticks) as f64;
         let slices = TOLERATED_SLICES * slice * f64::from(vm.vcpus);
         let all = outcome.virtual_time as f64 * pcpus;
         let tolerance = TOLERANCE * entitled + slices / all;
@@ -283,23 +321,17 @@ pub(super) fn expect_fairness(scenario: &Scenario, outcome: &Outcome) {
 
 /// No VM got more than its cap lets it have, and who has reserved what its jobs need has missed no deadline.
 pub(super) fn expect_budgets(scenario: &Scenario, outcome: &Outcome, is_interleaved: bool) {
-    let changes = |spec: &super::ActionSpec| {
-        matches!(spec.action, Action::SetPolicy(_) | Action::SetWeight { .. })
-    };
-    if scenario.actions.iter().any(changes) {
+    if scenario.actions.iter().any(changes_shares) {
         return;
     }
     let costs = scenario.costs;
     // What comes to a job from outside: a wake-up, a move, and a few interrupts and switches.
     let disturbance = 10 * (costs.switch + costs.exit) + 2 * costs.kick_delay + costs.migration_far;
-    for (spec, vm) in scenario.vms.iter().zip(&outcome.vms) {
-        if let Some(cap) = spec
-            .entitlement
-            .cap
-            .filter(|_| scenario.policy.name == Credit::NAME)
-        {
+    for (index, (spec, vm)) in scenario.vms.iter().zip(&outcome.vms).enumerate() {
+        let policy = scenario.policy_of(index);
+        if let Some(cap) = spec.entitlement.cap.filter(|_| policy.name == Credit::NAME) {
             // Budgets of two periods may meet, and what is used too much is owed in the next.
-            let periods = outcome.virtual_time + 2 * scenario.policy.options.period_ticks;
+            let periods = outcome.virtual_time + 2 * policy.options.period_ticks;
             let most = u128::from(cap) * u128::from(periods) / 100;
             let most = most as u64 + disturbance * u64::from(vm.vcpus);
             let (name, run) = (&vm.name, vm.run);
@@ -309,7 +341,7 @@ pub(super) fn expect_budgets(scenario: &Scenario, outcome: &Outcome, is_interlea
             );
         }
         let reservation = spec.entitlement.reservation;
-        let reservation = reservation.filter(|_| scenario.policy.name == Deadline::NAME);
+        let reservation = reservation.filter(|_| policy.name == Deadline::NAME);
         let (Some(reservation), Workload::Periodic { period, work }) =
             (reservation, &spec.workload)
         else {

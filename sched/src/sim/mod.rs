@@ -14,6 +14,7 @@
 //!
 //! Elsewhere: all interleavings of single atomics (the loom models beside the protocols).
 
+mod action;
 mod agenda;
 #[cfg(test)]
 mod broken;
@@ -35,6 +36,8 @@ mod histogram;
 mod history;
 #[cfg(test)]
 mod hostile;
+mod journal;
+mod ledger;
 mod measure;
 mod outcome;
 mod outside;
@@ -64,13 +67,14 @@ mod world;
 #[cfg(test)]
 mod yields;
 
+pub use action::{Action, ActionSpec, Refused, When};
 pub use guest::{Instruction, Script};
 pub use histogram::Histogram;
-pub use outcome::{Failure, Outcome, PcpuOutcome, VmOutcome};
+pub use outcome::{Failure, Outcome, PcpuOutcome, PoolOutcome, VmOutcome};
 pub use outside::{Outside, Successor};
 pub use scenario::{
-    Action, ActionSpec, Costs, PolicySpec, RunOptions, Scenario, Topology, VmSpec,
-    failure_of_panic, run, run_with,
+    Costs, PolicySpec, PoolSpec, RunOptions, Scenario, Topology, VmSpec, failure_of_panic,
+    rehearse, run, run_with,
 };
 pub use stretches::Stretch;
 pub use workload::{Spread, Workload};
@@ -138,6 +142,7 @@ impl Simulation {
         let count = scripts.len() as u16;
         let guest = |(index, script)| GuestPlan {
             program: Program::Script(script, 0),
+            pool: 0,
             affinity: affinities
                 .get(index)
                 .copied()
@@ -147,7 +152,9 @@ impl Simulation {
         let engine = Engine::new(Plan {
             name: seed.map_or_else(String::new, |seed| format!("seed {seed}:")),
             pcpus,
+            first_pool: "first".into(),
             policy,
+            more_pools: Vec::new(),
             fallback_slice: FALLBACK_SLICE,
             guests: scripts.into_iter().enumerate().map(guest).collect(),
             vms: core::iter::once(0..count).collect(),

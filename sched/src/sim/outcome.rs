@@ -1,6 +1,7 @@
 //! What a run of a scenario gives: who got how much and how soon, or which rule broke.
 
 use super::{Histogram, Stretch};
+use crate::PcpuSet;
 use alloc::{string::String, vec::Vec};
 
 /// What happened. Times are in ns.
@@ -16,8 +17,14 @@ pub struct Outcome {
     pub virtual_time: u64,
     /// In the order of the scenario.
     pub vms: Vec<VmOutcome>,
+    /// Those that there are at the end, in their order, and then those that are gone.
+    pub pools: Vec<PoolOutcome>,
     /// By number.
     pub pcpus: Vec<PcpuOutcome>,
+    /// How many actions from outside there were, the warm-up included.
+    pub actions: u64,
+    /// How many of them were refused, as happens by chance, and changed nothing.
+    pub refused: u64,
     /// Who ran where, the warm-up included; empty unless it was to be recorded.
     pub stretches: Vec<Stretch>,
 }
@@ -29,6 +36,8 @@ pub struct VmOutcome {
     pub name: String,
     /// How many vCPUs it has.
     pub vcpus: u16,
+    /// The pool that it belongs to at the end.
+    pub pool: String,
     /// For how long its vCPUs ran, all together.
     pub run: u64,
     /// For how long they were ready and did not run.
@@ -57,6 +66,29 @@ pub struct VmOutcome {
     pub rounds: u64,
     /// When the last vCPU was up, counted from the start of the scenario; `None`: it was not, or nobody boots.
     pub finished_at: Option<u64>,
+}
+
+/// What a pool was at the end, and what its pCPUs did while it was measured and they belonged to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PoolOutcome {
+    /// What it is called.
+    pub name: String,
+    /// The name of its policy; empty if it is gone.
+    pub policy: String,
+    /// The pCPUs that it has; none if it is gone.
+    pub pcpus: PcpuSet,
+    /// How many vCPUs belong to it.
+    pub vcpus: usize,
+    /// As of a pCPU, all together.
+    pub busy: u64,
+    /// As of a pCPU, all together; a pCPU that is unplugged idles for nobody.
+    pub idle: u64,
+    /// As of a pCPU, all together.
+    pub overhead: u64,
+    /// As of a pCPU, all together.
+    pub switches: u64,
+    /// As of a pCPU, all together.
+    pub kicks: u64,
 }
 
 /// What a pCPU did while it was measured.

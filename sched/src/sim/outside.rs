@@ -45,9 +45,9 @@ pub enum Outside {
     MoveVcpu(VcpuId, PoolId),
     /// The same, of all vCPUs of a VM, or of none.
     MoveGroup(GroupId, PoolId),
-    /// Out of its pool, for good.
+    /// Out of its pool, and off once it is drained.
     Unplug(PcpuId),
-    /// Into this one.
+    /// On again if it was off, and into this one.
     Plug(PcpuId, PoolId),
 }
 
@@ -159,7 +159,10 @@ impl Engine {
                 pool.move_vcpus(&members.cloned().collect::<Vec<_>>(), to)
             }
             Outside::Unplug(pcpu) => pool.unplug(pcpu),
-            Outside::Plug(pcpu, to) => pool.plug(pcpu, to),
+            Outside::Plug(pcpu, to) => {
+                self.turn_on(pcpu);
+                pool.plug(pcpu, to)
+            }
             _ => Ok(()),
         }
     }

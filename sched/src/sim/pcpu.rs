@@ -12,8 +12,6 @@ pub(super) struct Pcpu {
     entered: u64,
     /// Since when the vCPU runs, as the scheduler counts.
     pub(super) running_since: u64,
-    /// What switches and interrupts have taken, in ticks.
-    pub(super) overhead: u64,
     /// Its last stretch.
     pub(super) stretch: Option<usize>,
 }
@@ -27,7 +25,6 @@ impl Pcpu {
             decision: Decision::Idle,
             entered: 0,
             running_since: 0,
-            overhead: 0,
             stretch: None,
         }
     }
@@ -36,6 +33,9 @@ impl Pcpu {
 impl Engine {
     /// The pCPU takes its interrupts, answers its guest's exit, and schedules.
     pub(super) fn execute(&self, id: PcpuId) {
+        if self.off[id.index()].get() {
+            return;
+        }
         let Ok(mut pcpu) = self.pcpus[id.index()].try_borrow_mut() else {
             return;
         };
@@ -77,8 +77,33 @@ impl Engine {
             0
         };
         self.resume(pcpu, delay);
+        let is_off = pcpu.decision == Decision::Drained && self.turn_off(pcpu);
         self.world.enter(outer);
-        self.world.schedule(id, own_time(pcpu));
+        if !is_off {
+            self.world.schedule(id, own_time(pcpu));
+        }
+    }
+
+    /// The pCPU is drained: if it was unplugged, and nothing is left to look at, it goes off.
+    fn turn_off(&self, pcpu: &mut Pcpu) -> bool {
+        let is_unplugged = self.pool.pool_of(pcpu.id).is_none();
+        if !is_unplugged || pcpu.sched.close().is_err() {
+            return false;
+        }
+        self.off[pcpu.id.index()].set(true);
+        self.world.turn_off(pcpu.id);
+        true
+    }
+
+    /// The pCPU is on again if it was off, and looks.
+    pub(super) fn turn_on(&self, id: PcpuId) {
+        if !self.off[id.index()].replace(false) {
+            return;
+        }
+        self.world.turn_on(id);
+        self.pcpus[id.index()].borrow_mut().sched.reopen();
+        self.world.schedule(id, self.now());
+        self.world.intrude();
     }
 
     /// The loop around [`LocalScheduler::schedule`], up to the guest or the idle wait. The pCPU has been busy for `delay`.
@@ -98,7 +123,8 @@ impl Engine {
             self.note_decision(pcpu);
         }
         let start = now + machine.delay;
-        pcpu.overhead += machine.delay;
+        let overhead = &self.overhead[id.index()];
+        overhead.set(overhead.get() + machine.delay);
         self.world.set_busy_until(id, start);
         if pcpu.decision != Decision::Run {
             return;

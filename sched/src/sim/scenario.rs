@@ -7,32 +7,27 @@
 //! different seeds. Times are in ns, which are the ticks of the simulated counter.
 
 use super::{
-    Failure, Outcome, Outside, Workload,
-    agenda::NEVER,
+    ActionSpec, Failure, Outcome, Outside, Workload,
+    action::{Actions, Refused},
     engine::{Engine, GuestPlan, Plan},
     guest::Program,
     hardware::Rates,
-    history,
+    history, ledger,
     measure::{self, Baseline},
     workload::Model,
     world::Unrest,
 };
 use crate::{
-    Entitlement, PcpuId, PcpuSet, Policy, PolicyError, PolicyOptions, PoolId, VcpuId, Weight,
-    policy_by_name,
+    Entitlement, PcpuSet, Policy, PolicyError, PolicyOptions, PoolId, VcpuId, policy_by_name,
 };
-use alloc::{
-    boxed::Box,
-    format,
-    rc::Rc,
-    string::{String, ToString},
-    vec::Vec,
-};
+use alloc::{boxed::Box, rc::Rc, string::String, vec::Vec};
 use core::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Everything is checked every so many events for each vCPU and pCPU; what an event touches, after each.
 const EVENTS_PER_CHECK: u64 = 4;
+/// What the pool of all pCPUs is called.
+const ALL: &str = "all";
 
 /// What is simulated. Everything but the seed.
 #[derive(Clone, Debug)]
@@ -45,8 +40,10 @@ pub struct Scenario {
     pub topology: Topology,
     /// What things take.
     pub costs: Costs,
-    /// Who runs next.
+    /// Who runs next, and what the run is called by; of the pCPUs of all pools, if there are any, the pools say it themselves.
     pub policy: PolicySpec,
+    /// The pools, which have each pCPU once; the first is the one that stays. None: one has all pCPUs and follows `policy`.
+    pub pools: Vec<PoolSpec>,
     /// The guests. Their vCPUs are numbered in this order.
     pub vms: Vec<VmSpec>,
     /// What else happens.
@@ -86,6 +83,17 @@ pub struct PolicySpec {
     pub options: PolicyOptions,
 }
 
+/// A pool of pCPUs.
+#[derive(Clone, Debug)]
+pub struct PoolSpec {
+    /// What it is called: unlike the others, and no pool's number.
+    pub name: String,
+    /// Those that it has, which no other one has.
+    pub pcpus: PcpuSet,
+    /// Who runs next there.
+    pub policy: PolicySpec,
+}
+
 /// A guest.
 #[derive(Clone, Debug)]
 pub struct VmSpec {
@@ -93,7 +101,9 @@ pub struct VmSpec {
     pub name: String,
     /// How many vCPUs it has, at least 1.
     pub vcpus: u16,
-    /// Where they may run; `None`: anywhere.
+    /// The number of its pool in the scenario; 0 if that has none.
+    pub pool: usize,
+    /// Where they may run; `None`: anywhere in its pool.
     pub affinity: Option<PcpuSet>,
     /// What each of them shall get; the group is replaced by the number of the VM.
     pub entitlement: Entitlement,
@@ -101,54 +111,6 @@ pub struct VmSpec {
     pub workload: Workload,
     /// When it is turned on.
     pub start: u64,
-}
-
-/// Something that somebody outside does.
-#[derive(Clone, Debug)]
-pub struct ActionSpec {
-    /// When.
-    pub first: u64,
-    /// And then again after each so many ns.
-    pub every: Option<u64>,
-    /// What.
-    pub action: Action,
-}
-
-/// What somebody outside may do. VMs are named by their number in the scenario.
-#[derive(Clone, Debug)]
-pub enum Action {
-    /// Pauses all vCPUs of a VM.
-    Pause {
-        /// Which.
-        vm: usize,
-    },
-    /// Lets them go on.
-    Resume {
-        /// Which.
-        vm: usize,
-    },
-    /// Gives all vCPUs of a VM another weight.
-    SetWeight {
-        /// Which.
-        vm: usize,
-        /// From now on.
-        weight: Weight,
-    },
-    /// Another policy takes over.
-    SetPolicy(PolicySpec),
-    /// Moves a vCPU.
-    Migrate {
-        /// Whose.
-        vm: usize,
-        /// Which of its vCPUs.
-        vcpu: u16,
-        /// Where.
-        to: PcpuId,
-    },
-    /// Takes a pCPU out of service.
-    Drain(PcpuId),
-    /// Puts it back.
-    Undrain(PcpuId),
 }
 
 /// How a scenario is run.
@@ -171,6 +133,24 @@ impl Scenario {
     /// How many vCPUs all VMs have.
     pub fn vcpus(&self) -> usize {
         self.vms.iter().map(|vm| usize::from(vm.vcpus)).sum()
+    }
+
+    /// The pools that there are at first; there is at least one.
+    pub(super) fn pools(&self) -> Vec<PoolSpec> {
+        if !self.pools.is_empty() {
+            return self.pools.clone();
+        }
+        alloc::vec![PoolSpec {
+            name: ALL.into(),
+            pcpus: PcpuSet::all(self.topology.pcpus),
+            policy: self.policy.clone(),
+        }]
+    }
+
+    /// What the pool of VM `index` follows at first.
+    pub(super) fn policy_of(&self, index: usize) -> &PolicySpec {
+        let pool = self.pools.get(self.vms[index].pool);
+        pool.map_or(&self.policy, |pool| &pool.policy)
     }
 
     /// The vCPUs of each VM.
@@ -200,6 +180,7 @@ impl Scenario {
                 let vcpu = VcpuId::new(guests.len() as u16);
                 guests.push(GuestPlan {
                     program: Program::Model(Model::new(vm.workload.clone(), vcpu, seed)),
+                    pool: vm.pool,
                     affinity: vm.affinity.unwrap_or(all),
                     entitlement: self.entitlement(index),
                 });
@@ -221,10 +202,20 @@ impl Scenario {
             migration_near,
             migration_far,
         } = self.costs;
+        let mut pools = self.pools().into_iter();
+        let first = pools.next().map_or(ALL.into(), |first| first.name);
+        let more = pools.map(|pool| {
+            let policy = pool.policy.policy();
+            let policy =
+                policy.unwrap_or_else(|error| panic!("policy `{}`: {error}", pool.policy.name));
+            (pool.name, pool.pcpus, policy)
+        });
         let engine = Engine::new(Plan {
             name: String::new(),
             pcpus: self.topology.pcpus,
+            first_pool: first,
             policy,
+            more_pools: more.collect(),
             fallback_slice: self.policy.options.slice_ticks,
             guests: self.guests(seed),
             vms: self.ranges(),
@@ -268,12 +259,13 @@ impl Scenario {
 /// broken rule is a panic instead, and [`failure_of_panic`] says the same.
 pub fn run(scenario: &Scenario, seed: u64, options: &RunOptions) -> Result<Outcome, Failure> {
     run_with(scenario, seed, options, || {
-        let policy = scenario.policy.policy();
-        policy.unwrap_or_else(|error| panic!("policy `{}`: {error}", scenario.policy.name))
+        let first = scenario.pools().swap_remove(0).policy;
+        let policy = first.policy();
+        policy.unwrap_or_else(|error| panic!("policy `{}`: {error}", first.name))
     })
 }
 
-/// Runs `scenario` with what `policy` makes instead of the policy that it names: one that is not in this crate.
+/// Runs `scenario` with what `policy` makes instead of the policy of its first pool: one that is not in this crate.
 ///
 /// # Errors
 /// As for [`run`].
@@ -292,6 +284,20 @@ pub fn run_with(
     result.map_err(|panic| history::failure(history::message(&*panic)))
 }
 
+/// Whether what `scenario` does at given times can be done: all of it in its order, on a machine that does not run.
+///
+/// # Errors
+/// The first thing that is refused.
+pub fn rehearse(scenario: &Scenario) -> Result<(), Refused> {
+    let first = scenario.pools().swap_remove(0).policy;
+    let Ok(policy) = first.policy() else {
+        // A run says why.
+        return Ok(());
+    };
+    let engine = scenario.engine(policy, 0, &RunOptions::default());
+    Actions::new(scenario, 0, false).rehearse(&engine)
+}
+
 /// What a panic with `message` on this thread says about the run that is going on here, for a panic hook; `None`: there is
 /// none.
 pub fn failure_of_panic(message: &str) -> Option<Failure> {
@@ -300,17 +306,22 @@ pub fn failure_of_panic(message: &str) -> Option<Failure> {
 
 fn play(engine: &Rc<Engine>, scenario: &Scenario, seed: u64, options: &RunOptions) -> Outcome {
     let policy = engine.pool().policy_name(PoolId::FIRST).unwrap_or_default();
-    let mut actions = Actions::new(scenario);
+    let mut actions = Actions::new(scenario, seed, options.interleave);
     actions.run_until(engine, scenario.warm_up);
     let baseline = Baseline::take(engine);
+    engine.begin_ledger();
     actions.run_until(engine, scenario.duration);
+    engine.settle_ledger();
     let outcome = Outcome {
         seed,
         policy,
         events: engine.events(),
         virtual_time: scenario.duration - scenario.warm_up.min(scenario.duration),
         vms: measure::vms(engine, scenario, &baseline),
+        pools: ledger::pools(engine),
         pcpus: measure::pcpus(engine, &baseline),
+        actions: actions.done,
+        refused: engine.journal.refused(),
         stretches: if options.record_stretches {
             engine.stretches()
         } else {
@@ -320,86 +331,4 @@ fn play(engine: &Rc<Engine>, scenario: &Scenario, seed: u64, options: &RunOption
     measure::expect_fairness(scenario, &outcome);
     measure::expect_budgets(scenario, &outcome, options.interleave);
     outcome
-}
-
-/// What comes from outside, and when each comes next.
-struct Actions<'a> {
-    scenario: &'a Scenario,
-    ranges: Vec<Range<u16>>,
-    next: Vec<u64>,
-}
-
-impl<'a> Actions<'a> {
-    fn new(scenario: &'a Scenario) -> Self {
-        Self {
-            scenario,
-            ranges: scenario.ranges(),
-            next: scenario.actions.iter().map(|spec| spec.first).collect(),
-        }
-    }
-
-    /// Lets time pass until `end`, and does what is to be done by then.
-    fn run_until(&mut self, engine: &Rc<Engine>, end: u64) {
-        loop {
-            let times = self.next.iter().copied().enumerate();
-            let first = times.min_by_key(|&(index, time)| (time, index));
-            let Some((index, time)) = first.filter(|&(_, time)| time <= end && time != NEVER)
-            else {
-                return engine.run_until(end);
-            };
-            engine.run_until(time);
-            let ActionSpec { every, action, .. } = &self.scenario.actions[index];
-            self.next[index] = match every {
-                Some(every) => time.saturating_add((*every).max(1)),
-                None => NEVER,
-            };
-            if let Err(refusal) = self.perform(engine, action) {
-                panic!("{action:?} at {time} is refused: {refusal}");
-            }
-        }
-    }
-
-    fn perform(&self, engine: &Rc<Engine>, action: &Action) -> Result<(), String> {
-        let vcpus = |vm: usize| self.ranges[vm].clone().map(VcpuId::new);
-        let act = |action| engine.perform(action);
-        match action {
-            &Action::Pause { vm } => vcpus(vm).map(Outside::Pause).for_each(act),
-            &Action::Resume { vm } => vcpus(vm).map(Outside::Resume).for_each(act),
-            &Action::Drain(pcpu) => act(Outside::Drain(pcpu)),
-            &Action::Undrain(pcpu) => act(Outside::Undrain(pcpu)),
-            &Action::Migrate { vm, vcpu, to } => {
-                let vcpu = VcpuId::new(self.ranges[vm].start + vcpu);
-                let may_go = engine.handle(vcpu).affinity().contains(to);
-                if !may_go {
-                    return Err(format!("{vcpu} may not run on {to}"));
-                }
-                act(Outside::Migrate(vcpu, to));
-            }
-            &Action::SetWeight { vm, weight } => {
-                engine.regime_at.set(engine.now());
-                for vcpu in vcpus(vm) {
-                    let handle = engine.handle(vcpu);
-                    let entitlement = Entitlement {
-                        weight,
-                        ..handle.entitlement()
-                    };
-                    change(engine, || handle.set_entitlement(&entitlement))?;
-                }
-            }
-            Action::SetPolicy(spec) => {
-                engine.regime_at.set(engine.now());
-                let policy = spec.policy().map_err(|error| error.to_string())?;
-                change(engine, || engine.pool().set_policy(PoolId::FIRST, policy))?;
-            }
-        }
-        engine.check();
-        Ok(())
-    }
-}
-
-/// Changes what vCPUs shall get, between two events.
-fn change<E: ToString>(engine: &Engine, act: impl FnOnce() -> Result<(), E>) -> Result<(), String> {
-    let changed = engine.change(act);
-    let changed = changed.expect("rule: between two events nobody changes anything");
-    changed.map_err(|refusal| refusal.to_string())
 }

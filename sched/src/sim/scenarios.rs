@@ -2,7 +2,7 @@
 
 use super::{
     Action, ActionSpec, Costs, Outcome, PolicySpec, RunOptions, Scenario, Spread, Topology, VmSpec,
-    Workload, run,
+    When, Workload, run,
 };
 use crate::{
     Entitlement, PcpuId, PcpuSet, PolicyOptions, Reservation, Weight,
@@ -26,6 +26,7 @@ pub(super) fn vm(name: &str, vcpus: u16, workload: Workload) -> VmSpec {
     VmSpec {
         name: name.into(),
         vcpus,
+        pool: 0,
         affinity: None,
         entitlement: Entitlement::default(),
         workload,
@@ -65,6 +66,7 @@ pub(super) fn scenario(policy: &str, pcpus: u16, vms: Vec<VmSpec>) -> Scenario {
             },
         },
         vms,
+        pools: Vec::new(),
         actions: Vec::new(),
     }
 }
@@ -348,9 +350,11 @@ fn no_policy_breaks_a_rule_whatever_comes_in_between() {
     for policy in NAMES.into_iter().filter(|&name| name != "pinned") {
         let mut scenario = mixture(policy);
         let spec = |first, action| ActionSpec {
-            first: first * MS,
-            every: Some(10 * MS),
-            action,
+            when: When::At {
+                first: first * MS,
+                every: Some(10 * MS),
+            },
+            choices: vec![action],
         };
         let pcpu = PcpuId::new(2).unwrap();
         scenario.actions = vec![
@@ -362,7 +366,10 @@ fn no_policy_breaks_a_rule_whatever_comes_in_between() {
         if policy == Fair::NAME {
             let mut other = scenario.policy.clone();
             other.name = Credit::NAME.into();
-            scenario.actions.push(spec(17, Action::SetPolicy(other)));
+            let (pool, policy) = (None, other);
+            scenario
+                .actions
+                .push(spec(17, Action::SetPolicy { pool, policy }));
             let weight = Weight::new(77).unwrap();
             scenario
                 .actions
@@ -383,9 +390,11 @@ fn what_an_action_may_not_do_is_said() {
     let mut scenario = mixture(Fair::NAME);
     let to = PcpuId::new(1).unwrap();
     scenario.actions = vec![ActionSpec {
-        first: 20 * MS,
-        every: None,
-        action: Action::Migrate { vm: 3, vcpu: 0, to },
+        when: When::At {
+            first: 20 * MS,
+            every: None,
+        },
+        choices: vec![Action::Migrate { vm: 3, vcpu: 0, to }],
     }];
     let failure = run(&scenario, 1, &RunOptions::default()).unwrap_err();
     let said = failure

@@ -132,6 +132,7 @@ fn scenario(policy: &str, pcpus: u16, vcpus: u16) -> Option<Scenario> {
     let vm = |index: u16| VmSpec {
         name: "vm".into(),
         vcpus: 4,
+        pool: 0,
         affinity: None,
         entitlement: Entitlement::default(),
         workload: match index % 4 {
@@ -164,6 +165,7 @@ fn scenario(policy: &str, pcpus: u16, vcpus: u16) -> Option<Scenario> {
             options: options(pcpus, vcpus, MS),
         },
         vms: (0..vcpus / 4).map(vm).collect(),
+        pools: Vec::new(),
         actions: Vec::new(),
     })
 }

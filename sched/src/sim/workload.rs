@@ -117,8 +117,13 @@ impl Random {
         z ^ z >> 31
     }
 
+    /// From 1 to twice `mean`, which it is in the mean.
+    pub(super) fn around(&mut self, mean: u64) -> u64 {
+        1 + self.below(mean.saturating_mul(2).max(1))
+    }
+
     /// A number below `limit`, which is not 0.
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 }

@@ -59,6 +59,8 @@ struct Line {
     timer_sets: AtomicU64,
     /// It will look at all this by itself.
     is_executing: AtomicBool,
+    /// Since when it is off, or `NEVER`.
+    off_since: AtomicU64,
 }
 
 pub(super) struct World {
@@ -94,6 +96,7 @@ impl World {
             busy_until: AtomicU64::new(0),
             timer_sets: AtomicU64::new(0),
             is_executing: AtomicBool::new(false),
+            off_since: AtomicU64::new(NEVER),
         };
         Self {
             now: AtomicU64::new(0),
@@ -211,6 +214,23 @@ impl World {
         self.lines[pcpu.index()].busy_until.store(time, Relaxed);
     }
 
+    /// `pcpu` goes off: whatever kick is on its way is about nothing.
+    pub(super) fn turn_off(&self, pcpu: PcpuId) {
+        let line = &self.lines[pcpu.index()];
+        line.off_since.store(self.time(), Relaxed);
+        if line.kick.swap(NEVER, Relaxed) != NEVER {
+            self.kicks_under_way.fetch_sub(1, Relaxed);
+        }
+        line.timer.store(NEVER, Relaxed);
+        line.signal.store(NEVER, Relaxed);
+        self.agenda.set(pcpu.index(), NEVER, 0);
+    }
+
+    /// It comes back.
+    pub(super) fn turn_on(&self, pcpu: PcpuId) {
+        self.lines[pcpu.index()].off_since.store(NEVER, Relaxed);
+    }
+
     /// What the guest on `pcpu` spins for has come.
     pub(super) fn signal(&self, pcpu: PcpuId) {
         let time = self.time() + 1;
@@ -298,6 +318,15 @@ impl Host for World {
         self.intrude();
         let arrival = self.time() + self.kick_ticks + self.below(self.kick_jitter + 1);
         let line = &self.lines[pcpu.index()];
+        let off_since = line.off_since.load(Relaxed);
+        if off_since != NEVER {
+            // Whoever kicks has decided to before it went off, in the middle of the same step.
+            assert!(
+                off_since == self.time(),
+                "rule: nobody kicks {pcpu}, which is off"
+            );
+            return;
+        }
         let before = line.kick.load(Relaxed);
         if before == NEVER {
             let under_way = self.kicks_under_way.load(Relaxed);

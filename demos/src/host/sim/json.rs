@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use trapline_sched::sim::{Failure, Histogram, Outcome, PcpuOutcome, VmOutcome};
+use trapline_sched::sim::{Failure, Histogram, Outcome, PcpuOutcome, PoolOutcome, VmOutcome};
 
 use super::ScenarioFile;
 
@@ -26,8 +26,14 @@ pub struct Run {
     pub events: u64,
     /// How long was measured: the duration less the time to warm up.
     pub virtual_time_ns: u64,
+    /// How many actions from outside there were, those of the time to warm up included.
+    pub actions: u64,
+    /// How many of them were refused, as happens by chance.
+    pub refused_actions: u64,
     /// One for each VM.
     pub vms: Vec<Vm>,
+    /// One for each pool: those that there are at the end, the first first, and those that are gone.
+    pub pools: Vec<Pool>,
     /// One for each pCPU.
     pub pcpus: Vec<Pcpu>,
 }
@@ -41,6 +47,8 @@ pub struct Vm {
     pub part: String,
     /// How many vCPUs it has.
     pub vcpus: u16,
+    /// The name of the pool that it belongs to at the end.
+    pub pool: String,
     /// How long they ran.
     pub run_ns: u64,
     /// How long they were ready and did not run.
@@ -90,6 +98,29 @@ pub struct Latency {
     pub p99_9: u64,
     /// The longest.
     pub max: u64,
+}
+
+/// What a pool was at the end, and what pCPUs did while they belonged to it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Its policy's name; empty if the pool is gone.
+    pub policy: String,
+    /// Its pCPUs, as in `0-1,3`; empty if the pool is gone.
+    pub pcpus: String,
+    /// How many vCPUs it has.
+    pub vcpus: usize,
+    /// As of a pCPU, of all together.
+    pub busy_ns: u64,
+    /// As of a pCPU, of all together.
+    pub idle_ns: u64,
+    /// As of a pCPU, of all together.
+    pub overhead_ns: u64,
+    /// As of a pCPU, of all together.
+    pub switches: u64,
+    /// As of a pCPU, of all together.
+    pub kicks: u64,
 }
 
 /// What a pCPU did.
@@ -153,6 +184,9 @@ impl Run {
             events: outcome.events,
             virtual_time_ns: outcome.virtual_time,
             vms: outcome.vms.iter().zip(parts).map(vm).collect(),
+            actions: outcome.actions,
+            refused_actions: outcome.refused,
+            pools: outcome.pools.iter().map(pool).collect(),
             pcpus: outcome.pcpus.iter().map(pcpu).collect(),
         }
     }
@@ -163,6 +197,7 @@ fn vm((vm, part): (&VmOutcome, String)) -> Vm {
         name: vm.name.clone(),
         part,
         vcpus: vm.vcpus,
+        pool: vm.pool.clone(),
         run_ns: vm.run,
         ready_ns: vm.ready,
         blocked_ns: vm.blocked,
@@ -190,6 +225,20 @@ fn latency(histogram: &Histogram) -> Latency {
         p99: histogram.percentile(99.0),
         p99_9: histogram.percentile(99.9),
         max: histogram.max(),
+    }
+}
+
+fn pool(pool: &PoolOutcome) -> Pool {
+    Pool {
+        name: pool.name.clone(),
+        policy: pool.policy.clone(),
+        pcpus: pool.pcpus.to_string(),
+        vcpus: pool.vcpus,
+        busy_ns: pool.busy,
+        idle_ns: pool.idle,
+        overhead_ns: pool.overhead,
+        switches: pool.switches,
+        kicks: pool.kicks,
     }
 }
 

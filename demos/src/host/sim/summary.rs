@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use trapline_sched::sim::{Histogram, Outcome, PcpuOutcome, VmOutcome};
+use trapline_sched::sim::{Histogram, Outcome, PcpuOutcome, PoolOutcome, VmOutcome};
 
 use super::ScenarioFile;
 use crate::host::table::align;
@@ -14,6 +14,8 @@ pub struct Part {
     pub name: String,
     /// How many VMs there are.
     pub vms: usize,
+    /// The pool that they belong to at the end; `None`: not all to the same, or there is only one.
+    pub pool: Option<String>,
     /// What they got of all pCPU time, 0 to 1.
     pub share: f64,
     /// What they shall get of it, if the policy knows shares.
@@ -61,6 +63,7 @@ impl Summary {
             Part {
                 name: name.to_owned(),
                 vms: vms.len(),
+                pool: pool_of(vms).filter(|_| outcome.pools.len() > 1),
                 share: vms.iter().map(|vm| vm.share).sum(),
                 entitled: vms.iter().map(|vm| vm.entitled).sum(),
                 run: sum(|vm| vm.run),
@@ -82,11 +85,19 @@ impl Summary {
     }
 }
 
+/// The pool that all of them belong to.
+fn pool_of(vms: &[VmOutcome]) -> Option<String> {
+    let (first, others) = vms.split_first()?;
+    let is_one = others.iter().all(|other| other.pool == first.pool);
+    is_one.then(|| first.pool.clone())
+}
+
 /// A column of a table: its heading, and what a part has there; `None`: there is nothing to say.
 type Column = (&'static str, fn(&Part) -> Option<String>);
 
 #[rustfmt::skip] // read by column
 const COLUMNS: &[Column] = &[
+    ("pool",         |part| part.pool.clone()),
     ("share %",      |part| Some(percent(part.share))),
     ("entitled %",   |part| part.entitled.map(percent)),
     ("run ms",       |part| Some(ms(part.run))),
@@ -152,22 +163,63 @@ fn name(part: &Part) -> String {
 /// The table of one run: a line for each part, and a last one about the pCPUs.
 pub fn table(summary: &Summary, outcome: &Outcome) -> String {
     let mut text = side_by_side(std::slice::from_ref(summary), COLUMNS, false);
+    if outcome.pools.len() > 1 {
+        text += &pools(&outcome.pools);
+    }
     let sum = |count: fn(&PcpuOutcome) -> u64| -> u64 { outcome.pcpus.iter().map(count).sum() };
     let (busy, idle) = (sum(|pcpu| pcpu.busy), sum(|pcpu| pcpu.idle));
     let of_all = |ns: u64| percent(ns as f64 / (busy + idle).max(1) as f64);
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "{} pCPUs: {} % busy, with {} % for switches and interrupts, {} % idle; {} switches, {} kicks; {} events",
+        "{} pCPUs: {} % busy, with {} % for switches and interrupts, {} % idle; {} switches, {} kicks; {} events{}",
         outcome.pcpus.len(),
         of_all(busy),
         of_all(sum(|pcpu| pcpu.overhead)),
         of_all(idle),
         sum(|pcpu| pcpu.switches),
         sum(|pcpu| pcpu.kicks),
-        outcome.events
+        outcome.events,
+        match (outcome.actions, outcome.refused) {
+            (0, _) => String::new(),
+            (actions, 0) => format!("; {actions} actions"),
+            (actions, refused) => format!("; {actions} actions, {refused} refused"),
+        }
     );
     text
+}
+
+/// A line for each pool.
+fn pools(pools: &[PoolOutcome]) -> String {
+    let headings = [
+        "pool",
+        "pcpus",
+        "policy",
+        "vcpus",
+        "busy %",
+        "overhead %",
+        "idle %",
+        "switches",
+        "kicks",
+    ];
+    let mut lines = vec![headings.map(str::to_owned).to_vec()];
+    lines.extend(pools.iter().map(|pool| {
+        let all = (pool.busy + pool.idle).max(1) as f64;
+        let of_all = |ns: u64| percent(ns as f64 / all);
+        let or_dash = |text: String| if text.is_empty() { "-".into() } else { text };
+        vec![
+            pool.name.clone(),
+            or_dash(pool.pcpus.to_string()),
+            or_dash(pool.policy.clone()),
+            pool.vcpus.to_string(),
+            of_all(pool.busy),
+            of_all(pool.overhead),
+            of_all(pool.idle),
+            pool.switches.to_string(),
+            pool.kicks.to_string(),
+        ]
+    }));
+    align(&lines)
 }
 
 /// One table with a group of columns for each run of the same scenario.

@@ -1,11 +1,15 @@
-//! `[[action]]`: what others do to the VMs meanwhile.
+//! `[[action]]`: what others do to the VMs and the pCPUs meanwhile, at a time or by chance.
 
 use trapline_sched::{
-    PcpuId, Weight,
-    sim::{Action, ActionSpec, PolicySpec},
+    PcpuId, PcpuSet, Weight,
+    sim::{Action, ActionSpec, PolicySpec, When},
 };
 
-use super::{MS, Vms, text::ActionText};
+use super::{
+    MS, Vms,
+    pools::{self, pcpus_of},
+    text::ActionText,
+};
 use crate::host::{
     Failure,
     failure::Result,
@@ -13,16 +17,27 @@ use crate::host::{
     toml_text::{choose, within},
 };
 
-/// What can be done, and what each needs to be told.
-const KINDS: [(&str, &[&str]); 7] = [
-    ("pause", &["vm"]),
-    ("resume", &["vm"]),
-    ("set-weight", &["vm", "weight"]),
-    ("set-policy", &["policy"]),
-    ("migrate", &["vm", "vcpu", "pcpu"]),
-    ("drain", &["pcpu"]),
-    ("undrain", &["pcpu"]),
+/// What can be done, what each needs to be told (what comes by chance draws it if it is not), and what it may be told.
+const KINDS: [(&str, &[&str], &[&str]); 13] = [
+    ("pause", &["vm"], &[]),
+    ("resume", &["vm"], &[]),
+    ("set-weight", &["vm", "weight"], &[]),
+    ("set-policy", &["policy"], &["pool"]),
+    ("migrate", &["vm", "vcpu", "pcpu"], &[]),
+    ("drain", &["pcpu"], &[]),
+    ("undrain", &["pcpu"], &[]),
+    ("create-pool", &["pool", "pcpus", "policy"], &[]),
+    ("remove-pool", &["pool"], &[]),
+    ("move-pcpu", &["pcpu", "pool"], &[]),
+    ("move-vm", &["vm", "pool"], &[]),
+    ("unplug", &["pcpu"], &[]),
+    ("plug", &["pcpu"], &["pool"]),
 ];
+
+/// An action by chance is one of at most so many.
+const MOST_CHOICES: usize = 4096;
+/// What chance draws of weights.
+const WEIGHTS: [u16; 4] = [1, 100, Weight::DEFAULT.get(), Weight::LIMIT];
 
 /// What an action is checked against.
 pub(super) struct Actions<'a> {
@@ -30,84 +45,249 @@ pub(super) struct Actions<'a> {
     pub vms: &'a Vms,
     /// How many pCPUs there are.
     pub pcpus: u16,
+    /// The pools that there are at first, and those that actions create.
+    pub pools: &'a [&'a str],
     /// How long all takes, in milliseconds.
     pub duration_ms: i64,
     /// The policy with that name, with the options of the file.
-    pub policy: &'a dyn Fn(&str) -> PolicySpec,
+    pub policy: &'a dyn Fn(&str, &Place) -> Result<PolicySpec>,
+    /// The names of those that chance may draw.
+    pub policies: &'a [&'a str],
+}
+
+/// What an action is told: each of these is drawn, or all are done. One that the action does not need is `None`.
+struct Parts {
+    vms: Vec<Option<usize>>,
+    vcpu: Option<u16>,
+    pcpus: Vec<Option<PcpuId>>,
+    pools: Vec<Option<String>>,
+    policies: Vec<Option<PolicySpec>>,
+    weights: Vec<Option<Weight>>,
+    set: Option<PcpuSet>,
 }
 
 impl Actions<'_> {
-    /// What `text` says, which stands at `place`: one action for each VM that it names.
+    /// What `text` says, which stands at `place`: at a time one action for each VM that it names.
     ///
     /// # Errors
     /// There is no such action, or what it is told is not what it needs.
     pub(super) fn read(&self, text: &ActionText, place: &Place) -> Result<Vec<ActionSpec>> {
-        let kind = text.kind.as_str();
         self.check_keys(text, place)?;
+        let when = self.when(text, place)?;
+        let parts = self.parts(text, place)?;
+        let choices = self.choices(text, &parts, place)?;
+        let spec = |choices| ActionSpec { when, choices };
+        Ok(match when {
+            When::At { .. } => choices
+                .into_iter()
+                .map(|action| spec(vec![action]))
+                .collect(),
+            When::ByChance { .. } => vec![spec(choices)],
+        })
+    }
+
+    fn when(&self, text: &ActionText, place: &Place) -> Result<When> {
         let last = self.duration_ms;
         let at = within(text.at_ms, 0..=last, "at_ms", place)?;
         let every = within(text.every_ms, 1..=last, "every_ms", place)?;
-        let Some(first) = at.or(every) else {
-            let remedy = "give at_ms, every_ms, or both";
-            return Err(Failure::input(
+        let mean = within(text.about_every_ms, 1..=last, "about_every_ms", place)?;
+        let ns = |ms: i64| ms as u64 * MS;
+        match (at.or(every), mean) {
+            (None, Some(mean)) => Ok(When::ByChance { mean: ns(mean) }),
+            (Some(first), None) => Ok(When::At {
+                first: ns(first),
+                every: every.map(ns),
+            }),
+            (None, None) => Err(Failure::input(
                 "an action without a time",
                 place.of("at_ms"),
-                remedy,
-            ));
-        };
-        let pcpu = within(text.pcpu, 0..=i64::from(self.pcpus) - 1, "pcpu", place)?;
-        let pcpu = pcpu.and_then(|pcpu| PcpuId::new(pcpu as u16));
-        let weight = within(text.weight, 1..=i64::from(Weight::LIMIT), "weight", place)?;
-        let weight = weight.and_then(|weight| Weight::new(weight as u16));
-        let vms = match &text.vm {
-            Some(name) => self.vms.find(name, place)?,
-            None => Vec::new(),
-        };
-        let vcpus = vms.first().map_or(1, |vm| self.vms.specs[*vm].vcpus);
-        let vcpu = within(text.vcpu, 0..=i64::from(vcpus) - 1, "vcpu", place)?;
-        let may_go = |vm: &&usize| {
-            let affinity = self.vms.specs[**vm].affinity;
-            affinity
-                .zip(pcpu)
-                .is_none_or(|(affinity, pcpu)| affinity.contains(pcpu))
-        };
-        if let Some(vm) = vms.iter().find(|vm| !may_go(vm)) {
-            let what = format!("`{}` may not run there", self.vms.specs[*vm].name);
-            return Err(Failure::input(
-                what,
-                place.of("pcpu"),
-                "give one of its affinity",
-            ));
+                "give at_ms, every_ms, or both, or about_every_ms",
+            )),
+            (Some(_), Some(_)) => Err(Failure::input(
+                "an action at a time and by chance",
+                place.of("about_every_ms"),
+                "give at_ms and every_ms, or about_every_ms",
+            )),
         }
-        let each = |action: &dyn Fn(usize) -> Action| vms.iter().map(|vm| action(*vm)).collect();
-        let actions: Vec<Action> = match (kind, pcpu, weight, vcpu, &text.policy) {
-            ("pause", ..) => each(&|vm| Action::Pause { vm }),
-            ("resume", ..) => each(&|vm| Action::Resume { vm }),
-            ("set-weight", _, Some(weight), ..) => each(&|vm| Action::SetWeight { vm, weight }),
-            ("migrate", Some(to), _, Some(vcpu), _) => each(&|vm| Action::Migrate {
-                vm,
-                vcpu: vcpu as u16,
-                to,
-            }),
-            ("drain", Some(pcpu), ..) => vec![Action::Drain(pcpu)],
-            ("undrain", Some(pcpu), ..) => vec![Action::Undrain(pcpu)],
-            ("set-policy", _, _, _, Some(policy)) => vec![Action::SetPolicy((self.policy)(policy))],
-            _ => unreachable!("its keys have been checked"),
-        };
-        let spec = |action| ActionSpec {
-            first: first as u64 * MS,
-            every: every.map(|every| every as u64 * MS),
-            action,
-        };
-        Ok(actions.into_iter().map(spec).collect())
     }
 
-    /// Each key that the action needs is given, and no other.
+    fn parts(&self, text: &ActionText, place: &Place) -> Result<Parts> {
+        let (needed, _) = keys_of(&text.kind).expect("its keys have been checked");
+        let needs = |key: &str| needed.contains(&key);
+        let pcpu = within(text.pcpu, 0..=i64::from(self.pcpus) - 1, "pcpu", place)?;
+        let pcpus = match pcpu {
+            Some(pcpu) => vec![PcpuId::new(pcpu as u16)],
+            None if needs("pcpu") => (0..self.pcpus).map(PcpuId::new).collect(),
+            None => vec![None],
+        };
+        let weight = within(text.weight, 1..=i64::from(Weight::LIMIT), "weight", place)?;
+        let weights = match weight {
+            Some(weight) => vec![Weight::new(weight as u16)],
+            None if needs("weight") => WEIGHTS.into_iter().map(Weight::new).collect(),
+            None => vec![None],
+        };
+        let vms = match &text.vm {
+            Some(name) => self.vms.find(name, place)?.into_iter().map(Some).collect(),
+            None if needs("vm") => (0..self.vms.specs.len()).map(Some).collect(),
+            None => vec![None],
+        };
+        let named = text.vm.as_ref().and(vms.first().copied().flatten());
+        let vcpus = named.map_or(u16::MAX, |vm| self.vms.specs[vm].vcpus);
+        let vcpu = within(text.vcpu, 0..=i64::from(vcpus) - 1, "vcpu", place)?;
+        let pools = match &text.pool {
+            Some(name) => vec![Some(self.known_pool(&text.kind, name, place)?)],
+            None if needs("pool") => self
+                .pools
+                .iter()
+                .map(|name| Some((*name).to_owned()))
+                .collect(),
+            None => vec![None],
+        };
+        let policy = |name: &str| (self.policy)(name, place).map(Some);
+        let policies = match &text.policy {
+            Some(name) => vec![policy(name)?],
+            None if needs("policy") => self
+                .policies
+                .iter()
+                .map(|name| policy(name))
+                .collect::<Result<_>>()?,
+            None => vec![None],
+        };
+        let set = match &text.pcpus {
+            Some(list) => Some(pcpus_of(list, self.pcpus, "pcpus", place)?),
+            None => None,
+        };
+        Ok(Parts {
+            vms,
+            vcpu: vcpu.map(|vcpu| vcpu as u16),
+            pcpus,
+            pools,
+            policies,
+            weights,
+            set,
+        })
+    }
+
+    /// A pool with this name is there at some time.
+    fn known_pool(&self, kind: &str, name: &str, place: &Place) -> Result<String> {
+        if kind == "create-pool" {
+            pools::check_name(name, place)?;
+        } else if !self.pools.contains(&name) {
+            let what = format!("there is no pool `{}`", name.escape_debug());
+            let remedy = choose(name, self.pools);
+            return Err(Failure::input(what, place.of("pool"), &remedy));
+        }
+        Ok(name.to_owned())
+    }
+
+    /// Everything that `parts` leave open.
+    fn choices(&self, text: &ActionText, parts: &Parts, place: &Place) -> Result<Vec<Action>> {
+        let count = [
+            parts.vms.len(),
+            parts.pcpus.len(),
+            parts.pools.len(),
+            parts.policies.len(),
+            parts.weights.len(),
+        ];
+        let count = count.into_iter().fold(1, usize::saturating_mul);
+        if count > MOST_CHOICES {
+            let what = format!("{count} different actions");
+            let remedy = format!("say more of what it is about: at most {MOST_CHOICES}");
+            return Err(Failure::input(what, place.of("do"), &remedy));
+        }
+        let mut choices = Vec::new();
+        for &vm in &parts.vms {
+            for &pcpu in &parts.pcpus {
+                for pool in &parts.pools {
+                    for policy in &parts.policies {
+                        for &weight in &parts.weights {
+                            let pool = pool.clone();
+                            let policy = policy.clone();
+                            let told = (vm, pcpu, pool, policy, weight);
+                            choices.extend(self.actions(text, parts, told, place)?);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(choices)
+    }
+
+    #[expect(clippy::type_complexity, reason = "read by the match alone")]
+    fn actions(
+        &self,
+        text: &ActionText,
+        parts: &Parts,
+        told: (
+            Option<usize>,
+            Option<PcpuId>,
+            Option<String>,
+            Option<PolicySpec>,
+            Option<Weight>,
+        ),
+        place: &Place,
+    ) -> Result<Vec<Action>> {
+        Ok(vec![match (text.kind.as_str(), told) {
+            ("pause", (Some(vm), ..)) => Action::Pause { vm },
+            ("resume", (Some(vm), ..)) => Action::Resume { vm },
+            ("set-weight", (Some(vm), .., Some(weight))) => Action::SetWeight { vm, weight },
+            ("migrate", (Some(vm), Some(to), ..)) => {
+                return self.migrations(vm, parts.vcpu, to, text, place);
+            }
+            ("drain", (_, Some(pcpu), ..)) => Action::Drain(pcpu),
+            ("undrain", (_, Some(pcpu), ..)) => Action::Undrain(pcpu),
+            ("set-policy", (_, _, pool, Some(policy), _)) => Action::SetPolicy { pool, policy },
+            ("create-pool", (_, _, Some(name), Some(policy), _)) => {
+                let sets = match parts.set {
+                    Some(set) => vec![set],
+                    None => PcpuSet::all(self.pcpus).iter().map(PcpuSet::only).collect(),
+                };
+                let create = |pcpus| Action::CreatePool {
+                    name: name.clone(),
+                    pcpus,
+                    policy: policy.clone(),
+                };
+                return Ok(sets.into_iter().map(create).collect());
+            }
+            ("remove-pool", (_, _, Some(pool), ..)) => Action::RemovePool { pool },
+            ("move-pcpu", (_, Some(pcpu), Some(pool), ..)) => Action::MovePcpu { pcpu, pool },
+            ("move-vm", (Some(vm), _, Some(pool), ..)) => Action::MoveVm { vm, pool },
+            ("unplug", (_, Some(pcpu), ..)) => Action::Unplug(pcpu),
+            ("plug", (_, Some(pcpu), pool, ..)) => Action::Plug { pcpu, pool },
+            _ => unreachable!("its keys have been checked"),
+        }])
+    }
+
+    /// The moves of one vCPU of `vm`, or of any: where it may not go chance does not send it.
+    fn migrations(
+        &self,
+        vm: usize,
+        vcpu: Option<u16>,
+        to: PcpuId,
+        text: &ActionText,
+        place: &Place,
+    ) -> Result<Vec<Action>> {
+        let spec = &self.vms.specs[vm];
+        let may_go = spec.affinity.is_none_or(|affinity| affinity.contains(to));
+        if !may_go && text.about_every_ms.is_none() {
+            let what = format!("`{}` may not run there", spec.name);
+            let remedy = "give one of its affinity";
+            return Err(Failure::input(what, place.of("pcpu"), remedy));
+        }
+        let vcpus = match vcpu {
+            Some(vcpu) => vcpu..vcpu + 1,
+            None => 0..spec.vcpus,
+        };
+        let vcpus = vcpus.filter(|&vcpu| may_go && vcpu < spec.vcpus);
+        Ok(vcpus.map(|vcpu| Action::Migrate { vm, vcpu, to }).collect())
+    }
+
+    /// Each key that the action needs is given, unless chance draws it, and no other.
     fn check_keys(&self, text: &ActionText, place: &Place) -> Result<()> {
         let kind = text.kind.as_str();
-        let Some((_, needed)) = KINDS.iter().find(|(known, _)| *known == kind) else {
+        let Some((needed, possible)) = keys_of(kind) else {
             let what = format!("unknown action `{}`", kind.escape_debug());
-            let known = KINDS.map(|(kind, _)| kind);
+            let known = KINDS.map(|(kind, ..)| kind);
             return Err(Failure::input(what, place.of("do"), &choose(kind, &known)));
         };
         let keys = [
@@ -116,17 +296,28 @@ impl Actions<'_> {
             ("pcpu", text.pcpu.is_some()),
             ("weight", text.weight.is_some()),
             ("policy", text.policy.is_some()),
+            ("pool", text.pool.is_some()),
+            ("pcpus", text.pcpus.is_some()),
         ];
+        let is_drawn = |key| {
+            let has_a_name = kind == "create-pool" && key == "pool";
+            text.about_every_ms.is_some() && !has_a_name
+        };
         for (key, is_given) in keys {
             let verb = match (is_given, needed.contains(&key)) {
-                (true, false) => "has no",
-                (false, true) => "needs a",
+                (true, false) if !possible.contains(&key) => "has no",
+                (false, true) if !is_drawn(key) => "needs a",
                 _ => continue,
             };
             let what = format!("action `{kind}` {verb} `{key}`");
-            let remedy = format!("give {}", needed.join(", "));
+            let remedy = format!("give {}", [needed, possible].concat().join(", "));
             return Err(Failure::input(what, place.of(key), &remedy));
         }
         Ok(())
     }
+}
+
+fn keys_of(kind: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
+    let found = KINDS.iter().find(|(known, ..)| *known == kind);
+    found.map(|(_, needed, possible)| (*needed, *possible))
 }

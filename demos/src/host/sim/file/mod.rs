@@ -4,11 +4,13 @@
 //! [`ScenarioFile::scenario`] asks the policy whether it can keep what the VMs shall get. Times are nanoseconds from there on.
 
 mod action;
+mod pools;
 mod text;
 mod vms;
 mod workload;
 
 use std::{
+    collections::BTreeMap,
     ops::{Range, RangeInclusive},
     path::Path,
 };
@@ -17,11 +19,12 @@ use trapline_sched::{
     GroupId, PcpuId, PcpuSet, PolicyOptions, VcpuId, policies,
     policies::{Table, Window},
     policy_by_name,
-    sim::{ActionSpec, Costs, PolicySpec, Scenario, Topology},
+    sim::{self, ActionSpec, Costs, PolicySpec, PoolSpec, Refused, Scenario, Topology},
 };
 
 use self::{
     action::Actions,
+    pools::{Pool, Pools},
     text::{CostsText, FileText, GUIDE},
     vms::Vms,
 };
@@ -62,7 +65,7 @@ const COSTS: Costs = Costs {
 #[derive(Debug)]
 pub struct ScenarioFile {
     policy: String,
-    options: Options,
+    pools: Pools,
     scenario: Unscheduled,
     windows: Vec<CheckedWindow>,
     vms: Vms,
@@ -77,6 +80,8 @@ struct Unscheduled {
     topology: Topology,
     costs: Costs,
     actions: Vec<ActionSpec>,
+    /// Where each of them stands.
+    places: Vec<Place>,
 }
 
 /// What policies are told, in microseconds.
@@ -84,6 +89,15 @@ struct Unscheduled {
 struct Options {
     slice_us: u64,
     period_us: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            slice_us: DEFAULT_SLICE_US as u64,
+            period_us: PolicyOptions::PERIOD_US.into(),
+        }
+    }
 }
 
 impl ScenarioFile {
@@ -108,67 +122,77 @@ impl ScenarioFile {
         let duration_ms = required(parsed.duration_ms, 1..=DURATION_MS, "duration_ms", &place)?;
         let warm_up_ms = required(parsed.warm_up_ms, 0..=duration_ms - 1, "warm_up_ms", &place)?;
         let topology = topology_of(&parsed, &place)?;
+        let policy = parsed.policy.clone();
+        let policy = policy.unwrap_or_else(|| policies::RoundRobin::NAME.to_owned());
+        check_policy(&policy, &place)?;
+        let options = options_of(&policy, &parsed.policy_options, Options::default(), &place)?;
+        let texts = parsed.pool.iter().zip(lines.pools).map(|(pool, lines)| {
+            let owner = format!("pool `{}`", pool.name.escape_debug());
+            (pool, part(owner, lines))
+        });
+        let texts: Vec<_> = texts.collect();
+        let pools = Pools::read(&texts, topology.pcpus, &policy, options)?;
         let mut vms = Vms::default();
         for (vm, lines) in parsed.vm.iter().zip(lines.vms) {
             let owner = format!("vm `{}`", vm.name.escape_debug());
-            vms.add(vm, topology, duration_ms, part(owner, lines))?;
+            vms.add(vm, topology, &pools, duration_ms, part(owner, lines))?;
         }
         if vms.specs.is_empty() {
             let remedy = "describe at least one in a [[vm]]";
             return Err(Failure::input("there is no VM", file, remedy));
         }
-        let policy = parsed.policy.clone();
-        let policy = policy.unwrap_or_else(|| policies::RoundRobin::NAME.to_owned());
-        check_policy(&policy, &place)?;
-        scheduling::check_options(&policy, &parsed.policy_options, "policy_options.", &place)?;
-        let option = |name: &str| parsed.policy_options.get(name).copied();
-        let slice = within(
-            option("slice_us"),
-            SLICE_US,
-            "policy_options.slice_us",
-            &place,
-        )?;
-        let period = scheduling::RESERVATION_US;
-        let period = within(
-            option("period_us"),
-            period,
-            "policy_options.period_us",
-            &place,
-        )?;
-        let options = Options {
-            slice_us: slice.unwrap_or(DEFAULT_SLICE_US) as u64,
-            period_us: period.map_or(PolicyOptions::PERIOD_US.into(), |period| period as u64),
-        };
         let names: Vec<&str> = vms.specs.iter().map(|vm| vm.name.as_str()).collect();
         let windows = scheduling::windows_of(&parsed.window, &names, topology.pcpus, &place)?;
         let mut read = Self {
             policy,
-            options,
+            pools,
             scenario: Unscheduled {
                 duration: duration_ms as u64 * MS,
                 warm_up: warm_up_ms as u64 * MS,
                 topology,
                 costs: costs_of(&parsed.costs, &place)?,
                 actions: Vec::new(),
+                places: Vec::new(),
             },
             windows,
             vms,
             place,
         };
+        let created = parsed
+            .action
+            .iter()
+            .filter(|action| action.kind == "create-pool");
+        let created = created.filter_map(|action| action.pool.as_deref());
+        let known = read.pools.all().iter().map(|pool| pool.name.as_str());
+        let mut known: Vec<&str> = known.collect();
+        for created in created {
+            if !known.contains(&created) {
+                known.push(created);
+            }
+        }
+        let drawn: Vec<&str> = policies::NAMES
+            .into_iter()
+            .filter(|&name| name != policies::Pinned::NAME && read.takes(name))
+            .collect();
+        let (mut actions, mut places) = (Vec::new(), Vec::new());
         for (action, lines) in parsed.action.iter().zip(lines.actions) {
             let place = part("this action".into(), lines);
-            if let Some(policy) = &action.policy {
-                read.admit(policy, &place)?;
-            }
-            let actions = Actions {
+            let context = Actions {
                 vms: &read.vms,
                 pcpus: topology.pcpus,
+                pools: &known,
                 duration_ms,
-                policy: &|name| read.spec_of(name).expect("it has been tried"),
+                policy: &|name, place| {
+                    check_policy(name, place)?;
+                    read.spec_of(name, &read.pools.all()[0])
+                },
+                policies: &drawn,
             };
-            let actions = actions.read(action, &place)?;
-            read.scenario.actions.extend(actions);
+            let specs = context.read(action, &place)?;
+            places.extend(specs.iter().map(|_| place.clone()));
+            actions.extend(specs);
         }
+        (read.scenario.actions, read.scenario.places) = (actions, places);
         Ok(read)
     }
 
@@ -197,22 +221,58 @@ impl ScenarioFile {
         } else {
             &from_outside
         };
-        let policy = self.admit(policy, place)?;
+        check_policy(policy, place)?;
+        let mut pools = Vec::new();
+        for (number, pool) in self.pools.all().iter().enumerate() {
+            let name = pool.policy.as_deref().unwrap_or(policy);
+            pools.push(PoolSpec {
+                name: pool.name.clone(),
+                pcpus: pool.pcpus,
+                policy: self.admit(name, number, pool.place.as_ref().unwrap_or(place))?,
+            });
+        }
         let duration = scenario.duration.min(limit.unwrap_or(u64::MAX));
-        Ok(Scenario {
+        let everywhere = Pool {
+            pcpus: PcpuSet::all(scenario.topology.pcpus),
+            ..self.pools.all()[0].clone()
+        };
+        let scenario = Scenario {
             duration,
             warm_up: scenario.warm_up.min(duration / 2),
             topology: scenario.topology,
             costs: scenario.costs,
-            policy,
+            policy: self.spec_of(policy, &everywhere)?,
+            pools: if self.pools.is_one() {
+                Vec::new()
+            } else {
+                pools
+            },
             vms: self.vms.specs.clone(),
             actions: scenario.actions.clone(),
-        })
+        };
+        sim::rehearse(&scenario).map_err(
+            |Refused {
+                 index,
+                 time,
+                 reason,
+             }| {
+                let what = format!("what is done at {} ms is refused: {reason}", time / MS);
+                let remedy = format!("see {GUIDE} (times are in nanoseconds)");
+                Failure::input(what, self.scenario.places[index].of("do"), &remedy)
+            },
+        )?;
+        Ok(scenario)
     }
 
-    /// What the policy `name` is told.
-    fn spec_of(&self, name: &str) -> Result<PolicySpec> {
-        let pcpus = PcpuSet::all(self.scenario.topology.pcpus);
+    /// The policy can be made, with the options of the file.
+    fn takes(&self, name: &str) -> bool {
+        let spec = self.spec_of(name, &self.pools.all()[0]);
+        spec.is_ok_and(|spec| policy_by_name(name, spec.options).is_ok())
+    }
+
+    /// What the policy `name` of `pool` is told.
+    fn spec_of(&self, name: &str, pool: &Pool) -> Result<PolicySpec> {
+        let pcpus = pool.pcpus;
         let frames = pcpus.iter().filter_map(|pcpu| {
             let here = |window: &&CheckedWindow| window.pcpus.contains(pcpu);
             let windows = self.windows.iter().filter(here).map(|window| Window {
@@ -233,19 +293,18 @@ impl ScenarioFile {
         Ok(PolicySpec {
             name: name.to_owned(),
             options: PolicyOptions {
-                slice_ticks: self.options.slice_us * US,
+                slice_ticks: pool.options.slice_us * US,
                 max_vcpus: self.vms.vcpus() as u16,
                 pcpus,
-                period_ticks: self.options.period_us * US,
+                period_ticks: pool.options.period_us * US,
                 table,
             },
         })
     }
 
-    /// Asks the policy itself whether it can keep what each VM shall get.
-    fn admit(&self, name: &str, place: &Place) -> Result<PolicySpec> {
-        check_policy(name, place)?;
-        let spec = self.spec_of(name)?;
+    /// Asks the policy of pool `number` itself whether it can keep what each VM there shall get.
+    fn admit(&self, name: &str, number: usize, place: &Place) -> Result<PolicySpec> {
+        let spec = self.spec_of(name, &self.pools.all()[number])?;
         let policy = policy_by_name(name, spec.options.clone()).map_err(|error| {
             let remedy = format!("see {GUIDE} (times are in nanoseconds)");
             Failure::input(error, place.of("policy"), &remedy)
@@ -254,7 +313,11 @@ impl ScenarioFile {
         for entry in &self.vms.entries {
             for vm in &self.vms.specs[entry.specs.clone()] {
                 let affinity = vm.affinity.unwrap_or(spec.options.pcpus);
+                let affinity = affinity.intersection(spec.options.pcpus);
                 for id in ids.by_ref().take(vm.vcpus.into()) {
+                    if vm.pool != number {
+                        continue;
+                    }
                     policy
                         .admit(id, &vm.entitlement, affinity)
                         .map_err(|refusal| {
@@ -269,6 +332,26 @@ impl ScenarioFile {
         }
         Ok(spec)
     }
+}
+
+/// What `policy` is told by `given`, and by `otherwise` where that says nothing.
+fn options_of(
+    policy: &str,
+    given: &BTreeMap<String, i64>,
+    otherwise: Options,
+    place: &Place,
+) -> Result<Options> {
+    scheduling::check_options(policy, given, "policy_options.", place)?;
+    let option = |name: &str, range| {
+        let key = format!("policy_options.{name}");
+        within(given.get(name).copied(), range, &key, place)
+    };
+    let slice = option("slice_us", SLICE_US)?;
+    let period = option("period_us", scheduling::RESERVATION_US)?;
+    Ok(Options {
+        slice_us: slice.map_or(otherwise.slice_us, |slice| slice as u64),
+        period_us: period.map_or(otherwise.period_us, |period| period as u64),
+    })
 }
 
 fn check_policy(name: &str, place: &Place) -> Result<()> {

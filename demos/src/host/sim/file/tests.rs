@@ -1,4 +1,4 @@
-use trapline_sched::sim::{Action, Spread, Workload};
+use trapline_sched::sim::{Action, Spread, When, Workload};
 
 use super::*;
 use crate::host::failure::BAD_INPUT;
@@ -115,14 +115,13 @@ every_ms = 3
         (reservation.budget(), reservation.period()),
         (100_000, 1_000_000)
     );
-    let times: Vec<_> = scenario
-        .actions
-        .iter()
-        .map(|action| (action.first, action.every))
-        .collect();
-    let pause = (20 * MS, Some(40 * MS));
-    assert_eq!(times, [pause, pause, (3 * MS, Some(3 * MS))]);
-    let Action::Migrate { vm, vcpu, to } = scenario.actions[2].action else {
+    let times: Vec<_> = scenario.actions.iter().map(|action| action.when).collect();
+    let at = |first, every| When::At {
+        first: first * MS,
+        every: Some(every * MS),
+    };
+    assert_eq!(times, [at(20, 40), at(20, 40), at(3, 3)]);
+    let [Action::Migrate { vm, vcpu, to }] = scenario.actions[2].choices[..] else {
         panic!("it is a migration");
     };
     assert_eq!((vm, vcpu, to.index()), (1, 2, 1));

@@ -31,6 +31,8 @@ pub(super) struct FileText {
     #[serde(default)]
     pub costs: CostsText,
     #[serde(default)]
+    pub pool: Vec<PoolText>,
+    #[serde(default)]
     pub window: Vec<WindowText>,
     #[serde(default)]
     pub vm: Vec<VmText>,
@@ -57,6 +59,17 @@ pub(super) struct CostsText {
     pub migration_far_ns: Option<i64>,
 }
 
+/// One `[[pool]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PoolText {
+    pub name: String,
+    pub pcpus: String,
+    pub policy: Option<String>,
+    #[serde(default)]
+    pub policy_options: BTreeMap<String, i64>,
+}
+
 /// One `[[vm]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +78,7 @@ pub(super) struct VmText {
     pub vcpus: Option<i64>,
     pub count: Option<i64>,
     pub workload: WorkloadText,
+    pub pool: Option<String>,
     pub affinity: Option<String>,
     pub weight: Option<i64>,
     pub slice_us: Option<i64>,
@@ -159,17 +173,22 @@ pub(super) struct ActionText {
     pub kind: String,
     pub at_ms: Option<i64>,
     pub every_ms: Option<i64>,
+    pub about_every_ms: Option<i64>,
     pub vm: Option<String>,
     pub vcpu: Option<i64>,
     pub pcpu: Option<i64>,
     pub weight: Option<i64>,
     pub policy: Option<String>,
+    pub pool: Option<String>,
+    pub pcpus: Option<String>,
 }
 
 /// In which lines the keys stand.
 pub(super) struct Lines {
     /// Those of the whole file; those of `policy_options`, `topology` and `costs` with that name and a dot before theirs.
     pub file: BTreeMap<String, usize>,
+    /// For each pool its own line, and its keys'; those of `policy_options` with that name and a dot before theirs.
+    pub pools: Vec<(usize, BTreeMap<String, usize>)>,
     /// For each VM its own line, and its keys'; those of `workload` with that name and a dot before theirs.
     pub vms: Vec<(usize, BTreeMap<String, usize>)>,
     /// For each action likewise.
@@ -191,16 +210,20 @@ fn lines(text: &str, table: &DeTable<'_>) -> Lines {
     for name in ["policy_options", "topology", "costs"] {
         file.extend(inner(table, name));
     }
-    let mut vms = lines_of_tables(text, table, "vm");
-    let tables = table.get("vm").and_then(|value| value.get_ref().as_array());
-    for (vm, (_, lines)) in tables.into_iter().flatten().zip(&mut vms) {
-        if let Some(vm) = vm.get_ref().as_table() {
-            lines.extend(inner(vm, "workload"));
+    let tables = |name: &str, within: &str| {
+        let mut all = lines_of_tables(text, table, name);
+        let tables = table.get(name).and_then(|value| value.get_ref().as_array());
+        for (one, (_, lines)) in tables.into_iter().flatten().zip(&mut all) {
+            if let Some(one) = one.get_ref().as_table() {
+                lines.extend(inner(one, within));
+            }
         }
-    }
+        all
+    };
     Lines {
         file,
-        vms,
+        pools: tables("pool", "policy_options"),
+        vms: tables("vm", "workload"),
         actions: lines_of_tables(text, table, "action"),
     }
 }

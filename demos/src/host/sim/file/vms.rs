@@ -7,7 +7,12 @@ use trapline_sched::{
     sim::{Topology, VmSpec},
 };
 
-use super::{MS, US, text::VmText, workload::workload_of};
+use super::{
+    MS, US,
+    pools::{Pool, Pools, pcpus_of},
+    text::VmText,
+    workload::workload_of,
+};
 use crate::{
     config::EntitlementConfig,
     host::{
@@ -71,6 +76,7 @@ impl Vms {
         &mut self,
         text: &VmText,
         topology: Topology,
+        pools: &Pools,
         duration_ms: i64,
         place: Place,
     ) -> Result<()> {
@@ -92,8 +98,14 @@ impl Vms {
             ));
         }
         let entitlement = text.entitlement().check(topology.pcpus.into(), &place)?;
+        let pool = pools.find(text.pool.as_deref(), &place)?;
         let affinity = match &text.affinity {
-            Some(list) => Some(affinity_of(list, topology.pcpus, &place)?),
+            Some(list) => Some(affinity_of(
+                list,
+                topology.pcpus,
+                &pools.all()[pool],
+                &place,
+            )?),
             None => None,
         };
         let workload = workload_of(&text.workload, &place)?;
@@ -116,6 +128,7 @@ impl Vms {
             self.specs.push(VmSpec {
                 name,
                 vcpus: vcpus as u16,
+                pool,
                 affinity,
                 entitlement: entitlement.expect("its values have been checked"),
                 workload: workload.clone(),
@@ -132,16 +145,17 @@ impl Vms {
     }
 }
 
-fn affinity_of(list: &str, pcpus: u16, place: &Place) -> Result<PcpuSet> {
-    let refuse = |what: String| {
-        let remedy = "give a list of pCPUs like \"0-1,3\"";
-        Failure::input(what, place.of("affinity"), remedy)
-    };
-    let set: PcpuSet = list
-        .parse()
-        .map_err(|error| refuse(format!("`{}`: {error}", list.escape_debug())))?;
-    if set.is_empty() || !set.difference(PcpuSet::all(pcpus)).is_empty() {
-        return Err(refuse(format!("`{list}` is not among the {pcpus} pCPUs")));
+/// The pCPUs that `list` names, which are some of its pool's, or all of the machine for any of its pool.
+fn affinity_of(list: &str, pcpus: u16, pool: &Pool, place: &Place) -> Result<PcpuSet> {
+    let set = pcpus_of(list, pcpus, "affinity", place)?;
+    if set == PcpuSet::all(pcpus) {
+        return Ok(set);
+    }
+    if let Some(outside) = set.difference(pool.pcpus).first() {
+        let (name, pcpus) = (&pool.name, pool.pcpus);
+        let what = format!("{outside} is not in its pool `{name}`, which has pCPUs {pcpus}");
+        let remedy = "give pCPUs of the pool, or leave it out for any of them";
+        return Err(Failure::input(what, place.of("affinity"), remedy));
     }
     Ok(set)
 }
