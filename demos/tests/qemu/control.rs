@@ -270,7 +270,10 @@ const REFUSED: [(&str, &str); 28] = [
         "policy credit weight=3",
         "policy credit has no option \"weight\"; it has: slice_us period_us",
     ),
-    ("policy pinned slice_us=100", "policy pinned has no options"),
+    (
+        "policy pinned period_us=100",
+        "policy pinned has no option \"period_us\"; it has: slice_us",
+    ),
     (
         "set pool web slow",
         "there is no pool \"slow\"; there are: all",

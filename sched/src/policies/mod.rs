@@ -106,7 +106,6 @@ impl core::error::Error for PolicyError {}
 /// The names of the options that the policy called `name` has; none if there is no such policy.
 pub fn option_names(name: &str) -> &'static [&'static str] {
     match name {
-        Pinned::NAME => &[],
         Credit::NAME => &["slice_us", "period_us"],
         _ if NAMES.contains(&name) => &["slice_us"],
         _ => &[],
@@ -144,7 +143,7 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
     }
     match name {
         RoundRobin::NAME => Ok(Box::new(RoundRobin::with_slice(slice_ticks))),
-        Pinned::NAME => Ok(Box::new(Pinned)),
+        Pinned::NAME => Ok(Box::new(Pinned::with_slice(slice_ticks))),
         Fair::NAME => Ok(Box::new(Fair::with_slice(slice_ticks, max_vcpus))),
         Deadline::NAME => Ok(Box::new(Deadline::with_slice(slice_ticks, max_vcpus))),
         Priority::NAME => Ok(Box::new(Priority::with_slice(slice_ticks, max_vcpus))),

@@ -122,9 +122,10 @@ fn a_thousand_machines_by_chance_break_no_rule() {
 #[test]
 fn pinned_machines_by_chance_break_no_rule() {
     for seed in 0..200 {
-        let mut sim = random_machine(seed, Box::new(Pinned));
+        let mut sim = random_machine(seed, Box::new(Pinned::with_slice(10)));
         sim.set_unrest(true);
         sim.run_until(400);
+        settle_and_expect_progress(sim, seed);
     }
 }
 

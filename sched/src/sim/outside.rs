@@ -76,7 +76,7 @@ impl Successor {
     fn policy(self, pcpus: PcpuSet, max_vcpus: u16) -> Box<dyn Policy> {
         match self {
             Self::RoundRobin => Box::new(RoundRobin::with_slice(SLICE)),
-            Self::Pinned => Box::new(Pinned),
+            Self::Pinned => Box::new(Pinned::with_slice(SLICE)),
             Self::Fair => Box::new(Fair::with_slice(SLICE, max_vcpus)),
             Self::Deadline => Box::new(Deadline::with_slice(SLICE, max_vcpus)),
             Self::Priority => Box::new(Priority::with_slice(SLICE, max_vcpus)),

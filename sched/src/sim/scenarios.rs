@@ -248,7 +248,7 @@ fn shootdowns_storms_and_boots_come_to_an_end() {
         least: 10 * US,
         most: 50 * US,
     };
-    for policy in NAMES.into_iter().filter(|&name| name != "pinned") {
+    for policy in NAMES {
         let vms = vec![
             vm("all", 4, Workload::IpiStorm { work, to_all: true }),
             vm(
@@ -347,7 +347,7 @@ fn no_policy_breaks_a_rule_whatever_comes_in_between() {
         interleave: true,
         record_stretches: false,
     };
-    for policy in NAMES.into_iter().filter(|&name| name != "pinned") {
+    for policy in NAMES {
         let mut scenario = mixture(policy);
         let spec = |first, action| ActionSpec {
             when: When::At {

@@ -322,16 +322,24 @@ fn a_vcpu_that_may_run_only_on_a_drained_pcpu_waits_for_it() {
 }
 
 #[test]
-fn a_pinned_vcpu_has_no_tick_and_two_share_when_one_waits() {
-    let waiter = Script::forever([Compute(50), WaitFor(30)]);
-    let mut sim = Simulation::new(Pinned, [waiter, busy()]);
+fn pinned_vcpus_that_share_a_pcpu_take_turns_and_one_that_is_alone_has_no_tick() {
+    let guest = Script::once([Compute(15)]);
+    let mut sim = Simulation::new(Pinned::with_slice(10), [guest, busy()]);
     sim.run_until(200);
-    sim.expect_trace(["0 vcpu0 for 51", "51 vcpu1 for 149"]);
+    sim.expect_trace([
+        "0 vcpu0 for 10",
+        "10 vcpu1 for 10",
+        "20 vcpu0 for 6",
+        "26 vcpu1 for 174",
+    ]);
 }
 
 #[test]
 fn a_pinned_vcpu_has_its_pcpu_exclusively_while_it_is_alone() {
-    let mut sim = Simulation::new(Pinned, [Script::once([Compute(50)]), busy()]);
+    let mut sim = Simulation::new(
+        Pinned::with_slice(1000),
+        [Script::once([Compute(50)]), busy()],
+    );
     sim.run_until(10);
     assert!(!sim.is_exclusive(pcpu(0)), "both are on from the start");
     sim.run_until(63);

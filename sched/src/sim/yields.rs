@@ -19,11 +19,6 @@ fn yields_to(ticks: u64, to: u16) -> Script {
     Script::forever([Compute(ticks), Yield(Some(vcpu(to)))])
 }
 
-/// The policies that divide a pCPU among those that are ready there.
-fn dividing() -> impl Iterator<Item = &'static str> {
-    NAMES.into_iter().filter(|&name| name != "pinned")
-}
-
 fn policy(name: &str) -> Box<dyn Policy> {
     let window = |group, ticks| Window {
         group: Some(GroupId::new(group)),
@@ -118,7 +113,7 @@ fn runs(sim: &Simulation) -> [u64; 3] {
 
 #[test]
 fn others_lose_nothing_to_vcpus_that_yield_to_each_other() {
-    for name in dividing() {
+    for name in NAMES {
         for ticks in [1, 37, SLICE - 1, SLICE, 3 * SLICE] {
             let pair = [yields_to(ticks, 1), yields_to(ticks, 0), busy()];
             let mut sim = machine(name, pair);
@@ -134,7 +129,7 @@ fn others_lose_nothing_to_vcpus_that_yield_to_each_other() {
 
 #[test]
 fn others_lose_nothing_to_one_that_is_always_yielded_to() {
-    for name in dividing() {
+    for name in NAMES {
         for ticks in [1, 60, SLICE - 1] {
             let mut sim = machine(name, [yields_to(ticks, 1), busy(), busy()]);
             sim.run_until(END);
@@ -167,7 +162,7 @@ fn others_keep_what_their_weight_gives_them() {
 #[test]
 fn others_lose_nothing_to_storms_of_interrupts() {
     let sends_to = |ticks, to| Script::forever([Compute(ticks), Interrupt(vcpu(to))]);
-    for name in dividing() {
+    for name in NAMES {
         for ticks in [1, 37, SLICE - 1, SLICE, 3 * SLICE] {
             let storm = [sends_to(ticks, 1), sends_to(ticks, 0), busy()];
             let mut sim = machine(name, storm);
@@ -221,7 +216,7 @@ fn who_is_yielded_to_gains_the_rest_of_the_slice() {
 
 #[test]
 fn who_yields_again_and_again_saves_nothing_up() {
-    for name in dividing() {
+    for name in NAMES {
         for to in [None, Some(vcpu(1))] {
             let yields = [Compute(1), Yield(to)].repeat(500);
             let generous = Script::once(yields.into_iter().chain([Compute(END)]));
@@ -241,7 +236,7 @@ fn who_yields_again_and_again_saves_nothing_up() {
 
 #[test]
 fn a_spinner_that_yields_to_the_holder_lets_it_finish() {
-    for name in dividing() {
+    for name in NAMES {
         let holder = Script::once([Compute(SLICE / 2)]);
         let spins = |to: Option<VcpuId>| match to {
             Some(to) => Script::forever([Compute(2), Yield(Some(to))]),

@@ -208,13 +208,8 @@ impl<'a> Words<'a> {
 }
 
 fn unknown_option(policy: &str, option: &str) -> String {
-    match option_names(policy) {
-        [] => format!("policy {policy} has no options, and not {option:?}"),
-        names => format!(
-            "policy {policy} has no option {option:?}; it has: {}",
-            names.join(" ")
-        ),
-    }
+    let names = option_names(policy).join(" ");
+    format!("policy {policy} has no option {option:?}; it has: {names}")
 }
 
 /// A number in `range`; `what` is what it stands for.

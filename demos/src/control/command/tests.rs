@@ -226,8 +226,8 @@ fn what_is_wrong_is_said_with_what_there_is() {
             "policy fair has no option \"period_us\"; it has: slice_us",
         ),
         (
-            "policy pinned slice_us=90",
-            "policy pinned has no options, and not \"slice_us\"",
+            "policy pinned period_us=90",
+            "policy pinned has no option \"period_us\"; it has: slice_us",
         ),
         (
             "policy fair slice_us=0",

@@ -107,13 +107,9 @@ pub(in crate::host) fn check_options(
     let known = policies::option_names(policy);
     let unknown = options.keys().find(|name| !known.contains(&name.as_str()));
     if let Some(name) = unknown.filter(|_| policies::NAMES.contains(&policy)) {
-        let remedy = match known {
-            [] => "it has none".to_owned(),
-            _ => choose(name, known),
-        };
         let key = format!("{prefix}{name}");
         let what = format!("policy `{policy}` has no option `{name}`");
-        return Err(Failure::input(what, place.of(&key), &remedy));
+        return Err(Failure::input(what, place.of(&key), &choose(name, known)));
     }
     Ok(())
 }

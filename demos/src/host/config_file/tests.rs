@@ -139,9 +139,9 @@ fn unknown_words_come_with_a_suggestion() {
         &["no option `slice`", "x.toml:2", "did you mean `slice_us`?"],
     );
     refuse(
-        "policy = \"pinned\"\n[policy_options]\nslice_us = 5",
+        "policy = \"pinned\"\n[policy_options]\nperiod_us = 5",
         "",
-        &["x.toml:3", "it has none"],
+        &["no option `period_us`", "x.toml:3", "`slice_us`"],
     );
     refuse(
         "",

@@ -265,7 +265,7 @@ impl Request {
         Ok(())
     }
 
-    /// Under `pinned` a vCPU keeps its pCPU until it waits: none of `guests` may sit on another's.
+    /// Under `pinned` a guest has its pCPUs to itself: none of `guests` may sit on another's.
     fn check_pins(&self, guests: &[usize], affinities: &[Vec<u64>]) -> Result<()> {
         if guests.len() <= 1 {
             return Ok(());

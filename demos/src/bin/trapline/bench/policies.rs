@@ -33,12 +33,7 @@ pub fn policies() -> Result<u8> {
     for policy in names.filter(|&name| name != TableDriven::NAME) {
         let switch = figure(policy, "vcpu_switch", &[("figures=switch", 2)])?;
         let idle = figure(policy, "wake", &[("figures=wake", 1)])?;
-        let busy = if policy == "pinned" {
-            // It has no turns: whoever waits beside a busy one waits for ever.
-            String::from("-")
-        } else {
-            figure(policy, "wake", &[("figures=wake", 1), (BUSY, 1)])?.to_string()
-        };
+        let busy = figure(policy, "wake", &[("figures=wake", 1), (BUSY, 1)])?;
         println!("{policy:12} {switch:>11}  {idle:>9}  {busy:>9}");
     }
     Ok(0)
