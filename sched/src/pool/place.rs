@@ -53,7 +53,11 @@ impl<V: Vcpu> Pool<V> {
         self.draining.remove(pcpu, Ordering::SeqCst);
         // Those that are still drained may keep vCPUs that had nowhere to go until now.
         let drained = self.draining.load(Ordering::SeqCst);
-        let told = drained.union(PcpuSet::only(pcpu));
+        let told = if cfg!(mutant = "undrain_tells_nobody") {
+            PcpuSet::only(pcpu)
+        } else {
+            drained.union(PcpuSet::only(pcpu))
+        };
         told.iter()
             .for_each(|pcpu| self.nudge(pcpu, About::Requests));
     }

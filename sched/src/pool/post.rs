@@ -35,6 +35,7 @@ impl<V: Vcpu> Pool<V> {
         if !idle
             .intersection(self.entitlements().affinity(id))
             .is_empty()
+            && !cfg!(mutant = "post_forgets_idlers")
         {
             self.nudge(to, About::Work);
         }

@@ -3,8 +3,10 @@
 //! An action by chance of an interleaved run comes in the middle of somebody's step. What is refused changes nothing: at a given
 //! time that is a broken rule, since [`super::scenario::rehearse`] has said before whether it can be done.
 
-use super::{Outside, PolicySpec, Scenario, agenda::NEVER, engine::Engine, workload::Random};
-use crate::{Entitlement, PcpuId, PcpuSet, Policy, PoolId, VcpuId, Weight};
+use super::{
+    Outside, PolicySpec, Scenario, agenda::NEVER, engine::Engine, workload::Random, world::Unrest,
+};
+use crate::{Entitlement, PcpuId, PcpuSet, Policy, PoolId, VcpuId, Weight, admitted::Admitted};
 use alloc::{
     boxed::Box,
     format,
@@ -306,7 +308,7 @@ impl Engine {
             }
             Action::SetPolicy { pool, policy } => {
                 let pool = pool_id(pool)?;
-                let policy = made(policy, self.pool().partition(pool).pcpus())?;
+                let policy = self.made(policy, self.pool().partition(pool).pcpus())?;
                 self.change_rules(|| self.pool().set_policy(pool, policy))?;
             }
             Action::CreatePool {
@@ -314,7 +316,7 @@ impl Engine {
                 pcpus,
                 policy,
             } => {
-                let policy = made(policy, *pcpus)?;
+                let policy = self.made(policy, *pcpus)?;
                 self.change_pools(|| self.pool().create_pool(name, *pcpus, policy).map(drop))?;
             }
             Action::RemovePool { pool } => {
@@ -333,11 +335,19 @@ impl Engine {
             &Action::Unplug(pcpu) => self.change_pools(|| self.pool().unplug(pcpu))?,
             Action::Plug { pcpu, pool } => {
                 let pool = pool_id(pool)?;
-                self.turn_on(*pcpu);
-                self.change_pools(|| self.pool().plug(*pcpu, pool))?;
+                let plug = || self.pool().plug(*pcpu, pool);
+                self.come_back(*pcpu, || self.change_pools(plug))?;
             }
         }
         Ok(())
+    }
+
+    /// The policy for `pcpus`.
+    fn made(&self, spec: &PolicySpec, pcpus: PcpuSet) -> Result<Box<dyn Policy>, String> {
+        let mut spec = spec.clone();
+        spec.options.pcpus = pcpus;
+        let policy = spec.policy().map_err(|error| error.to_string())?;
+        Ok(checked(policy, self.unrest.get() != Unrest::None))
     }
 
     /// The pool that is called so now.
@@ -368,12 +378,14 @@ impl Engine {
     }
 }
 
+/// The same policy; if others act in the middle of steps, one that is told only of whom it has admitted.
+pub(super) fn checked(policy: Box<dyn Policy>, is_interleaved: bool) -> Box<dyn Policy> {
+    if is_interleaved {
+        Box::new(Admitted::new(policy))
+    } else {
+        policy
+    }
+}
+
 /// On one thread nobody can wait for somebody else's change to be over.
 const BUSY: &str = "somebody else is changing something";
-
-/// The policy for `pcpus`.
-fn made(spec: &PolicySpec, pcpus: PcpuSet) -> Result<Box<dyn Policy>, String> {
-    let mut spec = spec.clone();
-    spec.options.pcpus = pcpus;
-    spec.policy().map_err(|error| error.to_string())
-}

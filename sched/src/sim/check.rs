@@ -187,7 +187,7 @@ impl Engine {
         let state = handle.state.load();
         if let Place::Queued(pcpu) = state.place()
             && let Some(since) = handle.ready_since().filter(|_| !state.is_blocked())
-            && !self.pool.is_draining(pcpu)
+            && (!self.pool.is_draining(pcpu) || handle.must_leave(pcpu))
         {
             let pcpu = self.pcpus[pcpu.index()].borrow();
             self.check_wait(&pcpu, id, now - since);

@@ -122,6 +122,13 @@ impl Machine<Guest> for Hardware<'_> {
             let name = engine.name();
             panic!("{name} {} has {other} bound, and not {id}", self.pcpu);
         }
+        let shared = guest.handle().shared();
+        assert_eq!(
+            shared.resets.load(Ordering::Acquire),
+            shared.power_ons.load(Ordering::Acquire),
+            "{} {id} is reset before it runs",
+            engine.name()
+        );
         seat.bound_on.set(Some(self.pcpu));
         bound.set(Some(id));
         self.delay += engine.rates.switch;

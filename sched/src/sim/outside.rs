@@ -159,10 +159,7 @@ impl Engine {
                 pool.move_vcpus(&members.cloned().collect::<Vec<_>>(), to)
             }
             Outside::Unplug(pcpu) => pool.unplug(pcpu),
-            Outside::Plug(pcpu, to) => {
-                self.turn_on(pcpu);
-                pool.plug(pcpu, to)
-            }
+            Outside::Plug(pcpu, to) => self.come_back(pcpu, || pool.plug(pcpu, to)),
             _ => Ok(()),
         }
     }

@@ -95,15 +95,19 @@ impl Engine {
         true
     }
 
-    /// The pCPU is on again if it was off, and looks.
-    pub(super) fn turn_on(&self, id: PcpuId) {
+    /// If the pCPU is off it comes back, and does `plug` itself before it looks.
+    pub(super) fn come_back<T>(&self, id: PcpuId, plug: impl FnOnce() -> T) -> T {
         if !self.off[id.index()].replace(false) {
-            return;
+            return plug();
         }
+        let mut pcpu = self.pcpus[id.index()].borrow_mut();
         self.world.turn_on(id);
-        self.pcpus[id.index()].borrow_mut().sched.reopen();
+        let outer = self.world.enter(Some(id));
+        pcpu.sched.reopen();
+        let plugged = plug();
+        self.world.enter(outer);
         self.world.schedule(id, self.now());
-        self.world.intrude();
+        plugged
     }
 
     /// The loop around [`LocalScheduler::schedule`], up to the guest or the idle wait. The pCPU has been busy for `delay`.

@@ -8,7 +8,7 @@
 
 use super::{
     ActionSpec, Failure, Outcome, Outside, Workload,
-    action::{Actions, Refused},
+    action::{Actions, Refused, checked},
     engine::{Engine, GuestPlan, Plan},
     guest::Program,
     hardware::Rates,
@@ -208,13 +208,13 @@ impl Scenario {
             let policy = pool.policy.policy();
             let policy =
                 policy.unwrap_or_else(|error| panic!("policy `{}`: {error}", pool.policy.name));
-            (pool.name, pool.pcpus, policy)
+            (pool.name, pool.pcpus, checked(policy, options.interleave))
         });
         let engine = Engine::new(Plan {
             name: String::new(),
             pcpus: self.topology.pcpus,
             first_pool: first,
-            policy,
+            policy: checked(policy, options.interleave),
             more_pools: more.collect(),
             fallback_slice: self.policy.options.slice_ticks,
             guests: self.guests(seed),
@@ -330,5 +330,6 @@ fn play(engine: &Rc<Engine>, scenario: &Scenario, seed: u64, options: &RunOption
     };
     measure::expect_fairness(scenario, &outcome);
     measure::expect_budgets(scenario, &outcome, options.interleave);
+    measure::expect_slack(scenario, &outcome);
     outcome
 }
