@@ -11,8 +11,10 @@ use crate::{
 };
 use alloc::boxed::Box;
 
-/// How many policies a pCPU may have replaced before somebody drops them.
-const RETIRED: usize = 2;
+/// A pCPU that takes a policy over takes one instead that came meanwhile, and so many times at most.
+pub(crate) const RECONSIDERED: usize = 2;
+/// How many policies a pCPU may have replaced before somebody drops them: those of two changes, and what it has reconsidered.
+const RETIRED: usize = 2 + RECONSIDERED;
 
 /// A box in flight.
 pub(crate) struct Mail<V> {

@@ -129,3 +129,72 @@ fn a_big_machine_is_busy_and_fair() {
     let (heavy, light) = (shown.part("heavy"), shown.part("light"));
     near(heavy.share / light.share, 1.0, 0.1);
 }
+
+#[test]
+fn a_pool_of_its_own_keeps_deadlines_whatever_happens_beside_it() {
+    let shown = run("pools");
+    let (sensor, web, batch) = (shown.part("sensor"), shown.part("web"), shown.part("batch"));
+    assert!(sensor.deadlines > 300, "{} deadlines", sensor.deadlines);
+    assert_eq!(sensor.misses, 0);
+    assert_eq!(shown.outcome.actions, 7);
+    let names: Vec<_> = shown.outcome.pools.iter().collect();
+    let names: Vec<_> = names
+        .iter()
+        .map(|pool| (&*pool.name, pool.pcpus.len()))
+        .collect();
+    assert_eq!(names, [("rest", 3), ("control", 1), ("background", 0)]);
+    assert!(web.run > batch.run && batch.run > 0);
+    // Of its 501 ms as a pool, `background` had one pCPU for 300 and two for 200.
+    let background = &shown.outcome.pools[2];
+    assert_eq!(background.busy + background.idle, 701 * MS);
+}
+
+#[test]
+fn nobody_idles_while_pcpus_go_and_come_back() {
+    let shown = run("hotplug");
+    for pool in &shown.outcome.pools {
+        let all = pool.busy + pool.idle;
+        assert!(
+            pool.idle * 200 < all,
+            "{}: {} of {all} idle",
+            pool.name,
+            pool.idle
+        );
+    }
+    let time = |index: usize| shown.outcome.pools[index].busy + shown.outcome.pools[index].idle;
+    // For half of the time one of four is off, and one of two.
+    assert_eq!((time(0), time(1)), (3_500 * MS, 1_500 * MS));
+    near(shown.part("beside").run as f64 / MS as f64, 1500.0, 15.0);
+}
+
+#[test]
+fn who_has_to_move_to_be_fair_moves() {
+    let shown = run("uneven");
+    let part = |name| shown.part(name).share * 6.0;
+    near(part("five"), 4.0, 0.01);
+    near(part("three"), 2.0, 0.01);
+    for vm in &shown.outcome.vms {
+        let expected = if vm.name.starts_with("five") {
+            0.8
+        } else {
+            0.667
+        };
+        near(vm.share * 6.0, expected, 0.01);
+    }
+}
+
+#[test]
+fn who_yields_gives_away_only_what_is_its_own() {
+    let shown = run("convoy-beside");
+    assert!(shown.part("locks").yields > 1000);
+    assert!(shown.part("others").share >= 0.49);
+}
+
+#[test]
+fn a_budget_is_a_floor_and_no_way_around_the_turns_of_others() {
+    let shown = run("servers");
+    for name in ["restless", "greedy"] {
+        assert!(shown.part(name).share >= 0.099, "{name}");
+    }
+    assert!(shown.part("batch").share >= 0.47);
+}

@@ -70,6 +70,12 @@ fn without_a_scenario_those_that_there_are_are_listed() {
         "io-attack",
         "boot-storm",
         "big",
+        "convoy-beside",
+        "hotplug",
+        "pools",
+        "servers",
+        "uneven",
+        "unrest",
     ] {
         assert!(
             listed
@@ -150,6 +156,75 @@ fn json_has_the_keys_that_are_promised() {
             .as_array()
             .is_some_and(Vec::is_empty)
     );
+}
+
+#[test]
+fn pools_are_in_the_table_and_in_json() {
+    let table = printed("hotplug --duration 300");
+    let line = |start: &str| {
+        let lines = table.lines().map(|line| line.split_whitespace().collect());
+        let mut found = lines.filter(|words: &Vec<&str>| words.first() == Some(&start));
+        found
+            .next()
+            .unwrap_or_else(|| panic!("no {start}: {table}"))
+    };
+    assert_eq!(line("beside")[1], "pair");
+    assert_eq!(line("pair")[1..4], ["4-5", "credit", "3"]);
+    assert!(table.trim_end().ends_with("11 actions"), "{table}");
+    let json = printed("hotplug --duration 300 --json");
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    let run = &json["runs"][0];
+    assert_eq!(
+        (&run["actions"], &run["refused_actions"]),
+        (&11.into(), &0.into())
+    );
+    assert_eq!(run["vms"][2]["pool"], "pair");
+    let pool = &run["pools"][1];
+    assert_eq!(
+        (
+            &pool["name"],
+            &pool["policy"],
+            &pool["pcpus"],
+            &pool["vcpus"]
+        ),
+        (&"pair".into(), &"credit".into(), &"4-5".into(), &3.into())
+    );
+    for key in ["busy_ns", "idle_ns", "overhead_ns", "switches", "kicks"] {
+        assert!(pool[key].is_u64(), "{key}");
+    }
+}
+
+#[test]
+fn a_failure_shows_what_somebody_did_and_the_command_that_shows_it_again() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let path = directory.path().join("both.toml");
+    // What is unplugged at 50 ms may be gone by chance then: nobody knows before.
+    let text = "duration_ms = 60\n[topology]\npcpus = 2\n[[vm]]\nname = \"a\"\nworkload = \"cpu-bound\"\n\
+                [[action]]\ndo = \"unplug\"\npcpu = 1\nabout_every_ms = 5\n\
+                [[action]]\ndo = \"unplug\"\npcpu = 1\nat_ms = 50\n";
+    fs::write(&path, text).expect("a file");
+    let output = start(&format!("{} --seed 7", path.display()));
+    assert_eq!(output.status.code(), Some(1), "{}", text_of(&output));
+    let said = text_of(&output);
+    let first = said.lines().next().unwrap_or_default();
+    assert_eq!(
+        first,
+        "FAIL seed 7 under round-robin, at 50000000 ns: unplugs pcpu1 at 50000000 ns is refused: \
+         pcpu1 is unplugged: it belongs to no pool"
+    );
+    assert!(said.contains("pcpu1 is drained\n"), "{said}");
+    assert!(said.contains("somebody unplugs pcpu1\n"), "{said}");
+    assert!(said.contains("somebody unplugs pcpu1: refused, "), "{said}");
+    let again = format!(
+        "  again: cargo run -- sim {} --policy round-robin --seed 7\n",
+        path.display()
+    );
+    assert!(said.ends_with(&again), "{said}");
+    assert!(said.lines().count() < 60, "{said}");
+}
+
+fn text_of(output: &Output) -> String {
+    text(&output.stdout)
 }
 
 #[test]

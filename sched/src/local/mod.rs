@@ -29,7 +29,7 @@ pub use watch::PolicyFailure;
 use crate::{
     BlockReason, LocalPolicy, PcpuId, Policy, Pool, PoolId, Slice, TraceEvent, Vcpu, VcpuId,
     attention::{About, Raised},
-    cell::Cell,
+    cell::{Cell, RECONSIDERED},
     deadlines::Deadlines,
     pool::AtWork,
     state::{Block, State},
@@ -314,11 +314,19 @@ impl<V: Vcpu> LocalScheduler<V> {
     /// Another policy takes over, perhaps another pool's, if one is to. It is told of nobody who does not belong to its pool.
     #[inline(never)]
     fn follow_successor(&mut self, machine: &mut impl Machine<V>, now: u64) {
-        let Some(successor) = self.cell.successor.pop() else {
+        let Some(mut successor) = self.cell.successor.pop() else {
             return;
         };
         self.charge(now);
         self.expel(machine, now);
+        // Who was let in again meanwhile belongs to the change that comes after, and which has left its policy here before that.
+        for _ in 0..RECONSIDERED {
+            let Some(next) = self.cell.successor.pop() else {
+                break;
+            };
+            self.cell.retire(core::mem::replace(&mut successor, next));
+            self.expel(machine, now);
+        }
         self.pool_id = successor.pool;
         self.cell.retire(AtWork {
             pool: successor.pool,

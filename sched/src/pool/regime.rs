@@ -354,7 +354,7 @@ impl<V> Cell<V> {
     }
 
     /// The pCPU has another policy now. Between two changes it takes over at most one, and one more while the second change is
-    /// made.
+    /// made; it passes over some that came while it took one over.
     pub(crate) fn retire(&self, before: AtWork) {
         assert!(
             self.retired.push(before).is_ok(),

@@ -224,7 +224,7 @@ impl<'a> Actions<'a> {
             match when {
                 When::At { .. } => {
                     if let Err(refusal) = engine.try_action(action) {
-                        panic!("{action:?} at {time} is refused: {refusal}");
+                        panic!("{action} at {time} ns is refused: {refusal}");
                     }
                 }
                 When::ByChance { .. } if self.is_interleaved => {

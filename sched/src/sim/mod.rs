@@ -44,6 +44,8 @@ mod outside;
 mod pcpu;
 mod play;
 #[cfg(test)]
+mod pooled;
+#[cfg(test)]
 mod pools;
 #[cfg(test)]
 mod priority;

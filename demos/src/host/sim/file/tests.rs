@@ -369,3 +369,197 @@ fn windows_are_for_vms_and_pcpus_that_are_there() {
     assert!(file.scenario("table", None).is_ok());
     assert!(file.scenario("fair", None).is_ok(), "others do without");
 }
+
+#[test]
+fn pools_have_pcpus_a_policy_and_vms() {
+    let text = machine("policy = \"fair\"\npolicy_options.slice_us = 700")
+        + "[[pool]]\nname = \"rt\"\npcpus = \"3\"\npolicy = \"credit\"\npolicy_options = { period_us = 900 }\n"
+        + &vm(&format!("pool = \"rt\"\n{BUSY}"))
+        + "[[vm]]\nname = \"b\"\naffinity = \"1-2\"\n"
+        + BUSY;
+    let file = parse(&text).expect("a good file");
+    let scenario = file.scenario("fair", None).expect("it can be kept");
+    let pools: Vec<_> = scenario
+        .pools
+        .iter()
+        .map(|pool| {
+            let options = &pool.policy.options;
+            assert_eq!(options.pcpus, pool.pcpus);
+            let times = (options.slice_ticks / US, options.period_ticks / US);
+            (
+                &*pool.name,
+                pool.pcpus.to_string(),
+                &*pool.policy.name,
+                times,
+            )
+        })
+        .collect();
+    assert_eq!(
+        pools,
+        [
+            ("rest", "0-2".into(), "fair", (700, 10_000)),
+            ("rt", "3".into(), "credit", (700, 900)),
+        ]
+    );
+    let of_vms: Vec<usize> = scenario.vms.iter().map(|vm| vm.pool).collect();
+    assert_eq!(of_vms, [1, 0]);
+    // Another policy is for the pools that name none.
+    let other = file.scenario("round-robin", None).expect("it can be kept");
+    let policies: Vec<&str> = other.pools.iter().map(|pool| &*pool.policy.name).collect();
+    assert_eq!(policies, ["round-robin", "credit"]);
+}
+
+#[test]
+fn pools_that_make_no_sense_are_refused() {
+    let text = |pool: &str, keys: &str| {
+        machine("") + &format!("[[pool]]\n{pool}\n") + &vm(&format!("{keys}\n{BUSY}"))
+    };
+    for (pool, keys, parts) in [
+        (
+            "name = \"p\"\npcpus = \"4\"",
+            "",
+            &[
+                "s.toml:7: pcpus of pool `p`",
+                "`4` is not among the 4 pCPUs",
+            ][..],
+        ),
+        (
+            "name = \"p\"\npcpus = \"\"",
+            "",
+            &["is not among the 4 pCPUs"],
+        ),
+        (
+            "name = \"p\"\npcpus = \"1\"\n[[pool]]\nname = \"q\"\npcpus = \"0-1\"",
+            "",
+            &["`p` has pCPU 1 already", "s.toml:10: pcpus of pool `q`"],
+        ),
+        (
+            "name = \"p\"\npcpus = \"1\"\n[[pool]]\nname = \"p\"\npcpus = \"0\"",
+            "",
+            &["two pools have the name `p`"],
+        ),
+        (
+            "name = \"rest\"\npcpus = \"1\"",
+            "",
+            &["`rest` is no name for this pool"],
+        ),
+        (
+            "name = \"pool0\"\npcpus = \"1\"",
+            "",
+            &["`pool0` is no name"],
+        ),
+        (
+            "name = \"p\"\npcpus = \"1\"\npolicy = \"fiar\"",
+            "",
+            &["unknown policy `fiar`", "did you mean `fair`"],
+        ),
+        (
+            "name = \"p\"\npcpus = \"1\"\npolicy = \"fair\"\npolicy_options.slice_us = 1",
+            "",
+            &[
+                "s.toml:9: policy_options.slice_us of pool `p`",
+                "give 50 to",
+            ],
+        ),
+        (
+            "name = \"p\"\npcpus = \"1\"",
+            "pool = \"q\"",
+            &["there is no pool `q`", "pool of vm `a`", "rest, p"],
+        ),
+        (
+            "name = \"p\"\npcpus = \"0-3\"",
+            "",
+            &[
+                "it has no pool, and every pCPU is in one",
+                "choose one of p",
+            ],
+        ),
+        (
+            "name = \"p\"\npcpus = \"1\"",
+            "pool = \"p\"\naffinity = \"1-2\"",
+            &["pcpu2 is not in its pool `p`, which has pCPUs 1"],
+        ),
+        (
+            "name = \"p\"\npcpus = \"1\"\npolicy = \"deadline\"",
+            "pool = \"p\"\nvcpus = 2\nbudget_us = 600\nperiod_us = 1000",
+            &["policy `deadline` refuses `a`", "40.0 % left"],
+        ),
+    ] {
+        refused(&text(pool, keys), parts);
+    }
+}
+
+#[test]
+fn actions_on_pools_and_pcpus_are_checked_before_anything_runs() {
+    let text = |actions: &str| {
+        machine("policy = \"fair\"")
+            + "[[pool]]\nname = \"p\"\npcpus = \"2-3\"\n"
+            + &vm(&format!("pool = \"p\"\naffinity = \"3\"\n{BUSY}"))
+            + actions
+    };
+    let action = |keys: &str| text(&format!("[[action]]\n{keys}"));
+    for (keys, parts) in [
+        (
+            "do = \"unplug\"\nat_ms = 1",
+            &["action `unplug` needs a `pcpu`"][..],
+        ),
+        ("do = \"unplug\"\nat_ms = 1\npcpu = 4", &["give 0 to 3"]),
+        (
+            "do = \"unplug\"\nat_ms = 1\npcpu = 3",
+            &[
+                "s.toml:14: do of this action",
+                "what is done at 1 ms is refused: vcpu0 may run on pCPUs 3 only, and pool1 would have 2",
+            ],
+        ),
+        (
+            "do = \"plug\"\nat_ms = 1\npcpu = 2",
+            &["pcpu2 is not unplugged: it belongs to pool1"],
+        ),
+        (
+            "do = \"move-vm\"\nat_ms = 1\nvm = \"a\"\npool = \"q\"",
+            &["there is no pool `q`", "rest, p"],
+        ),
+        (
+            "do = \"move-vm\"\nat_ms = 1\nvm = \"a\"\npool = \"rest\"",
+            &["vcpu0 may run on pCPUs 3 only, and pool0 would have 0-1"],
+        ),
+        (
+            "do = \"move-pcpu\"\nat_ms = 1\npcpu = 0\nvm = \"a\"\npool = \"p\"",
+            &["action `move-pcpu` has no `vm`", "give pcpu, pool"],
+        ),
+        (
+            "do = \"create-pool\"\nat_ms = 1\npool = \"q\"\npcpus = \"0-1\"\npolicy = \"fair\"",
+            &["pool0 has no pCPUs but 0-1, and needs at least one"],
+        ),
+        (
+            "do = \"create-pool\"\nat_ms = 1\npool = \"p\"\npcpus = \"0\"\npolicy = \"fair\"",
+            &["`p`"],
+        ),
+        (
+            "do = \"create-pool\"\nabout_every_ms = 1\npcpus = \"0\"",
+            &["action `create-pool` needs a `pool`"],
+        ),
+        (
+            "do = \"remove-pool\"\nat_ms = 1\npool = \"p\"",
+            &["pool1 still has 1 vCPUs"],
+        ),
+        (
+            "do = \"pause\"\nvm = \"a\"\nat_ms = 1\nabout_every_ms = 2",
+            &["an action at a time and by chance"],
+        ),
+        ("do = \"unplug\"\nabout_every_ms = 0", &["give 1 to 100"]),
+    ] {
+        refused(&action(keys), parts);
+    }
+    let by_chance = "[[action]]\ndo = \"move-vm\"\nabout_every_ms = 3\n[[action]]\ndo = \"plug\"\nabout_every_ms = 4\n";
+    let file = parse(&text(by_chance)).expect("a good file");
+    let scenario = file.scenario("fair", None).expect("chance decides later");
+    let choices: Vec<usize> = scenario
+        .actions
+        .iter()
+        .map(|action| action.choices.len())
+        .collect();
+    assert_eq!(choices, [2, 4], "one VM in two pools, four pCPUs");
+    let mean = 3 * MS;
+    assert_eq!(scenario.actions[0].when, When::ByChance { mean });
+}
