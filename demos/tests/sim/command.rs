@@ -169,7 +169,8 @@ fn pools_are_in_the_table_and_in_json() {
             .unwrap_or_else(|| panic!("no {start}: {table}"))
     };
     assert_eq!(line("beside")[1], "pair");
-    assert_eq!(line("pair")[1..4], ["4-5", "credit", "3"]);
+    // pCPU 5 is off by then.
+    assert_eq!(line("pair")[1..4], ["4", "credit", "3"]);
     assert!(table.trim_end().ends_with("11 actions"), "{table}");
     let json = printed("hotplug --duration 300 --json");
     let json: Value = serde_json::from_str(&json).expect("JSON");
@@ -187,7 +188,7 @@ fn pools_are_in_the_table_and_in_json() {
             &pool["pcpus"],
             &pool["vcpus"]
         ),
-        (&"pair".into(), &"credit".into(), &"4-5".into(), &3.into())
+        (&"pair".into(), &"credit".into(), &"4".into(), &3.into())
     );
     for key in ["busy_ns", "idle_ns", "overhead_ns", "switches", "kicks"] {
         assert!(pool[key].is_u64(), "{key}");

@@ -321,6 +321,9 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.expel(machine, now);
         // Who was let in again meanwhile belongs to the change that comes after, and which has left its policy here before that.
         for _ in 0..RECONSIDERED {
+            if cfg!(mutant = "no_second_thoughts") {
+                break;
+            }
             let Some(next) = self.cell.successor.pop() else {
                 break;
             };

@@ -93,8 +93,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         let ready = &self.ready;
         let may_go = |id, to| {
             let vcpu = ready.get(id).filter(|_| !done.contains(to));
-            let can_run = |vcpu: &V| vcpu.handle().can_run_on(to) || cfg!(mutant = "push_anywhere");
-            vcpu.is_some_and(can_run)
+            vcpu.is_some_and(|vcpu: &V| vcpu.handle().can_run_on(to))
         };
         let (id, to) = self.policy.push(now, &mut |id, to| may_go(id, to))?;
         if !may_go(id, to) {

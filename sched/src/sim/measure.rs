@@ -373,7 +373,7 @@ pub(super) fn expect_budgets(scenario: &Scenario, outcome: &Outcome, is_interlea
     }
 }
 
-/// Under `deadline`, who has reserved nothing gets its turns of what nobody has reserved.
+/// Under `deadline`, who has reserved nothing gets its turns of what nobody has reserved, on one pCPU.
 pub(super) fn expect_slack(scenario: &Scenario, outcome: &Outcome) {
     if !scenario.actions.is_empty() {
         return;
@@ -397,8 +397,8 @@ pub(super) fn expect_slack(scenario: &Scenario, outcome: &Outcome) {
         });
         let slack = (time * u64::from(pool.pcpus.len())).saturating_sub(reserved.sum());
         let vcpus: u64 = vms().map(|(spec, _)| u64::from(spec.vcpus)).sum();
-        // With fewer one of them runs nowhere for a while, whoever else does.
-        if pool.policy.name != Deadline::NAME || vcpus <= u64::from(pool.pcpus.len()) {
+        // Turns are taken on each pCPU; how many are there says chance where there are several.
+        if pool.policy.name != Deadline::NAME || pool.pcpus.len() > 1 {
             continue;
         }
         for (spec, vm) in vms().filter(|(spec, _)| has_turns(spec)) {

@@ -230,6 +230,32 @@ fn what_comes_by_chance_breaks_no_rule_and_is_the_same_for_the_same_seed() {
     }
 }
 
+/// A pCPU goes to another pool and back while it is in the middle of looking.
+#[test]
+fn a_vcpu_that_is_let_in_again_is_told_to_no_policy_that_does_not_know_it() {
+    let mut scenario = two_pools();
+    (scenario.duration, scenario.warm_up) = (5 * MS, 0);
+    let to = ["first", "second"].map(ToString::to_string);
+    let moves = (1..3).flat_map(|index| {
+        to.clone().map(|pool| Action::MovePcpu {
+            pcpu: pcpu(index),
+            pool,
+        })
+    });
+    scenario.actions = vec![ActionSpec {
+        when: When::ByChance { mean: 1000 },
+        choices: moves.collect(),
+    }];
+    let options = RunOptions {
+        interleave: true,
+        record_stretches: false,
+    };
+    for seed in 0..100 {
+        let outcome = run(&scenario, seed, &options);
+        assert!(outcome.is_ok(), "{:#?}", outcome.err());
+    }
+}
+
 #[test]
 fn what_somebody_did_stands_in_the_history() {
     let mut scenario = two_pools();

@@ -107,6 +107,10 @@ impl Model for Account {
         self.ready.retain(|&ready| ready != vcpu);
     }
 
+    fn hurry(&mut self, _vcpu: u16, _now: u64) -> Option<bool> {
+        None
+    }
+
     fn charge(&mut self, vcpu: u16, ticks: u64, _now: u64) {
         let weight = i128::from(self.weights[usize::from(vcpu)]);
         *self.credit(vcpu) -= i128::from(ticks) * UNIT / weight;

@@ -33,6 +33,8 @@ struct Lags {
     ready: Vec<usize>,
     running: Option<usize>,
     yielder: Option<usize>,
+    /// Who has yielded to the one that runs, and pays for it as long as it is ready.
+    payer: Option<usize>,
 }
 
 impl Lags {
@@ -50,6 +52,12 @@ impl Lags {
             .map(|runner| runner.vruntime * runner.weight)
             .sum();
         (weight > 0).then(|| sum.div_euclid(weight))
+    }
+
+    fn run(&mut self, vcpu: usize) {
+        self.ready.retain(|&ready| ready != vcpu);
+        self.running = Some(vcpu);
+        (self.yielder, self.payer) = (None, None);
     }
 
     /// Who has yielded waits for the others: it is not behind all of them, and its deadline is a slice later, but no more than two ahead.
@@ -122,16 +130,36 @@ impl Model for Lags {
     }
 
     fn charge(&mut self, vcpu: u16, ticks: u64, _now: u64) {
-        let runner = &mut self.all[usize::from(vcpu)];
+        let payer = self.payer.filter(|payer| self.ready.contains(payer));
+        let runner = &mut self.all[payer.unwrap_or(vcpu.into())];
         runner.vruntime += i128::from(ticks) * UNIT / runner.weight;
+        // One that has given a whole turn away begins its next one.
+        if payer.is_some() && runner.left() == 0 {
+            runner.deadline = runner.vruntime + runner.virtual_slice();
+        }
     }
 
     fn pick(&mut self, _now: u64) -> Option<u16> {
         self.step_back();
         let best = self.best()?;
-        self.ready.retain(|&ready| ready != best);
-        self.running = Some(best);
+        self.run(best);
         Some(best as u16)
+    }
+
+    fn call(&mut self, vcpu: u16, _now: u64) -> Option<bool> {
+        let yielder = self.yielder;
+        self.run(vcpu.into());
+        self.payer = yielder;
+        Some(true)
+    }
+
+    fn hurry(&mut self, vcpu: u16, _now: u64) -> Option<bool> {
+        self.step_back();
+        let is_eligible = Some(self.all[usize::from(vcpu)].vruntime) <= self.virtual_time();
+        if is_eligible {
+            self.run(vcpu.into());
+        }
+        Some(is_eligible)
     }
 
     fn slice(&self, _now: u64) -> Option<u64> {
@@ -141,7 +169,9 @@ impl Model for Lags {
 
     fn is_preempted(&mut self, running: u16, _now: u64) -> Option<bool> {
         let running = self.all[usize::from(running)];
-        let best = self.best().map(|best| self.all[best]);
+        // Whoever pays has given its turn away.
+        let best = self.best().filter(|&best| self.payer != Some(best));
+        let best = best.map(|best| self.all[best]);
         Some(best.is_some_and(|best| {
             let is_eligible = Some(best.vruntime) <= self.virtual_time();
             is_eligible && best.deadline < running.deadline
@@ -174,7 +204,7 @@ proptest! {
             lag: 0,
             has_been_here: false,
         };
-        let mut model = Lags { all: demands.iter().map(runner).collect(), ready: Vec::new(), running: None, yielder: None };
+        let mut model = Lags { all: demands.iter().map(runner).collect(), ready: Vec::new(), running: None, yielder: None, payer: None };
         compare(&Fair::with_slice(SLICE, VCPUS), &mut model, &entitlements, &events);
     }
 }

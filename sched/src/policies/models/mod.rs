@@ -34,6 +34,10 @@ enum Event {
     Leave(u16),
     /// The one that runs yields.
     Yield,
+    /// It yields to this one.
+    YieldTo(u16),
+    /// Somebody waits for this one: it should run next.
+    Hurry(u16),
 }
 
 /// What a policy does, said slowly and obviously.
@@ -49,6 +53,16 @@ trait Model {
 
     /// Who runs now.
     fn pick(&mut self, now: u64) -> Option<u16>;
+
+    /// `vcpu`, which is ready, is called by the one that has just yielded, and runs for it; `None`: the model does not say.
+    fn call(&mut self, _vcpu: u16, _now: u64) -> Option<bool> {
+        None
+    }
+
+    /// `vcpu`, which is ready, is hurried, and runs before its turn; `None`: the model does not say.
+    fn hurry(&mut self, _vcpu: u16, _now: u64) -> Option<bool> {
+        Some(false)
+    }
 
     /// For how many ticks the one that was picked may run at most, if the model says so.
     fn slice(&self, _now: u64) -> Option<u64> {
@@ -67,6 +81,8 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..VCPUS).prop_map(Event::Wake),
         1 => (0..VCPUS).prop_map(Event::Leave),
         1 => Just(Event::Yield),
+        1 => (0..VCPUS).prop_map(Event::YieldTo),
+        1 => (0..VCPUS).prop_map(Event::Hurry),
     ]
 }
 
@@ -121,18 +137,7 @@ impl Core<'_> {
             Choice::Run(Pick { vcpu, slice }) => {
                 let vcpu = vcpu.index() as u16;
                 assert_eq!(Some(vcpu), expected, "at {}", self.now);
-                let Slice {
-                    duration,
-                    is_strict,
-                    ..
-                } = slice;
-                if let Some(ticks) = self.model.slice(self.now) {
-                    let given = duration.map(u64::from);
-                    assert_eq!(given, Some(ticks), "the slice of {vcpu} at {}", self.now);
-                }
-                self.ready.retain(|&ready| ready != vcpu);
-                let end = duration.map(|ticks| self.now.saturating_add(ticks.get()));
-                self.running = Some((vcpu, end, is_strict));
+                self.run(vcpu, slice);
             }
             Choice::Idle(until) => {
                 assert_eq!(expected, None, "nobody runs at {}", self.now);
@@ -142,6 +147,60 @@ impl Core<'_> {
             }
         }
         assert_eq!(self.local.waiting(), self.ready.len());
+    }
+
+    fn run(&mut self, vcpu: u16, slice: Slice) {
+        let Slice {
+            duration,
+            is_strict,
+            ..
+        } = slice;
+        if let Some(ticks) = self.model.slice(self.now) {
+            let given = duration.map(u64::from);
+            assert_eq!(given, Some(ticks), "the slice of {vcpu} at {}", self.now);
+        }
+        self.ready.retain(|&ready| ready != vcpu);
+        let end = duration.map(|ticks| self.now.saturating_add(ticks.get()));
+        self.running = Some((vcpu, end, is_strict));
+    }
+
+    /// The one that runs yields to `vcpu`, which gets what is left of its turn.
+    fn yield_to(&mut self, vcpu: u16) {
+        let Some((_, end, _)) = self.running else {
+            return;
+        };
+        let is_ready = self.ready.contains(&vcpu);
+        let is_over = end.is_some_and(|end| end <= self.now);
+        self.end_turn(Ready::Yielded);
+        if !is_ready || is_over {
+            return;
+        }
+        let Some(expected) = self.model.call(vcpu, self.now) else {
+            return;
+        };
+        let slice = self.local.take(id(vcpu), self.now);
+        assert_eq!(slice.is_some(), expected, "{vcpu} at {}", self.now);
+        if let Some(slice) = slice {
+            self.run(vcpu, slice);
+            if let (Some((_, own, _)), Some(end)) = (&mut self.running, end) {
+                *own = Some(own.map_or(end, |own| own.min(end)));
+            }
+        }
+    }
+
+    /// The next choice is made with somebody waiting for `vcpu`.
+    fn hurry(&mut self, vcpu: u16) {
+        if self.running.is_some() || !self.ready.contains(&vcpu) {
+            return;
+        }
+        let Some(expected) = self.model.hurry(vcpu, self.now) else {
+            return;
+        };
+        let slice = self.local.hurry(id(vcpu), self.now);
+        assert_eq!(slice.is_some(), expected, "{vcpu} at {}", self.now);
+        if let Some(slice) = slice {
+            self.run(vcpu, slice);
+        }
     }
 
     /// Time passes up to `end`; turns end in between.
@@ -186,6 +245,14 @@ impl Core<'_> {
             }
             Event::Leave(_) => {}
             Event::Yield => self.end_turn(Ready::Yielded),
+            Event::YieldTo(vcpu) if is_running(vcpu) => {}
+            Event::YieldTo(vcpu) => self.yield_to(vcpu),
+            Event::Hurry(vcpu) if self.ready.contains(&vcpu) => {
+                // Who runs yields, so that somebody has to be chosen.
+                self.end_turn(Ready::Yielded);
+                self.hurry(vcpu);
+            }
+            Event::Hurry(_) => {}
         }
         self.choose();
     }

@@ -426,7 +426,7 @@ fn pools_that_make_no_sense_are_refused() {
         (
             "name = \"p\"\npcpus = \"\"",
             "",
-            &["is not among the 4 pCPUs"],
+            &["a pCPU list looks like"],
         ),
         (
             "name = \"p\"\npcpus = \"1\"\n[[pool]]\nname = \"q\"\npcpus = \"0-1\"",
