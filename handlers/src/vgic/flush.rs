@@ -21,7 +21,7 @@ use super::{
     },
     lpi::FIRST_LPI,
     one_of_n::{TAKES_PART_ANY, group_watch},
-    record::{ANYBODY, Record, Role},
+    record::{ANYBODY, Listing, Record, Role},
     shortlist::{Shortlist, intid_of_key, urgency},
 };
 
@@ -40,9 +40,8 @@ enum Candidate {
     Pending { record: Record, fires: bool },
 }
 
-fn note_pending(most_urgent: &mut [Option<u8>; 2], record: Record) {
-    let best = &mut most_urgent[usize::from(record.is_group1())];
-    let priority = record.priority();
+fn note_pending(most_urgent: &mut [Option<u8>; 2], group1: bool, priority: u8) {
+    let best = &mut most_urgent[usize::from(group1)];
     *best = Some(best.map_or(priority, |other| other.min(priority)));
 }
 
@@ -101,7 +100,14 @@ impl Vgic {
 
     /// Takes back from the list registers what the guest left there. They keep their contents: [`Vgic::flush`] or
     /// [`Vgic::unbind`] follows.
+    #[inline]
     pub(super) fn fold(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
+        if cpu.used != 0 || cpu.has_unlisted_active {
+            self.fold_used(cpu, interface);
+        }
+    }
+
+    fn fold_used(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
         if cpu.has_unlisted_active {
             self.end_unlisted(cpu, unlisted_ends(interface.control()));
         }
@@ -239,6 +245,15 @@ impl Vgic {
         groups: u32,
     ) {
         for intid in few {
+            // What the timers have is looked at before.
+            if timer_of(intid).is_none()
+                && let Some(listing) = self.list(cpu, interface, intid, groups)
+            {
+                if !listing.state.is_active() {
+                    note_pending(&mut cpu.most_urgent, listing.group1, listing.priority);
+                }
+                continue;
+            }
             match self.consider(
                 cpu.index,
                 &mut cpu.is_timer_active,
@@ -248,9 +263,9 @@ impl Vgic {
             ) {
                 Candidate::Over => cpu.candidates.remove(intid),
                 Candidate::Waits => {}
-                Candidate::Active(_) => self.list(cpu, interface, intid, groups),
+                Candidate::Active(_) => _ = self.list(cpu, interface, intid, groups),
                 Candidate::Pending { record, fires } => {
-                    note_pending(&mut cpu.most_urgent, record);
+                    note_pending(&mut cpu.most_urgent, record.is_group1(), record.priority());
                     if !fires {
                         self.list(cpu, interface, intid, groups);
                     }
@@ -285,7 +300,7 @@ impl Vgic {
                     active.offer(urgency(record.active_priority(), intid, true));
                 }
                 Candidate::Pending { record, fires } => {
-                    note_pending(most_urgent, record);
+                    note_pending(most_urgent, record.is_group1(), record.priority());
                     let is_taken = takes_group(machine_control, record.is_group1());
                     if !fires {
                         pending.offer(urgency(record.priority(), intid, is_taken));
@@ -337,19 +352,18 @@ impl Vgic {
         }
     }
 
-    /// Moves `intid` to the next free list register, unless somebody else has made an end of it since it was chosen.
+    /// Moves `intid` to the next free list register, as it says there; `None` if it is nothing to list, or somebody else has made an
+    /// end of it since it was chosen.
     fn list(
         &self,
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
         intid: u32,
         groups: u32,
-    ) {
-        let record = self.record(Some(cpu.index), intid);
+    ) -> Option<Listing> {
+        let record = self.record(Some(cpu.index), intid)?;
         // Whoever changed it since tells whom it concerns.
-        let Some(listing) = record.and_then(|record| record.list(cpu.me(), groups)) else {
-            return;
-        };
+        let listing = record.list(cpu.me(), groups)?;
         cpu.candidates.remove(intid);
         let is_timer =
             timer_of(intid).is_some_and(|timer| cpu.is_timer_active[timer]) && !listing.is_latched;
@@ -380,6 +394,7 @@ impl Vgic {
             interface.set_list_register(index, value);
         }
         cpu.used = index + 1;
+        Some(listing)
     }
 }
 
