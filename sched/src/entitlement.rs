@@ -6,7 +6,7 @@ use crate::{
     pcpu_set::AtomicPcpuSet,
     sync::{AtomicU32, AtomicU64, Ordering},
 };
-use alloc::boxed::Box;
+use alloc::{boxed::Box, sync::Arc};
 use core::fmt;
 
 /// A share of CPU time against others' shares: 1 to 10,000.
@@ -112,7 +112,7 @@ const NO_CAP: u32 = 0;
 
 /// One vCPU's, for others to read at any time. A reader may see a change by halves; it reads again at the next turn.
 #[derive(Default)]
-struct Place {
+pub(crate) struct Entry {
     /// Group in bits 31:16, weight in bits 15:0.
     group_and_weight: AtomicU32,
     priority: AtomicU32,
@@ -132,13 +132,78 @@ struct Place {
     home: AtomicU32,
 }
 
-/// What the vCPUs of a pool shall get, by their numbers.
-pub struct Entitlements(Box<[Place]>);
+impl Entry {
+    fn get(&self) -> Entitlement {
+        let group_and_weight = self.group_and_weight.load(Ordering::Relaxed);
+        let (slice, cap) = (
+            self.slice.load(Ordering::Relaxed),
+            self.cap.load(Ordering::Relaxed),
+        );
+        Entitlement {
+            group: GroupId::new((group_and_weight >> 16) as u16),
+            weight: Weight::new(group_and_weight as u16).unwrap_or_default(),
+            slice: (slice != NOTHING).then_some(slice),
+            reservation: self.reservation(),
+            priority: self.priority.load(Ordering::Relaxed) as u8,
+            cap: (cap != NO_CAP).then_some(cap),
+        }
+    }
+
+    fn reservation(&self) -> Option<Reservation> {
+        let budget = self.budget.load(Ordering::Relaxed);
+        Reservation::new(budget, self.period.load(Ordering::Relaxed)).ok()
+    }
+
+    /// Where the policy wants it whenever it wakes.
+    #[inline]
+    pub(crate) fn home(&self) -> Option<PcpuId> {
+        PcpuId::new(self.home.load(Ordering::Relaxed).checked_sub(1)? as u16)
+    }
+
+    /// Where it may run, by what its policy has admitted: on pCPUs of its pool only.
+    #[inline]
+    pub(crate) fn affinity(&self) -> PcpuSet {
+        self.affinity.load(Ordering::Relaxed)
+    }
+
+    /// The same of a vCPU that is there, for who sends it to one of them: if that one is new in the pool, it can know it by then.
+    #[inline]
+    pub(crate) fn reachable(&self) -> PcpuSet {
+        self.affinity.load_nonempty(Ordering::Acquire)
+    }
+
+    /// It may run on `pcpu`.
+    #[inline]
+    pub(crate) fn may_run_on(&self, pcpu: PcpuId) -> bool {
+        self.affinity.contains(pcpu, Ordering::Acquire)
+    }
+
+    /// Where it may run whatever pool it belongs to.
+    pub(crate) fn asked(&self) -> PcpuSet {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Where it runs rather than elsewhere; empty: it has no preference.
+    #[inline]
+    pub(crate) fn preferred(&self) -> PcpuSet {
+        self.preferred.load(Ordering::Relaxed)
+    }
+
+    /// Its pool.
+    #[inline]
+    pub(crate) fn pool(&self) -> PoolId {
+        PoolId::from_raw(self.pool.load(Ordering::Relaxed))
+    }
+}
+
+/// What the vCPUs of a pool shall get, by their numbers. Each vCPU's handle has its entry as well, so that nothing on the way of a
+/// wake-up has to look for it.
+pub struct Entitlements(Box<[Arc<Entry>]>);
 
 impl Entitlements {
     /// Those of `count` vCPUs, of which none has any yet.
     pub fn new(count: u16) -> Self {
-        Self((0..count).map(|_| Place::default()).collect())
+        Self((0..count).map(|_| Arc::default()).collect())
     }
 
     /// For how many vCPUs there is room.
@@ -151,108 +216,69 @@ impl Entitlements {
         self.0.is_empty()
     }
 
+    /// The entry of `vcpu`, which is one of those for which there is room.
+    pub(crate) fn entry(&self, vcpu: VcpuId) -> &Arc<Entry> {
+        &self.0[vcpu.index()]
+    }
+
     /// What `vcpu` shall have.
     pub fn get(&self, vcpu: VcpuId) -> Entitlement {
-        let Some(place) = self.0.get(vcpu.index()) else {
-            return Entitlement::default();
-        };
-        let group_and_weight = place.group_and_weight.load(Ordering::Relaxed);
-        let (slice, cap) = (
-            place.slice.load(Ordering::Relaxed),
-            place.cap.load(Ordering::Relaxed),
-        );
-        Entitlement {
-            group: GroupId::new((group_and_weight >> 16) as u16),
-            weight: Weight::new(group_and_weight as u16).unwrap_or_default(),
-            slice: (slice != NOTHING).then_some(slice),
-            reservation: self.reservation(vcpu),
-            priority: self.priority(vcpu),
-            cap: (cap != NO_CAP).then_some(cap),
-        }
+        let entry = self.0.get(vcpu.index());
+        entry.map_or_else(Entitlement::default, |entry| entry.get())
     }
 
     /// The VM of `vcpu` alone.
     pub fn group(&self, vcpu: VcpuId) -> GroupId {
-        let place = self.0.get(vcpu.index());
-        let group = place.map_or(0, |place| place.group_and_weight.load(Ordering::Relaxed));
+        let entry = self.0.get(vcpu.index());
+        let group = entry.map_or(0, |entry| entry.group_and_weight.load(Ordering::Relaxed));
         GroupId::new((group >> 16) as u16)
     }
 
     /// The weight of `vcpu` alone, which is what most turns need.
     pub fn weight(&self, vcpu: VcpuId) -> Weight {
-        let place = self.0.get(vcpu.index());
-        let weight = place.map_or(0, |place| place.group_and_weight.load(Ordering::Relaxed));
+        let entry = self.0.get(vcpu.index());
+        let weight = entry.map_or(0, |entry| entry.group_and_weight.load(Ordering::Relaxed));
         Weight::new(weight as u16).unwrap_or_default()
     }
 
     /// The priority of `vcpu` alone.
     pub fn priority(&self, vcpu: VcpuId) -> u8 {
-        let place = self.0.get(vcpu.index());
-        place.map_or(0, |place| place.priority.load(Ordering::Relaxed) as u8)
+        let entry = self.0.get(vcpu.index());
+        entry.map_or(0, |entry| entry.priority.load(Ordering::Relaxed) as u8)
     }
 
     /// The reservation of `vcpu` alone.
     pub fn reservation(&self, vcpu: VcpuId) -> Option<Reservation> {
-        let place = self.0.get(vcpu.index())?;
-        let budget = place.budget.load(Ordering::Relaxed);
-        Reservation::new(budget, place.period.load(Ordering::Relaxed)).ok()
+        self.0.get(vcpu.index())?.reservation()
     }
 
     /// Where the policy wants `vcpu` whenever it wakes.
     pub(crate) fn home(&self, vcpu: VcpuId) -> Option<PcpuId> {
-        let place = self.0.get(vcpu.index())?;
-        PcpuId::new(place.home.load(Ordering::Relaxed).checked_sub(1)? as u16)
+        self.0.get(vcpu.index())?.home()
     }
 
     /// Where `vcpu` may run, by what its policy has admitted: on pCPUs of its pool only.
     pub fn affinity(&self, vcpu: VcpuId) -> PcpuSet {
-        let place = self.0.get(vcpu.index());
-        place.map_or(PcpuSet::EMPTY, |place| {
-            place.affinity.load(Ordering::Relaxed)
-        })
-    }
-
-    /// The same of a vCPU that is there, for who sends it to one of them: if that one is new in the pool, it can know it by then.
-    pub(crate) fn reachable(&self, vcpu: VcpuId) -> PcpuSet {
-        let place = self.0.get(vcpu.index());
-        place.map_or(PcpuSet::EMPTY, |place| {
-            place.affinity.load_nonempty(Ordering::Acquire)
-        })
-    }
-
-    /// `vcpu` may run on `pcpu`.
-    #[inline]
-    pub(crate) fn may_run_on(&self, vcpu: VcpuId, pcpu: PcpuId) -> bool {
-        let place = self.0.get(vcpu.index());
-        place.is_some_and(|place| place.affinity.contains(pcpu, Ordering::Acquire))
+        let entry = self.0.get(vcpu.index());
+        entry.map_or(PcpuSet::EMPTY, |entry| entry.affinity())
     }
 
     /// Where `vcpu` may run whatever pool it belongs to.
     pub(crate) fn asked(&self, vcpu: VcpuId) -> PcpuSet {
-        let place = self.0.get(vcpu.index());
-        place.map_or(PcpuSet::EMPTY, |place| place.asked.load(Ordering::Relaxed))
-    }
-
-    /// Where `vcpu` runs rather than elsewhere; empty: it has no preference.
-    pub(crate) fn preferred(&self, vcpu: VcpuId) -> PcpuSet {
-        let place = self.0.get(vcpu.index());
-        place.map_or(PcpuSet::EMPTY, |place| {
-            place.preferred.load(Ordering::Relaxed)
-        })
+        let entry = self.0.get(vcpu.index());
+        entry.map_or(PcpuSet::EMPTY, |entry| entry.asked())
     }
 
     pub(crate) fn prefer(&self, vcpu: VcpuId, pcpus: PcpuSet) {
-        if let Some(place) = self.0.get(vcpu.index()) {
-            place.preferred.store(pcpus, Ordering::Relaxed);
+        if let Some(entry) = self.0.get(vcpu.index()) {
+            entry.preferred.store(pcpus, Ordering::Relaxed);
         }
     }
 
     /// The pool of `vcpu`.
     pub fn pool(&self, vcpu: VcpuId) -> PoolId {
-        let place = self.0.get(vcpu.index());
-        place.map_or(PoolId::FIRST, |place| {
-            PoolId::from_raw(place.pool.load(Ordering::Relaxed))
-        })
+        let entry = self.0.get(vcpu.index());
+        entry.map_or(PoolId::FIRST, |entry| entry.pool())
     }
 
     /// Those who are there and belong to `pool`.
@@ -270,18 +296,18 @@ impl Entitlements {
 
     /// The policy has admitted `vcpu` on `affinity`, and wants it at `home`.
     pub(crate) fn set_place(&self, vcpu: VcpuId, affinity: PcpuSet, home: Option<PcpuId>) {
-        if let Some(place) = self.0.get(vcpu.index()) {
-            place.affinity.store(affinity, Ordering::Release);
+        if let Some(entry) = self.0.get(vcpu.index()) {
+            entry.affinity.store(affinity, Ordering::Release);
             let home = home.map_or(0, |home| home.index() as u32 + 1);
-            place.home.store(home, Ordering::Relaxed);
+            entry.home.store(home, Ordering::Relaxed);
         }
     }
 
     /// `vcpu` belongs to `pool`, and may run on `asked` as far as its pool has that. [`Self::set_place`] follows.
     pub(crate) fn set_pool(&self, vcpu: VcpuId, pool: PoolId, asked: PcpuSet) {
-        if let Some(place) = self.0.get(vcpu.index()) {
-            place.asked.store(asked, Ordering::Relaxed);
-            place.pool.store(pool.raw(), Ordering::Relaxed);
+        if let Some(entry) = self.0.get(vcpu.index()) {
+            entry.asked.store(asked, Ordering::Relaxed);
+            entry.pool.store(pool.raw(), Ordering::Relaxed);
         }
     }
 
@@ -293,7 +319,7 @@ impl Entitlements {
 
     /// `vcpu` shall have `entitlement` from its next turn on. The policy has admitted it.
     pub(crate) fn set(&self, vcpu: VcpuId, entitlement: &Entitlement) {
-        let Some(place) = self.0.get(vcpu.index()) else {
+        let Some(entry) = self.0.get(vcpu.index()) else {
             return;
         };
         let Entitlement {
@@ -305,17 +331,17 @@ impl Entitlements {
             cap,
         } = *entitlement;
         let group_and_weight = (group.index() as u32) << 16 | u32::from(weight.get());
-        place
+        entry
             .group_and_weight
             .store(group_and_weight, Ordering::Relaxed);
-        place.priority.store(priority.into(), Ordering::Relaxed);
-        place.cap.store(cap.unwrap_or(NO_CAP), Ordering::Relaxed);
-        place
+        entry.priority.store(priority.into(), Ordering::Relaxed);
+        entry.cap.store(cap.unwrap_or(NO_CAP), Ordering::Relaxed);
+        entry
             .slice
             .store(slice.unwrap_or(NOTHING), Ordering::Relaxed);
         let (budget, period) = reservation.map_or((0, 0), |r| (r.budget, r.period));
-        place.budget.store(budget, Ordering::Relaxed);
-        place.period.store(period, Ordering::Relaxed);
+        entry.budget.store(budget, Ordering::Relaxed);
+        entry.period.store(period, Ordering::Relaxed);
     }
 }
 

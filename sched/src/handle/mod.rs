@@ -18,6 +18,7 @@ use crate::{
     BlockReason, PcpuId, Place, Pool, TraceEvent, VcpuId,
     accounting::{Counter, vcpu},
     attention::About,
+    entitlement::Entry,
     hurry::Flag,
     state::{Ask, State, StateWord, Wake},
     sync::{ArrayQueue, AtomicU32},
@@ -39,6 +40,8 @@ const NO_DESTINATION: u32 = PcpuId::LIMIT as u32;
 pub struct VcpuHandle<V: Vcpu> {
     pub(crate) state: StateWord,
     id: VcpuId,
+    /// What it shall get.
+    pub(crate) entry: Arc<Entry>,
     pub(crate) slot: ArrayQueue<Box<V>>,
     /// Where [`Self::migrate`] sends it, or `NO_DESTINATION`.
     destination: AtomicU32,
@@ -64,6 +67,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         Self {
             state: StateWord::new(State::created(first)),
             id,
+            entry: Arc::clone(pool.entitlements().entry(id)),
             slot: ArrayQueue::new(1),
             destination: AtomicU32::new(NO_DESTINATION),
             account: vcpu::Account::new(vcpu::BLOCKED, now),
@@ -113,8 +117,9 @@ impl<V: Vcpu> VcpuHandle<V> {
 
     #[inline(never)]
     fn unpark_woken(&self, last: PcpuId) {
-        self.pool.trace_here(TraceEvent::Wake(self.id));
-        self.unpark(last);
+        let caller = self.pool.caller();
+        self.pool.trace_from(caller, TraceEvent::Wake(self.id));
+        self.unpark(caller, last);
     }
 
     /// Adds a reason not to run; it takes effect at once, wherever the vCPU is. See [`Self::is_parked`].
@@ -130,7 +135,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         match self.state.update(|state| state.unblock(reason)) {
             Wake::Noted | Wake::Ready(_) => {}
             Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
-            Wake::Claimed(last) => self.unpark(last),
+            Wake::Claimed(last) => self.unpark(self.pool.caller(), last),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::{
     accounting::vcpu,
     attention::About,
     cell::Mail,
+    pool::Caller,
     state::{Ask, Leave},
     sync::Ordering,
 };
@@ -36,22 +37,22 @@ impl<V: Vcpu> VcpuHandle<V> {
 
     /// The pool that it belongs to.
     pub fn pool_id(&self) -> PoolId {
-        self.pool.entitlements().pool(self.id)
+        self.entry.pool()
     }
 
     /// Where it may run, whatever pool it belongs to; none once it was retired.
     pub fn affinity(&self) -> PcpuSet {
-        self.pool.entitlements().asked(self.id)
+        self.entry.asked()
     }
 
     /// What of its affinity its pool has. Not of one that was retired.
     pub(crate) fn allowed(&self) -> PcpuSet {
-        self.pool.entitlements().reachable(self.id)
+        self.entry.reachable()
     }
 
     /// Its affinity and its pool let it run on `pcpu`.
     pub(crate) fn may_run_on(&self, pcpu: PcpuId) -> bool {
-        self.pool.entitlements().may_run_on(self.id, pcpu)
+        self.entry.may_run_on(pcpu)
     }
 
     pub(crate) fn request_migrate(&self) {
@@ -68,9 +69,9 @@ impl<V: Vcpu> VcpuHandle<V> {
             .expect("rule: the box of a parked vCPU is in its slot")
     }
 
-    pub(super) fn unpark(&self, last: PcpuId) {
+    pub(super) fn unpark(&self, caller: Caller, last: PcpuId) {
         let vcpu = self.take_parked();
-        self.account.enter(vcpu::READY, self.pool.host().now());
+        self.account.enter(vcpu::READY, caller.now);
         let has_run = self.switches.read() > 0;
         let wanted = if self.take_migrate_request() {
             self.take_destination()
@@ -82,13 +83,10 @@ impl<V: Vcpu> VcpuHandle<V> {
             self.migrations.parked.increment();
         }
         match self.state.update(|state| state.route(to)) {
-            Leave::Queued => self.pool.post(
-                to,
-                Mail {
-                    vcpu,
-                    why: Ready::Woken,
-                },
-            ),
+            Leave::Queued => {
+                let why = Ready::Woken;
+                self.pool.post_from(caller, to, Mail { vcpu, why });
+            }
             Leave::SyncFirst => {
                 unreachable!("rule: only a loaded vCPU has interrupt state to fold")
             }
@@ -102,7 +100,7 @@ impl<V: Vcpu> VcpuHandle<V> {
 
     /// Where it goes that was on `last`.
     fn choose_pcpu(&self, last: Option<PcpuId>) -> PcpuId {
-        let home = self.pool.entitlements().home(self.id);
+        let home = self.entry.home();
         let home = home.filter(|&home| self.can_run_on(home));
         home.unwrap_or_else(|| self.pool.choose(self, last))
     }

@@ -13,6 +13,7 @@ mod regime;
 mod regroup;
 
 pub use errors::{CreateError, LocalError, PoolChangeError, PoolError};
+pub(crate) use post::Caller;
 pub(crate) use regime::AtWork;
 pub use regime::PoolInfo;
 

@@ -95,7 +95,7 @@ impl<V: Vcpu> Pool<V> {
         }
         let online = eligible.intersection(self.online.load(Ordering::Relaxed));
         let candidates = if online.is_empty() { eligible } else { online };
-        let preferred = self.entitlements().preferred(handle.id());
+        let preferred = handle.entry.preferred();
         let preferred = candidates.intersection(preferred);
         // It has to wait anyway.
         let candidates = if preferred.is_empty() {
@@ -131,7 +131,7 @@ impl<V: Vcpu> Pool<V> {
         if idle.is_empty() {
             return None;
         }
-        let preferred = self.entitlements().preferred(handle.id());
+        let preferred = handle.entry.preferred();
         let preferred = idle.intersection(preferred);
         if !preferred.is_empty()
             && let Some(claimed) = self.claim_nearest(pool, preferred, last)

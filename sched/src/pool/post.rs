@@ -9,9 +9,32 @@ use crate::{
     sync::{Ordering, fence},
 };
 
+/// Who does something, and when; asked once for all that follows from it.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller {
+    /// `None` if it is no pCPU of the machine's.
+    pcpu: Option<PcpuId>,
+    /// The host's counter, in ticks.
+    pub(crate) now: u64,
+}
+
 impl<V: Vcpu> Pool<V> {
+    /// Who calls.
+    #[inline]
+    pub(crate) fn caller(&self) -> Caller {
+        Caller {
+            pcpu: self.host.this_pcpu(),
+            now: self.host.now(),
+        }
+    }
+
     /// Puts a box into the inbox of `to`. The state word already says that it is queued there.
     pub(crate) fn post(&self, to: PcpuId, mail: Mail<V>) {
+        self.post_from(self.caller(), to, mail);
+    }
+
+    /// The same for `caller`.
+    pub(crate) fn post_from(&self, caller: Caller, to: PcpuId, mail: Mail<V>) {
         let id = mail.vcpu.handle().id();
         let cell = self.cell(to);
         cell.waiting.fetch_add(1, Ordering::Relaxed);
@@ -19,13 +42,12 @@ impl<V: Vcpu> Pool<V> {
             cell.inbox.push(mail).is_ok(),
             "rule: an inbox has room for every vCPU of the machine"
         );
-        let here = self.host.this_pcpu();
-        self.trace_from(here, TraceEvent::Post(id, to));
-        if here == Some(to) {
+        self.trace_from(caller, TraceEvent::Post(id, to));
+        if caller.pcpu == Some(to) {
             return cell.attention.post_to_self();
         }
         match cell.attention.post(cell.is_preemptive()) {
-            Kick::Send => return self.kick(here, to),
+            Kick::Send => return self.kick(caller.pcpu, to),
             Kick::Closed => return self.send_on(to),
             Kick::NotNeeded => {}
         }
@@ -93,18 +115,16 @@ impl<V: Vcpu> Pool<V> {
         if let Some(cell) = from.and_then(|from| self.cells.get(from.index())) {
             cell.kicks_sent.increment();
         }
-        self.trace_from(from, TraceEvent::Kick(to));
+        let now = self.host.now();
+        self.trace_from(Caller { pcpu: from, now }, TraceEvent::Kick(to));
         self.host.kick(to);
     }
 
-    /// Records an event of the pCPU that calls.
-    pub(crate) fn trace_here(&self, event: TraceEvent) {
-        self.trace_from(self.host.this_pcpu(), event);
-    }
-
-    fn trace_from(&self, pcpu: Option<PcpuId>, event: TraceEvent) {
+    /// Records an event of `caller`.
+    pub(crate) fn trace_from(&self, caller: Caller, event: TraceEvent) {
+        let pcpu = caller.pcpu;
         if let Some(cell) = pcpu.and_then(|pcpu| self.cells.get(pcpu.index())) {
-            cell.trace.record(self.host.now(), event);
+            cell.trace.record(caller.now, event);
         }
     }
 }
