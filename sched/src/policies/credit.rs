@@ -135,6 +135,12 @@ impl Own for () {
     }
 }
 
+/// For how long one with `entitlement` runs at a time: no longer than a reset gives credit for.
+fn slice(entitlement: &Entitlement, slice_ticks: u64) -> u64 {
+    let longest = RESET_SLICES.saturating_mul(slice_ticks);
+    entitlement.slice.unwrap_or(slice_ticks).min(longest)
+}
+
 struct Queue {
     slice_ticks: u64,
     /// The virtual runtime at which there is no credit left.
@@ -146,12 +152,6 @@ struct Queue {
 }
 
 impl Queue {
-    /// For how long one with `entitlement` runs at a time: no longer than a reset gives credit for.
-    fn slice(&self, entitlement: &Entitlement) -> u64 {
-        let longest = RESET_SLICES.saturating_mul(self.slice_ticks);
-        entitlement.slice.unwrap_or(self.slice_ticks).min(longest)
-    }
-
     /// The credit that a reset gives.
     fn gift(&self) -> u64 {
         let ticks = RESET_SLICES.saturating_mul(self.slice_ticks);
@@ -175,9 +175,9 @@ impl Queue {
         credits.max().unwrap_or(0)
     }
 
-    /// If nobody here has credit left, all get as much anew as it takes for one to have some.
-    fn reset(&mut self) {
-        if let Ok(debt) = u64::try_from(self.most_credit().saturating_neg()) {
+    /// If nobody here has credit left, all get as much anew as it takes for the one with the `most` to have some.
+    fn reset(&mut self, most: i64) {
+        if let Ok(debt) = u64::try_from(most.saturating_neg()) {
             let gift = self.gift();
             let more = gift.wrapping_mul(debt / gift + 1);
             self.level = self.level.wrapping_add(more);
@@ -187,7 +187,7 @@ impl Queue {
     /// As it comes to this pCPU: with what is left of its credit, but with no more than a reset gives.
     fn arrival(&mut self, vcpu: VcpuId, why: Ready, now: u64) -> Entity {
         let entitlement = self.entitlements.get(vcpu);
-        let slice = self.slice(&entitlement);
+        let slice = slice(&entitlement, self.slice_ticks);
         let mut entity = Entity::new(vcpu, entitlement.weight.get().into(), slice, ());
         let before = self.absent[vcpu.index()].vruntime();
         if self.line.is_empty() {
@@ -200,7 +200,7 @@ impl Queue {
             self.level = entity.vruntime.wrapping_add(self.gift());
             return entity;
         }
-        self.reset();
+        self.reset(self.most_credit());
         let (gift, limit) = (self.gift() as i64, entity.limit());
         let most = match why {
             // It was ready elsewhere, or without budget, and has not slept: it may be behind by more.
@@ -250,14 +250,16 @@ impl Queue {
 
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
-        let Some(mut ran) = self.line.stop(vcpu, now) else {
+        let is_yielding = why == Ready::Yielded;
+        let has_run = self.line.add_again(vcpu, is_yielding, now, |ran| {
+            let entitlement = self.entitlements.get(vcpu);
+            ran.weight = entitlement.weight.get().into();
+            ran.slice = slice(&entitlement, self.slice_ticks);
+        });
+        if !has_run {
             let entity = self.arrival(vcpu, why, now);
-            return self.line.add(entity);
-        };
-        let entitlement = self.entitlements.get(vcpu);
-        ran.weight = entitlement.weight.get().into();
-        ran.slice = self.slice(&entitlement);
-        self.line.add_again(ran, why == Ready::Yielded);
+            self.line.add(entity);
+        }
     }
 
     fn pick(&mut self, now: u64) -> Choice {
@@ -265,7 +267,8 @@ impl LocalPolicy for Queue {
         let Some(index) = self.best() else {
             return Choice::Idle(None);
         };
-        self.reset();
+        // Nobody runs: it has the most of all here.
+        self.reset(self.credit(self.line.ready(index)));
         Choice::Run(self.run(index, now))
     }
 

@@ -151,10 +151,10 @@ impl Queue {
     /// Of those that are ready and have had no more than their part the one with the earliest deadline; of the others, the
     /// one that has had least.
     fn best(&self) -> Option<usize> {
-        let time = self.line.virtual_time()?;
-        if cfg!(mutant = "fair_runs_who_is_early") {
+        if self.line.waiting() <= 1 || cfg!(mutant = "fair_runs_who_is_early") {
             return self.line.first();
         }
+        let time = self.line.virtual_time()?;
         let eligible = self.line.first_within(time);
         eligible.or_else(|| self.line.least())
     }
@@ -239,20 +239,22 @@ impl Queue {
 
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
-        let Some(mut ran) = self.line.stop(vcpu, now) else {
-            let entity = self.arrival(vcpu, why != Ready::MigratedIn, now);
-            return self.line.add(entity);
-        };
         let is_yielding = why == Ready::Yielded;
-        if is_yielding || ran.left() == 0 {
-            let entitlement = self.entitlements.get(vcpu);
-            ran.weight = entitlement.weight.get().into();
-            ran.slice = entitlement.slice.unwrap_or(self.slice_ticks);
+        let has_run = self.line.add_again(vcpu, is_yielding, now, |ran| {
+            let is_over = ran.left() == 0;
+            if is_yielding || is_over {
+                let entitlement = self.entitlements.get(vcpu);
+                ran.weight = entitlement.weight.get().into();
+                ran.slice = entitlement.slice.unwrap_or(self.slice_ticks);
+            }
+            if is_over {
+                ran.renew_deadline();
+            }
+        });
+        if !has_run {
+            let entity = self.arrival(vcpu, why != Ready::MigratedIn, now);
+            self.line.add(entity);
         }
-        if ran.left() == 0 {
-            ran.renew_deadline();
-        }
-        self.line.add_again(ran, is_yielding);
     }
 
     fn pick(&mut self, now: u64) -> Choice {

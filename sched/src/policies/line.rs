@@ -164,17 +164,33 @@ impl<T: Own> Line<T> {
         self.fronts.slowest(now)
     }
 
-    pub(super) fn add(&mut self, mut entity: Entity<T>) {
-        self.last_place += 1;
-        entity.place = self.last_place;
-        self.rank(entity);
-        self.publish_contention();
+    /// `entity` comes to this pCPU.
+    pub(super) fn add(&mut self, entity: Entity<T>) {
+        self.mean.join(entity.vruntime, entity.weight);
+        self.put_in_line(entity);
     }
 
-    /// `entity`, which ran, becomes ready; if it yields, it may pay for who runs next.
-    pub(super) fn add_again(&mut self, entity: Entity<T>, is_yielding: bool) {
-        self.yielder = is_yielding.then_some(entity.vcpu);
-        self.add(entity);
+    /// `vcpu` becomes ready, changed as `change` says, if it ran until now; if it yields, it may pay for who runs next.
+    pub(super) fn add_again(
+        &mut self,
+        vcpu: VcpuId,
+        is_yielding: bool,
+        now: u64,
+        change: impl FnOnce(&mut Entity<T>),
+    ) -> bool {
+        let Some(mut entity) = self.running.take_if(|running| running.vcpu == vcpu) else {
+            return false;
+        };
+        self.publish(now);
+        let before = entity.weight;
+        change(&mut entity);
+        if entity.weight != before {
+            self.mean.leave(entity.vruntime, before);
+            self.mean.join(entity.vruntime, entity.weight);
+        }
+        self.yielder = is_yielding.then_some(vcpu);
+        self.put_in_line(entity);
+        true
     }
 
     /// Who has yielded to nobody in particular, once: it lets the others run.
@@ -186,7 +202,9 @@ impl<T: Own> Line<T> {
     /// Changes what is known of the ready one at `index`, as `change` says when the others are as they are without it. It keeps its place.
     pub(super) fn change(&mut self, index: usize, change: impl FnOnce(&mut Entity<T>, &Self)) {
         let mut entity = self.unrank(index);
+        self.mean.leave(entity.vruntime, entity.weight);
         change(&mut entity, self);
+        self.mean.join(entity.vruntime, entity.weight);
         self.rank(entity);
     }
 
@@ -195,19 +213,20 @@ impl<T: Own> Line<T> {
         self.payer.and_then(|payer| self.position(payer))
     }
 
-    /// The one at `index` leaves the ready ones.
+    /// The one at `index` leaves this pCPU.
     pub(super) fn remove(&mut self, index: usize) -> Entity<T> {
         let entity = self.unrank(index);
+        self.mean.leave(entity.vruntime, entity.weight);
         self.publish_contention();
         entity
     }
 
     /// The one at `index` runs from now on.
     pub(super) fn run(&mut self, index: usize, now: u64) -> Entity<T> {
-        let entity = self.remove(index);
-        self.mean.join(entity.vruntime, entity.weight);
+        let entity = self.unrank(index);
         self.running = Some(entity);
         (self.yielder, self.payer) = (None, None);
+        self.publish_contention();
         self.publish(now);
         entity
     }
@@ -220,7 +239,7 @@ impl<T: Own> Line<T> {
         entity
     }
 
-    /// `vcpu` does not run any more, if it did.
+    /// `vcpu` does not run any more, if it did, and leaves this pCPU.
     pub(super) fn stop(&mut self, vcpu: VcpuId, now: u64) -> Option<Entity<T>> {
         let entity = self.running.take_if(|running| running.vcpu == vcpu)?;
         self.mean.leave(entity.vruntime, entity.weight);
@@ -272,8 +291,15 @@ impl<T: Own> Line<T> {
             .furthest_ahead(behind.vruntime, behind.virtual_slice(), now, may_go)
     }
 
+    /// `entity` becomes ready, after all that are.
+    fn put_in_line(&mut self, mut entity: Entity<T>) {
+        self.last_place += 1;
+        entity.place = self.last_place;
+        self.rank(entity);
+        self.publish_contention();
+    }
+
     fn rank(&mut self, entity: Entity<T>) {
-        self.mean.join(entity.vruntime, entity.weight);
         let rank = Rank {
             value: T::rank(&entity),
             place: entity.place,
@@ -285,9 +311,7 @@ impl<T: Own> Line<T> {
 
     fn unrank(&mut self, index: usize) -> Entity<T> {
         self.ranking.remove(index);
-        let entity = self.ready.remove(index);
-        self.mean.leave(entity.vruntime, entity.weight);
-        entity
+        self.ready.remove(index)
     }
 
     /// What others wait for is the time that this pCPU's vCPUs have had.

@@ -6,7 +6,8 @@
 //!         3 (5)      8 (1)       each also knows whose bound is the least below it: here 8, and there 3 and 8
 //!                                first_within(2): nobody left of 6 is within, nor is 6, so it is 8
 //! ```
-//! A tree that is balanced by height: with n there, nothing takes more than 1.44 * log2(n + 2) steps, and nothing allocates.
+//! A tree that is balanced by height: with n there, nothing takes more than 1.44 * log2(n + 2) steps, and nothing allocates. The
+//! few that came last are looked at one by one instead: most pCPUs have no more, and of many most are not there for long.
 //! [Adelson-Velsky, Landis: An algorithm for the organization of information, 1962; Cormen et al.: Introduction to
 //! Algorithms, augmenting data structures] Values may wrap around: only differences count. Should they be so far apart that
 //! this orders them in a circle, whoever comes first is odd, and nobody is lost.
@@ -15,6 +16,8 @@ use super::fronts::ahead;
 use alloc::vec::Vec;
 
 const NOBODY: u16 = u16::MAX;
+/// So many that came last are not in the tree yet.
+const FEW: usize = 4;
 /// The side of those before, and the one of those after.
 const LEFT: usize = 0;
 const RIGHT: usize = 1;
@@ -45,6 +48,8 @@ pub(super) struct Ranking {
     /// By slot.
     nodes: Vec<Node>,
     root: u16,
+    /// Those that are not in the tree yet, in the order in which they came.
+    recent: Vec<u16>,
 }
 
 impl Ranking {
@@ -53,23 +58,85 @@ impl Ranking {
         Self {
             nodes: Vec::with_capacity(capacity),
             root: NOBODY,
+            recent: Vec::with_capacity(FEW + 1),
         }
     }
 
     /// Who comes first.
     pub(super) fn first(&self) -> Option<usize> {
-        some(self.outermost(self.root, LEFT))
+        let in_tree = some(self.outermost(self.root, LEFT));
+        self.earliest(self.recent().chain(in_tree), Rank::precedes)
     }
 
     /// Whose bound is the least; of several, who came first.
     pub(super) fn least(&self) -> Option<usize> {
-        let root = self.nodes.get(usize::from(self.root))?;
-        some(root.least)
+        let root = self.nodes.get(usize::from(self.root));
+        let in_tree = root.map(|root| usize::from(root.least));
+        self.earliest(self.recent().chain(in_tree), Rank::is_less_bound)
     }
 
     /// Who comes first of those that are within `limit`.
     pub(super) fn first_within(&self, limit: u64) -> Option<usize> {
-        let is_within = |slot: u16| ahead(self.node(slot).rank.bound, limit) <= 0;
+        let recent = self.recent();
+        let recent = recent.filter(|&slot| self.nodes[slot].rank.is_within(limit));
+        let in_tree = self.first_in_tree_within(limit);
+        self.earliest(recent.chain(in_tree), Rank::precedes)
+    }
+
+    /// Those that are there: those in the tree, the first one first, and the few that came last.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        let first = some(self.outermost(self.root, LEFT));
+        let in_tree = core::iter::successors(first, |&slot| some(self.after(slot as u16)));
+        in_tree.chain(self.recent())
+    }
+
+    /// `slot`, which is not there, comes in with `rank`.
+    pub(super) fn insert(&mut self, slot: usize, rank: Rank) {
+        let node = || Node {
+            rank,
+            parent: NOBODY,
+            sides: [NOBODY; 2],
+            least: slot as u16,
+            height: 1,
+        };
+        while self.nodes.len() <= slot {
+            self.nodes.push(node());
+        }
+        self.nodes[slot] = node();
+        self.recent.push(slot as u16);
+        if self.recent.len() > FEW {
+            let oldest = self.recent.remove(0);
+            self.insert_into_tree(oldest);
+        }
+    }
+
+    /// `slot`, which is there, goes.
+    pub(super) fn remove(&mut self, slot: usize) {
+        let gone = slot as u16;
+        match self.recent.iter().position(|&recent| recent == gone) {
+            Some(index) => drop(self.recent.remove(index)),
+            None => self.remove_from_tree(gone),
+        }
+    }
+
+    fn recent(&self) -> impl Iterator<Item = usize> {
+        self.recent.iter().map(|&slot| usize::from(slot))
+    }
+
+    fn earliest(
+        &self,
+        slots: impl Iterator<Item = usize>,
+        is_before: fn(&Rank, &Rank) -> bool,
+    ) -> Option<usize> {
+        let rank = |slot: usize| &self.nodes[slot].rank;
+        slots.reduce(|first, next| match is_before(rank(next), rank(first)) {
+            true => next,
+            false => first,
+        })
+    }
+
+    fn first_in_tree_within(&self, limit: u64) -> Option<usize> {
+        let is_within = |slot: u16| self.node(slot).rank.is_within(limit);
         let has_any = |slot: u16| slot != NOBODY && is_within(self.node(slot).least);
         let mut slot = self.root;
         while has_any(slot) {
@@ -83,12 +150,7 @@ impl Ranking {
         None
     }
 
-    /// Those that are there, the first one first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
-        core::iter::successors(self.first(), |&slot| some(self.after(slot as u16)))
-    }
-
-    /// Who comes next after `slot`.
+    /// Who comes next after `slot` in the tree.
     fn after(&self, slot: u16) -> u16 {
         let right = self.node(slot).sides[RIGHT];
         if right != NOBODY {
@@ -101,23 +163,10 @@ impl Ranking {
         slot
     }
 
-    /// `slot`, which is not there, comes in with `rank`.
-    pub(super) fn insert(&mut self, slot: usize, rank: Rank) {
-        let new = slot as u16;
-        let node = || Node {
-            rank,
-            parent: NOBODY,
-            sides: [NOBODY; 2],
-            least: new,
-            height: 1,
-        };
-        while self.nodes.len() <= slot {
-            self.nodes.push(node());
-        }
-        self.nodes[slot] = node();
+    fn insert_into_tree(&mut self, new: u16) {
         let (mut parent, mut side, mut below) = (NOBODY, LEFT, self.root);
         while below != NOBODY {
-            let is_before = self.node(below).rank.precedes(&rank);
+            let is_before = self.node(below).rank.precedes(&self.node(new).rank);
             (parent, side) = (below, if is_before { RIGHT } else { LEFT });
             below = self.node(parent).sides[side];
         }
@@ -128,31 +177,31 @@ impl Ranking {
         self.settle(parent);
     }
 
-    /// `slot`, which is there, goes.
-    pub(super) fn remove(&mut self, slot: usize) {
-        let gone = slot as u16;
-        let Node { parent, sides, .. } = self.nodes[slot];
-        let lowest = match sides {
-            [only, NOBODY] | [NOBODY, only] => {
-                self.replace(gone, only);
-                parent
-            }
-            [_, right] => {
-                // Whoever comes next takes its place, and leaves its own to those after it.
-                let heir = self.outermost(right, LEFT);
-                let lowest = match self.node(heir).parent {
-                    parent if parent == gone => heir,
-                    parent => parent,
-                };
-                self.replace(heir, self.node(heir).sides[RIGHT]);
-                let [left, right] = self.node(gone).sides;
-                self.replace(gone, heir);
-                self.link(heir, LEFT, left);
-                self.link(heir, RIGHT, right);
-                lowest
-            }
-        };
-        self.settle(lowest);
+    fn remove_from_tree(&mut self, gone: u16) {
+        let Node { parent, sides, .. } = *self.node(gone);
+        if let [only, NOBODY] | [NOBODY, only] = sides {
+            self.replace(gone, only);
+            return self.settle(parent);
+        }
+        // Whoever comes next takes its place, and leaves its own to those after it.
+        let heir = self.outermost(sides[RIGHT], LEFT);
+        let parent = self.node(heir).parent;
+        self.replace(heir, self.node(heir).sides[RIGHT]);
+        let Node {
+            sides: [left, right],
+            least,
+            height,
+            ..
+        } = *self.node(gone);
+        self.replace(gone, heir);
+        self.link(heir, LEFT, left);
+        self.link(heir, RIGHT, right);
+        // As those above it know it.
+        (self.node_mut(heir).least, self.node_mut(heir).height) = (least, height);
+        if parent != gone {
+            self.settle(parent);
+        }
+        self.settle(heir);
     }
 
     fn node(&self, slot: u16) -> &Node {
@@ -199,39 +248,58 @@ impl Ranking {
         usize::from(self.node(parent).sides[RIGHT] == slot)
     }
 
-    fn height(&self, slot: u16) -> u8 {
-        let node = self.nodes.get(usize::from(slot));
-        node.map_or(0, |node| node.height)
-    }
-
-    fn heights(&self, slot: u16) -> [u8; 2] {
-        self.node(slot).sides.map(|side| self.height(side))
-    }
-
-    /// What is below `slot` has changed: from there up all are in balance again and know who is below them.
+    /// What is below `slot` has changed: from there up all are in balance again and know who is below them, as far as that
+    /// has changed.
     fn settle(&mut self, mut slot: u16) {
         while slot != NOBODY {
-            let [left, right] = self.heights(slot);
+            let (heights @ [left, right], least) = self.survey(slot);
+            let height = 1 + left.max(right);
+            let node = self.node_mut(slot);
             if left.abs_diff(right) > 1 {
-                slot = self.balance(slot, if left > right { LEFT } else { RIGHT });
+                let before = (node.least, node.height);
+                slot = self.balance(slot, heights);
+                let top = self.node(slot);
+                if (top.least, top.height) == before {
+                    return;
+                }
+            } else if (node.least, node.height) == (least, height) {
+                return;
             } else {
-                self.refresh(slot);
+                (node.least, node.height) = (least, height);
             }
             slot = self.node(slot).parent;
         }
     }
 
-    /// On the `tall` side of `slot` are two more; the result is who is in its place then.
-    fn balance(&mut self, slot: u16, tall: usize) -> u16 {
-        let below = self.node(slot).sides[tall];
-        let heights = self.heights(below);
-        let top = if heights[1 - tall] > heights[tall] {
-            let inner = self.node(below).sides[1 - tall];
-            self.raise(inner);
-            inner
+    /// The heights of both sides of `slot`, and who has the least bound of it and those below it.
+    fn survey(&self, slot: u16) -> ([u8; 2], u16) {
+        let node = self.node(slot);
+        let (mut heights, mut least, mut bound) = ([0; 2], slot, &node.rank);
+        for (height, side) in heights.iter_mut().zip(node.sides) {
+            if let Some(below) = self.nodes.get(usize::from(side)) {
+                *height = below.height;
+                let rank = &self.node(below.least).rank;
+                if rank.is_less_bound(bound) {
+                    (least, bound) = (below.least, rank);
+                }
+            }
+        }
+        (heights, least)
+    }
+
+    /// One side of `slot` is too high, as `heights` say; the result is who is in its place then.
+    fn balance(&mut self, slot: u16, heights: [u8; 2]) -> u16 {
+        let tall = if heights[LEFT] > heights[RIGHT] {
+            LEFT
         } else {
-            below
+            RIGHT
         };
+        let mut top = self.node(slot).sides[tall];
+        let (heights, _) = self.survey(top);
+        if heights[1 - tall] > heights[tall] {
+            top = self.node(top).sides[1 - tall];
+            self.raise(top);
+        }
         self.raise(top);
         top
     }
@@ -250,22 +318,17 @@ impl Ranking {
 
     /// `slot` knows who is below it.
     fn refresh(&mut self, slot: u16) {
-        let node = self.node(slot);
-        let [left, right] = self.heights(slot);
-        let (mut least, mut bound) = (slot, node.rank);
-        for side in node.sides.into_iter().filter(|&side| side != NOBODY) {
-            let other = self.node(side).least;
-            let rank = self.node(other).rank;
-            if rank.is_less_bound(&bound) {
-                (least, bound) = (other, rank);
-            }
-        }
+        let ([left, right], least) = self.survey(slot);
         let node = self.node_mut(slot);
         (node.least, node.height) = (least, 1 + left.max(right));
     }
 }
 
 impl Rank {
+    fn is_within(&self, limit: u64) -> bool {
+        ahead(self.bound, limit) <= 0
+    }
+
     fn precedes(&self, other: &Self) -> bool {
         match ahead(self.value, other.value) {
             0 => self.place < other.place,
@@ -333,7 +396,9 @@ mod tests {
                     }
                 }
                 check(&ranking, ranking.root);
-                prop_assert!(ranking.iter().eq(list.iter().map(|entry| entry.3)));
+                let is_recent = |slot: &usize| ranking.recent.contains(&(*slot as u16));
+                let in_tree = list.iter().map(|entry| entry.3).filter(|slot| !is_recent(slot));
+                prop_assert!(ranking.iter().eq(in_tree.chain(ranking.recent())));
                 prop_assert_eq!(ranking.first(), list.first().map(|entry| entry.3));
                 let least = list.iter().min_by_key(|entry| (entry.2, entry.1));
                 prop_assert_eq!(ranking.least(), least.map(|entry| entry.3));
