@@ -1,13 +1,15 @@
-//! Instructions for a switch and for wake-ups under each policy.
+//! Instructions for a switch and for wake-ups under each policy, all on one pCPU.
 //!
-//! A wake-up is from the deadline of a vCPU's timer to its handler: on a pCPU that idles, and on one that another VM's vCPU keeps
-//! busy, which is preempted if the policy says so.
+//! A switch is the whole of it: from the WFI of one vCPU of a VM until its sibling executes what comes after its own, with the
+//! guest's part. What a policy takes of that is the difference to round-robin, whose ranking is a line. A wake-up is from the
+//! deadline of a vCPU's timer to its handler: on a pCPU that idles, and on one that another VM's vCPU keeps busy, which is
+//! preempted if the policy says so.
 
 use trapline_demos::{
-    config::EntitlementConfig,
+    config::{EntitlementConfig, WindowConfig},
     host::{Failure, failure::Result, request::GuestRequest},
 };
-use trapline_sched::policies::TableDriven;
+use trapline_sched::policies::{Fair, NAMES, Pinned, RoundRobin, TableDriven};
 
 use super::{bench_guest, field, machine, measure_all};
 use crate::{cli::MachineOptions, run};
@@ -21,26 +23,61 @@ const FIRST: EntitlementConfig = EntitlementConfig {
     priority: 1,
     reservation_us: Some((1000, 10_000)),
 };
-/// How long turns are.
-const SLICE_US: u32 = 1000;
+/// How long turns, slots and windows are.
+const SLICE_US: u32 = 200;
+/// Under fair, whoever wants little at a time has it soon.
+const SHORT_SLICE_US: u32 = 50;
+/// Those that switch to each other, and the one that wakes.
+const SWITCH: (&str, usize) = ("figures=switch", 2);
+const WAKE: (&str, usize) = ("figures=wake", 1);
 /// What the busy one does: longer than the other takes its samples.
-const BUSY: &str = "figures=work milliseconds=200";
+const BUSY: (&str, usize) = ("figures=work milliseconds=80", 1);
 
 pub fn policies() -> Result<u8> {
-    println!("policy       vcpu_switch  wake_idle  wake_busy");
-    // A table needs windows, and lets nobody run in those of others.
-    let names = trapline_sched::policies::NAMES.into_iter();
-    for policy in names.filter(|&name| name != TableDriven::NAME) {
-        let switch = figure(policy, "vcpu_switch", &[("figures=switch", 2)])?;
-        let idle = figure(policy, "wake", &[("figures=wake", 1)])?;
-        let busy = figure(policy, "wake", &[("figures=wake", 1), (BUSY, 1)])?;
-        println!("{policy:12} {switch:>11}  {idle:>9}  {busy:>9}");
+    println!(
+        "policy       vcpu_switch  more than {}  wake_idle  wake_busy  at most",
+        RoundRobin::NAME
+    );
+    let mut plain = None;
+    for policy in NAMES {
+        // Vertical: one that does not share its pCPU has nobody to switch to.
+        let shares = policy != Pinned::NAME;
+        let switch = shares
+            .then(|| figure(policy, "vcpu_switch", &[SWITCH]))
+            .transpose()?;
+        let idle = figure(policy, "wake", &[WAKE])?;
+        let busy = shares
+            .then(|| figure(policy, "wake", &[WAKE, BUSY]))
+            .transpose()?;
+        let plain = *plain.get_or_insert(switch.map_or(0, |switch| switch.median));
+        let cells = [
+            switch.map(|switch| switch.median.to_string()),
+            switch.map(|switch| format!("{:+}", switch.median as i64 - plain as i64)),
+            Some(idle.median.to_string()),
+            busy.map(|busy| busy.median.to_string()),
+            busy.map(|busy| busy.most.to_string()),
+        ];
+        let [switch, more, idle, busy, most] = cells.map(|cell| cell.unwrap_or_else(|| "-".into()));
+        println!("{policy:12} {switch:>11}  {more:>21}  {idle:>9}  {busy:>9}  {most:>7}");
     }
     Ok(0)
 }
 
+/// Of many samples.
+#[derive(Clone, Copy)]
+struct Figure {
+    median: u64,
+    most: u64,
+}
+
 /// What the first of the guests with these parameters and so many vCPUs measures as `name`, on one pCPU.
-fn figure(policy: &str, name: &str, guests: &[(&str, usize)]) -> Result<u64> {
+fn figure(policy: &str, name: &str, guests: &[(&str, usize)]) -> Result<Figure> {
+    let busy = if guests.len() > 1 {
+        " beside a busy guest"
+    } else {
+        ""
+    };
+    eprintln!("trapline: {policy}: {name}{busy}");
     let options = MachineOptions {
         icount: true,
         policy: Some(policy.to_owned()),
@@ -49,17 +86,30 @@ fn figure(policy: &str, name: &str, guests: &[(&str, usize)]) -> Result<u64> {
     };
     let guest = |(index, &(parameters, vcpus)): (usize, &(&str, usize))| GuestRequest {
         name: format!("guest{index}"),
-        entitlement: if index == 0 {
-            FIRST
-        } else {
-            EntitlementConfig::default()
+        entitlement: match index {
+            0 => EntitlementConfig {
+                slice_us: (policy == Fair::NAME).then_some(SHORT_SLICE_US),
+                ..FIRST
+            },
+            _ => EntitlementConfig::default(),
         },
         ..GuestRequest::new(bench_guest(), parameters.into(), vcpus)
     };
-    let request = run::machine(guests.iter().enumerate().map(guest).collect(), &options);
+    let mut request = run::machine(guests.iter().enumerate().map(guest).collect(), &options);
+    if policy == TableDriven::NAME {
+        let window = |guest| WindowConfig {
+            pcpus: 1,
+            guest: Some(guest),
+            us: SLICE_US,
+        };
+        request.policy.windows = (0..guests.len() as u16).map(window).collect();
+    }
     let ended = measure_all(&request, &options, &[MARKER])?;
     let mut lines = ended.marked[0].iter();
     let line = lines.find(|line| field(line, "name") == Some(name));
-    let value = line.and_then(|line| field(line, "instructions")?.parse().ok());
-    value.ok_or_else(|| Failure::hypervisor(format!("{policy}: the guest does not say `{name}`")))
+    let value = |key| line.and_then(|line| field(line, key)?.parse().ok());
+    let figure = value("instructions").zip(value("most"));
+    let (median, most) = figure
+        .ok_or_else(|| Failure::hypervisor(format!("{policy}: the guest does not say `{name}`")))?;
+    Ok(Figure { median, most })
 }
