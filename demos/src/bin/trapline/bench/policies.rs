@@ -9,7 +9,7 @@ use trapline_demos::{
     config::{EntitlementConfig, WindowConfig},
     host::{Failure, failure::Result, request::GuestRequest},
 };
-use trapline_sched::policies::{Fair, NAMES, Pinned, RoundRobin, TableDriven};
+use trapline_sched::policies::{Fair, NAMES, RoundRobin, TableDriven};
 
 use super::{bench_guest, field, machine, measure_all};
 use crate::{cli::MachineOptions, run};
@@ -40,25 +40,14 @@ pub fn policies() -> Result<u8> {
     );
     let mut plain = None;
     for policy in NAMES {
-        // Vertical: one that does not share its pCPU has nobody to switch to.
-        let shares = policy != Pinned::NAME;
-        let switch = shares
-            .then(|| figure(policy, "vcpu_switch", &[SWITCH]))
-            .transpose()?;
-        let idle = figure(policy, "wake", &[WAKE])?;
-        let busy = shares
-            .then(|| figure(policy, "wake", &[WAKE, BUSY]))
-            .transpose()?;
-        let plain = *plain.get_or_insert(switch.map_or(0, |switch| switch.median));
-        let cells = [
-            switch.map(|switch| switch.median.to_string()),
-            switch.map(|switch| format!("{:+}", switch.median as i64 - plain as i64)),
-            Some(idle.median.to_string()),
-            busy.map(|busy| busy.median.to_string()),
-            busy.map(|busy| busy.most.to_string()),
-        ];
-        let [switch, more, idle, busy, most] = cells.map(|cell| cell.unwrap_or_else(|| "-".into()));
-        println!("{policy:12} {switch:>11}  {more:>21}  {idle:>9}  {busy:>9}  {most:>7}");
+        let switch = figure(policy, "vcpu_switch", &[SWITCH])?.median;
+        let idle = figure(policy, "wake", &[WAKE])?.median;
+        let busy = figure(policy, "wake", &[WAKE, BUSY])?;
+        let more = switch as i64 - *plain.get_or_insert(switch) as i64;
+        println!(
+            "{policy:12} {switch:>11}  {more:>+21}  {idle:>9}  {:>9}  {:>7}",
+            busy.median, busy.most
+        );
     }
     Ok(0)
 }
