@@ -198,17 +198,27 @@ impl Entry {
 
 /// What the vCPUs of a pool shall get, by their numbers. Each vCPU's handle has its entry as well, so that nothing on the way of a
 /// wake-up has to look for it.
-pub struct Entitlements(Box<[Arc<Entry>]>);
+pub struct Entitlements(
+    Box<[Arc<Entry>]>,
+    /// So many changes there were.
+    AtomicU32,
+);
 
 impl Entitlements {
     /// Those of `count` vCPUs, of which none has any yet.
     pub fn new(count: u16) -> Self {
-        Self((0..count).map(|_| Arc::default()).collect())
+        let entries = (0..count).map(|_| Arc::default());
+        Self(entries.collect(), AtomicU32::new(0))
     }
 
     /// For how many vCPUs there is room.
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Another number each time something has changed: only then need those that are ready be looked at anew.
+    pub fn changes(&self) -> u32 {
+        self.1.load(Ordering::Acquire)
     }
 
     /// There is room for none.
@@ -300,6 +310,7 @@ impl Entitlements {
             entry.affinity.store(affinity, Ordering::Release);
             let home = home.map_or(0, |home| home.index() as u32 + 1);
             entry.home.store(home, Ordering::Relaxed);
+            self.1.fetch_add(1, Ordering::Release);
         }
     }
 
@@ -342,6 +353,7 @@ impl Entitlements {
         let (budget, period) = reservation.map_or((0, 0), |r| (r.budget, r.period));
         entry.budget.store(budget, Ordering::Relaxed);
         entry.period.store(period, Ordering::Relaxed);
+        self.1.fetch_add(1, Ordering::Release);
     }
 }
 

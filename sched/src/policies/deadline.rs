@@ -17,8 +17,10 @@
 //! may still use it until its deadline; so long others may be late.
 
 use super::{
-    fifo::{Fifo, Member},
+    fifo::Member,
     homes::Homes,
+    ranking::{Rank, Ranking},
+    roster::Roster,
 };
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
@@ -27,9 +29,12 @@ use crate::{
     sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 use alloc::{boxed::Box, sync::Arc};
+use core::ops::Range;
 
 /// No time.
 const NEVER: u64 = u64::MAX;
+/// The first place in the order of turns: there are as many before it as after it.
+const MIDDLE: u64 = 1 << 62;
 
 /// Budgets in periods.
 pub struct Deadline {
@@ -108,8 +113,15 @@ impl Policy for Deadline {
         Box::new(Queue {
             pcpu,
             slice_ticks: self.slice_ticks,
-            ready: Fifo::with_capacity(entitlements.len()),
+            ready: Roster::with_room(entitlements.len()),
+            with_budget: Ranking::with_capacity(entitlements.len()),
+            in_turn: Ranking::with_capacity(entitlements.len()),
+            due: Ranking::with_capacity(entitlements.len()),
+            astray: 0,
+            places: MIDDLE..MIDDLE,
+            changes: entitlements.changes(),
             running: None,
+            called: None,
             until: 0,
             shared: Arc::clone(&self.shared),
             entitlements: Arc::clone(entitlements),
@@ -161,6 +173,10 @@ struct Entity {
     deadline: u64,
     /// What is left of its turn when it runs without budget.
     turn: u64,
+    /// Where it stands among those that take turns.
+    place: u64,
+    /// It has a home, elsewhere.
+    is_astray: bool,
 }
 
 impl Member for Entity {
@@ -231,9 +247,22 @@ fn ticks(count: u64) -> i64 {
 struct Queue {
     pcpu: PcpuId,
     slice_ticks: u64,
-    /// In the order in which those without budget take turns.
-    ready: Fifo<Entity>,
+    ready: Roster<Entity>,
+    /// Those that are ready and have budget, the one with the earliest deadline first.
+    with_budget: Ranking,
+    /// Those that have none, in the order in which they take turns.
+    in_turn: Ranking,
+    /// Those of them that get some, whoever gets it soonest first; within limits by their deadlines then.
+    due: Ranking,
+    /// How many are ready that have a home elsewhere.
+    astray: usize,
+    /// The places between the first turn and the last.
+    places: Range<u64>,
+    /// What [`Entitlements::changes`] said when it was looked whose reservation has changed.
+    changes: u32,
     running: Option<Entity>,
+    /// The one that runs does so for what is left of another's turn.
+    called: Option<VcpuId>,
     /// When its slice is over.
     until: u64,
     shared: Arc<Shared>,
@@ -243,6 +272,11 @@ struct Queue {
 impl Queue {
     fn is_home_of(&self, vcpu: VcpuId) -> bool {
         self.shared.homes.of(vcpu) == Some(self.pcpu)
+    }
+
+    fn is_astray(&self, vcpu: VcpuId) -> bool {
+        let home = self.shared.homes.of(vcpu);
+        home.is_some_and(|home| home != self.pcpu)
     }
 
     fn reservation(&self, vcpu: VcpuId) -> Option<Reservation> {
@@ -258,6 +292,8 @@ impl Queue {
             left: absent.left.load(Relaxed) as i64,
             deadline: absent.deadline.load(Relaxed),
             turn: 0,
+            place: 0,
+            is_astray: self.is_astray(vcpu),
         };
         entity.restart(now);
         entity
@@ -272,19 +308,111 @@ impl Queue {
         }
     }
 
-    fn remove(&mut self, index: usize) -> Option<Entity> {
-        let entity = self.ready.remove(index)?;
-        self.note(&entity);
+    /// `entity` becomes ready, with its turn after all others or, if it `is_first`, before them.
+    fn join(&mut self, mut entity: Entity, is_first: bool) {
+        if is_first {
+            self.places.start -= 1;
+            entity.place = self.places.start;
+        } else {
+            entity.place = self.places.end;
+            self.places.end += 1;
+        }
+        self.insert(entity);
+    }
+
+    /// `entity` becomes ready, in its place.
+    fn insert(&mut self, entity: Entity) {
+        self.astray += usize::from(entity.is_astray);
+        let index = self.ready.insert(entity);
+        let place = entity.place;
+        let rank = |value, bound| Rank {
+            value,
+            place,
+            bound,
+        };
+        if entity.has_budget() {
+            self.with_budget.insert(index, rank(entity.deadline, 0));
+        } else {
+            self.in_turn.insert(index, rank(place, 0));
+        }
+        if let Some((due, next)) = entity.next_budget() {
+            self.due.insert(index, rank(due, next));
+        }
         self.publish();
-        Some(entity)
+    }
+
+    /// The one at `index` is not ready any more.
+    fn remove(&mut self, index: usize) -> Entity {
+        let entity = self.ready.remove(index);
+        self.astray -= usize::from(entity.is_astray);
+        if entity.has_budget() {
+            self.with_budget.remove(index);
+        } else {
+            self.in_turn.remove(index);
+        }
+        if entity.next_budget().is_some() {
+            self.due.remove(index);
+        }
+        self.publish();
+        entity
+    }
+
+    /// It goes away.
+    fn give_away(&mut self, index: usize) -> VcpuId {
+        let entity = self.remove(index);
+        self.note(&entity);
+        entity.vcpu
+    }
+
+    /// Those whose reservation or home has changed have the new one, and those for which that is due have budget.
+    fn refresh(&mut self, now: u64) {
+        let changes = self.entitlements.changes();
+        if core::mem::replace(&mut self.changes, changes) != changes {
+            for _ in 0..self.ready.len() {
+                let Some(index) = self.find(|entity| self.is_stale(entity)) else {
+                    break;
+                };
+                self.renew(index, now);
+            }
+        }
+        while let Some(index) = self.due.first()
+            && let Some((due, _)) = self.ready.get(index).next_budget()
+            && due <= now
+        {
+            self.renew(index, now);
+        }
+    }
+
+    fn is_stale(&self, entity: &Entity) -> bool {
+        let is_astray = self.is_astray(entity.vcpu);
+        entity.reservation != self.reservation(entity.vcpu) || entity.is_astray != is_astray
+    }
+
+    /// A ready one that is wanted: the first in turn of those without budget, or the first of the others.
+    fn find(&self, mut is_wanted: impl FnMut(&Entity) -> bool) -> Option<usize> {
+        let mut ready = self.in_turn.iter().chain(self.with_budget.iter());
+        ready.find(|&index| is_wanted(self.ready.get(index)))
+    }
+
+    /// The ready one at `index` is as it should be now.
+    fn renew(&mut self, index: usize, now: u64) {
+        let mut entity = self.remove(index);
+        entity.renew(self.reservation(entity.vcpu), now);
+        entity.is_astray = self.is_astray(entity.vcpu);
+        self.insert(entity);
     }
 
     /// When one that waits for budget gets some and comes before `entity`, which may be the same one.
     fn next_change(&self, entity: &Entity) -> u64 {
-        let waiting = self.ready.iter().chain([entity]);
-        let changes = waiting.filter_map(Entity::next_budget);
-        let matter = changes.filter(|&(_, rank)| rank < entity.rank());
-        matter.map(|(due, _)| due).min().unwrap_or(NEVER)
+        let rank = entity.rank();
+        let next = match rank {
+            NEVER => self.due.first(),
+            rank => self.due.first_within(rank - 1),
+        };
+        let next = next.and_then(|index| self.ready.get(index).next_budget());
+        let own = entity.next_budget().filter(|&(_, next)| next < rank);
+        let changes = next.into_iter().chain(own).map(|(due, _)| due);
+        changes.min().unwrap_or(NEVER)
     }
 
     /// When `entity`, which runs from `now` on, must stop if others are ready.
@@ -356,59 +484,52 @@ impl Queue {
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
         let ran = self.running.take_if(|running| running.vcpu == vcpu);
-        let has_run_for_another = ran.is_some() && self.ready.has_called(vcpu);
+        let has_run_for_another = ran.is_some() && self.called == Some(vcpu);
+        self.called = self.called.filter(|&called| called != vcpu);
         let mut entity = ran.unwrap_or_else(|| self.arrival(vcpu, now));
         entity.renew(self.reservation(vcpu), now);
-        let is_over = why == Ready::Yielded || entity.turn == 0;
-        if has_run_for_another {
-            self.ready.join(entity, why);
-        } else if is_over {
+        if has_run_for_another && !cfg!(mutant = "lose_place_when_called") {
+            self.insert(entity);
+        } else if why == Ready::Yielded || entity.turn == 0 {
             entity.turn = self.slice_ticks;
-            self.ready.join(entity, why);
+            self.join(entity, false);
         } else {
-            self.ready.join_first(entity);
+            self.join(entity, true);
         }
-        self.publish();
     }
 
     fn pick(&mut self, now: u64) -> Choice {
-        for index in 0..self.ready.len() {
-            let reservation = self.ready.get(index);
-            let reservation = reservation.and_then(|entity| self.reservation(entity.vcpu));
-            if let Some(entity) = self.ready.get_mut(index) {
-                entity.renew(reservation, now);
-            }
-        }
-        let ranks = self.ready.iter().map(Entity::rank).enumerate();
-        let best = ranks.min_by_key(|&(_, rank)| rank).map(|(index, _)| index);
-        match best.and_then(|best| self.remove(best)) {
-            Some(entity) => Choice::Run(Pick {
-                vcpu: entity.vcpu,
-                slice: self.run(entity, now),
-            }),
-            None => Choice::Idle(None),
-        }
+        self.refresh(now);
+        let best = self.with_budget.first().or_else(|| self.in_turn.first());
+        let Some(index) = best else {
+            return Choice::Idle(None);
+        };
+        let entity = self.remove(index);
+        self.called = None;
+        Choice::Run(Pick {
+            vcpu: entity.vcpu,
+            slice: self.run(entity, now),
+        })
     }
 
     /// What is left of a turn can be given away, budget cannot: it would be used before an earlier deadline.
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
-        let index = self.ready.position(vcpu)?;
+        let index = self.ready.slot(vcpu)?;
         let until = self.until;
-        let has_budget = self.ready.iter().any(Entity::has_budget);
-        let next_change = self.next_change(self.ready.get(index)?);
-        if has_budget || until == NEVER || next_change < until {
+        let next_change = self.next_change(self.ready.get(index));
+        if !self.with_budget.is_empty() || until == NEVER || next_change < until {
             return None;
         }
-        let entity = self.ready.call(index)?;
-        self.note(&entity);
+        let entity = self.remove(index);
+        self.called = Some(vcpu);
         let slice = self.run(entity, now);
         self.until = until;
         Some(slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
-        if let Some(index) = self.ready.position(vcpu) {
-            self.remove(index);
+        if let Some(index) = self.ready.slot(vcpu) {
+            self.give_away(index);
         }
     }
 
@@ -421,9 +542,8 @@ impl LocalPolicy for Queue {
     }
 
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        let may_go = |entity: &Entity| !self.is_home_of(entity.vcpu) && allowed(entity.vcpu);
-        let index = self.ready.iter().position(may_go)?;
-        self.remove(index).map(|entity| entity.vcpu)
+        let index = self.find(|entity| !self.is_home_of(entity.vcpu) && allowed(entity.vcpu))?;
+        Some(self.give_away(index))
     }
 
     fn charge(&mut self, vcpu: VcpuId, count: u64, _now: u64) {
@@ -436,26 +556,29 @@ impl LocalPolicy for Queue {
             if running.left <= 0 {
                 running.turn = 0;
             }
-        } else if !self.ready.has_called(vcpu) {
+        } else if self.called != Some(vcpu) {
             running.turn = running.turn.saturating_sub(count);
         }
     }
 
     fn preempts(&mut self, _running: VcpuId, now: u64) -> bool {
         self.running.is_some_and(|running| {
-            let is_outranked = |entity: &Entity| entity.rank() < running.rank();
-            self.ready.iter().any(is_outranked) || self.end(&running, now) < self.until
+            let first = self.with_budget.first().map(|index| self.ready.get(index));
+            first.is_some_and(|first| first.rank() < running.rank())
+                || self.end(&running, now) < self.until
         })
     }
 
     fn push(&mut self, _now: u64, allowed: Allowed<'_>) -> Option<(VcpuId, PcpuId)> {
         let roomier = self.roomier();
-        let (index, to) = (0..self.ready.len()).find_map(|index| {
-            let vcpu = self.ready.get(index)?.vcpu;
+        if self.astray == 0 && roomier.is_empty() {
+            return None;
+        }
+        let (index, to) = self.in_turn.iter().find_map(|index| {
+            let vcpu = self.ready.get(index).vcpu;
             Some((index, self.better_place(vcpu, roomier, allowed)?))
         })?;
-        let entity = self.remove(index)?;
-        Some((entity.vcpu, to))
+        Some((self.give_away(index), to))
     }
 
     fn waiting(&self) -> usize {

@@ -96,10 +96,6 @@ impl<M: Member> Fifo<M> {
         self.members.iter()
     }
 
-    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut M> {
-        self.members.get_mut(index)
-    }
-
     pub(super) fn len(&self) -> usize {
         self.members.len()
     }

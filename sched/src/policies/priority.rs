@@ -12,13 +12,17 @@
 //!
 //! Equal vCPUs are not moved for each other's sake.
 
-use super::urgencies::{Urgencies, Urgency};
+use super::{
+    fifo::Member,
+    ranking::{Rank, Ranking},
+    roster::Roster,
+    urgencies::{Urgencies, Urgency},
+};
 use crate::{
     Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready,
     Slice, VcpuId,
 };
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::cmp::Reverse;
+use alloc::{boxed::Box, sync::Arc};
 
 /// The most important first.
 pub struct Priority {
@@ -71,7 +75,9 @@ impl Policy for Priority {
         Box::new(Queue {
             pcpu,
             slice_ticks: self.slice_ticks,
-            ready: Vec::with_capacity(entitlements.len()),
+            ready: Roster::with_room(entitlements.len()),
+            ranking: Ranking::with_capacity(entitlements.len()),
+            changes: entitlements.changes(),
             running: None,
             is_given: false,
             last_place: 0,
@@ -92,7 +98,21 @@ struct Entity {
     place: u64,
 }
 
+impl Member for Entity {
+    fn vcpu(&self) -> VcpuId {
+        self.vcpu
+    }
+}
+
 impl Entity {
+    fn rank(&self) -> Rank {
+        Rank {
+            value: u64::from(u8::MAX - self.priority),
+            place: self.place,
+            bound: 0,
+        }
+    }
+
     fn urgency(&self) -> Urgency {
         Urgency::of(self.priority)
     }
@@ -101,8 +121,11 @@ impl Entity {
 struct Queue {
     pcpu: PcpuId,
     slice_ticks: u64,
+    ready: Roster<Entity>,
     /// The most important first, and equal ones in the order of their turns.
-    ready: Vec<Entity>,
+    ranking: Ranking,
+    /// What [`Entitlements::changes`] said when it was looked whose priority has changed.
+    changes: u32,
     running: Option<Entity>,
     /// The one that runs does so for what is left of another's turn.
     is_given: bool,
@@ -125,36 +148,47 @@ impl Queue {
             self.last_place += 1;
             entity.place = self.last_place;
         }
-        let rank = |entity: &Entity| (Reverse(entity.priority), entity.place);
-        let index = self
-            .ready
-            .partition_point(|other| rank(other) < rank(&entity));
-        self.ready.insert(index, entity);
+        let index = self.ready.insert(entity);
+        self.ranking.insert(index, entity.rank());
         let urgency = entity.urgency();
         self.urgencies.set_waiting(entity.vcpu, urgency, self.pcpu);
         self.publish();
     }
 
     fn remove(&mut self, index: usize) -> Entity {
+        self.ranking.remove(index);
         let entity = self.ready.remove(index);
         self.urgencies.set_gone(entity.vcpu);
         self.publish();
         entity
     }
 
-    fn position(&self, vcpu: VcpuId) -> Option<usize> {
-        self.ready.iter().position(|entity| entity.vcpu == vcpu)
+    /// The most important that is ready.
+    fn first(&self) -> Option<&Entity> {
+        self.ranking.first().map(|index| self.ready.get(index))
     }
 
     /// Those whose priority has changed get it.
     fn refresh(&mut self) {
         let entitlements = Arc::clone(&self.entitlements);
+        if core::mem::replace(&mut self.changes, entitlements.changes()) == self.changes {
+            return;
+        }
         let is_stale = |entity: &Entity| entity.priority != entitlements.priority(entity.vcpu);
-        while let Some(index) = self.ready.iter().position(is_stale) {
+        for _ in 0..self.ready.len() {
+            let Some(index) = self.find(is_stale) else {
+                break;
+            };
             let entity = self.remove(index);
             let priority = entitlements.priority(entity.vcpu);
             self.insert(Entity { priority, ..entity }, false);
         }
+    }
+
+    /// The most important that is ready and wanted.
+    fn find(&self, mut is_wanted: impl FnMut(&Entity) -> bool) -> Option<usize> {
+        let mut ready = self.ranking.iter();
+        ready.find(|&index| is_wanted(self.ready.get(index)))
     }
 
     fn run(&mut self, index: usize) -> Pick {
@@ -170,7 +204,7 @@ impl Queue {
 
     fn publish(&self) {
         let urgency = |entity: Option<&Entity>| entity.map_or(Urgency::NONE, Entity::urgency);
-        let (running, waiting) = (urgency(self.running.as_ref()), urgency(self.ready.first()));
+        let (running, waiting) = (urgency(self.running.as_ref()), urgency(self.first()));
         self.urgencies.publish(self.pcpu, running, waiting);
     }
 
@@ -180,10 +214,9 @@ impl Queue {
         mut allowed: impl FnMut(VcpuId, PcpuId) -> bool,
     ) -> Option<(usize, PcpuId)> {
         // Where the first cannot preempt, nobody can.
-        self.urgencies
-            .least(self.ready.first()?.urgency(), |_| true)?;
-        (0..self.ready.len()).find_map(|index| {
-            let entity = &self.ready[index];
+        self.urgencies.least(self.first()?.urgency(), |_| true)?;
+        self.ranking.iter().find_map(|index| {
+            let entity = self.ready.get(index);
             let may_run = |pcpu| allowed(entity.vcpu, pcpu);
             let pcpu = self.urgencies.least(entity.urgency(), may_run)?;
             Some((index, pcpu))
@@ -208,23 +241,23 @@ impl LocalPolicy for Queue {
 
     fn pick(&mut self, _now: u64) -> Choice {
         self.refresh();
-        if self.ready.is_empty() {
-            return Choice::Idle(None);
+        match self.ranking.first() {
+            Some(index) => Choice::Run(self.run(index)),
+            None => Choice::Idle(None),
         }
-        Choice::Run(self.run(0))
     }
 
     fn take(&mut self, vcpu: VcpuId, _now: u64) -> Option<Slice> {
         self.refresh();
-        let index = self.position(vcpu)?;
-        let is_equal = self.ready[index].priority == self.ready[0].priority;
+        let index = self.ready.slot(vcpu)?;
+        let is_equal = self.ready.get(index).priority == self.first()?.priority;
         let pick = is_equal.then(|| self.run(index))?;
         self.is_given = true;
         Some(pick.slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {
-        if let Some(index) = self.position(vcpu) {
+        if let Some(index) = self.ready.slot(vcpu) {
             self.remove(index);
         }
     }
@@ -235,7 +268,7 @@ impl LocalPolicy for Queue {
     }
 
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        let index = self.ready.iter().position(|entity| allowed(entity.vcpu))?;
+        let index = self.find(|entity| allowed(entity.vcpu))?;
         Some(self.remove(index).vcpu)
     }
 

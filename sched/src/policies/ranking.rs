@@ -83,11 +83,24 @@ impl Ranking {
         self.earliest(recent.chain(in_tree), Rank::precedes)
     }
 
-    /// Those that are there: those in the tree, the first one first, and the few that came last.
+    /// Those that are there, the first one first.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
-        let first = some(self.outermost(self.root, LEFT));
-        let in_tree = core::iter::successors(first, |&slot| some(self.after(slot as u16)));
-        in_tree.chain(self.recent())
+        let mut in_tree = some(self.outermost(self.root, LEFT));
+        let mut is_told = [false; FEW];
+        core::iter::from_fn(move || {
+            let recent = self.recent().zip(is_told);
+            let untold = recent.filter_map(|(slot, is_told)| (!is_told).then_some(slot));
+            let next = self.earliest(untold.chain(in_tree), Rank::precedes)?;
+            match self.recent().position(|recent| recent == next) {
+                Some(index) => is_told[index] = true,
+                None => in_tree = some(self.after(next as u16)),
+            }
+            Some(next)
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.root == NOBODY && self.recent.is_empty()
     }
 
     /// `slot`, which is not there, comes in with `rank`.
@@ -396,9 +409,8 @@ mod tests {
                     }
                 }
                 check(&ranking, ranking.root);
-                let is_recent = |slot: &usize| ranking.recent.contains(&(*slot as u16));
-                let in_tree = list.iter().map(|entry| entry.3).filter(|slot| !is_recent(slot));
-                prop_assert!(ranking.iter().eq(in_tree.chain(ranking.recent())));
+                prop_assert!(ranking.iter().eq(list.iter().map(|entry| entry.3)));
+                prop_assert_eq!(ranking.is_empty(), list.is_empty());
                 prop_assert_eq!(ranking.first(), list.first().map(|entry| entry.3));
                 let least = list.iter().min_by_key(|entry| (entry.2, entry.1));
                 prop_assert_eq!(ranking.least(), least.map(|entry| entry.3));

@@ -9,7 +9,7 @@ use trapline_demos::{
     config::{EntitlementConfig, WindowConfig},
     host::{Failure, failure::Result, request::GuestRequest},
 };
-use trapline_sched::policies::{Fair, NAMES, RoundRobin, TableDriven};
+use trapline_sched::policies::{Fair, NAMES, Pinned, RoundRobin, TableDriven};
 
 use super::{bench_guest, field, machine, measure_all};
 use crate::{cli::MachineOptions, run};
@@ -42,11 +42,17 @@ pub fn policies() -> Result<u8> {
     for policy in NAMES {
         let switch = figure(policy, "vcpu_switch", &[SWITCH])?.median;
         let idle = figure(policy, "wake", &[WAKE])?.median;
-        let busy = figure(policy, "wake", &[WAKE, BUSY])?;
+        // Under pinned, the pCPU belongs to one VM alone.
+        let shares = policy != Pinned::NAME;
+        let busy = shares.then(|| figure(policy, "wake", &[WAKE, BUSY]));
+        let busy = busy.transpose()?;
+        let busy = busy.map_or_else(Default::default, |busy| {
+            [busy.median, busy.most].map(|ticks| ticks.to_string())
+        });
         let more = switch as i64 - *plain.get_or_insert(switch) as i64;
         println!(
             "{policy:12} {switch:>11}  {more:>+21}  {idle:>9}  {:>9}  {:>7}",
-            busy.median, busy.most
+            busy[0], busy[1]
         );
     }
     Ok(0)
