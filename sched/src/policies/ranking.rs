@@ -48,6 +48,7 @@ pub(super) struct Ranking {
     /// By slot.
     nodes: Vec<Node>,
     root: u16,
+    first: u16,
     /// Those that are not in the tree yet, in the order in which they came.
     recent: Vec<u16>,
 }
@@ -58,14 +59,14 @@ impl Ranking {
         Self {
             nodes: Vec::with_capacity(capacity),
             root: NOBODY,
+            first: NOBODY,
             recent: Vec::with_capacity(FEW + 1),
         }
     }
 
     /// Who comes first.
     pub(super) fn first(&self) -> Option<usize> {
-        let in_tree = some(self.outermost(self.root, LEFT));
-        self.earliest(self.recent().chain(in_tree), Rank::precedes)
+        some(self.first)
     }
 
     /// Whose bound is the least; of several, who came first.
@@ -100,7 +101,7 @@ impl Ranking {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.root == NOBODY && self.recent.is_empty()
+        self.first == NOBODY
     }
 
     /// `slot`, which is not there, comes in with `rank`.
@@ -116,6 +117,9 @@ impl Ranking {
             self.nodes.push(node());
         }
         self.nodes[slot] = node();
+        if self.is_empty() || rank.precedes(&self.node(self.first).rank) {
+            self.first = slot as u16;
+        }
         self.recent.push(slot as u16);
         if self.recent.len() > FEW {
             let oldest = self.recent.remove(0);
@@ -129,6 +133,11 @@ impl Ranking {
         match self.recent.iter().position(|&recent| recent == gone) {
             Some(index) => drop(self.recent.remove(index)),
             None => self.remove_from_tree(gone),
+        }
+        if gone == self.first {
+            let in_tree = some(self.outermost(self.root, LEFT));
+            let first = self.earliest(self.recent().chain(in_tree), Rank::precedes);
+            self.first = first.map_or(NOBODY, |first| first as u16);
         }
     }
 
