@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{PcpuId, Vcpu, VcpuHandle, VcpuId};
 use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 /// The handle of a simulated vCPU.
@@ -229,6 +229,8 @@ pub struct Shared {
     pub(super) woken_at: AtomicU64,
     /// Who waits for its interrupt state.
     inspectors: Mutex<BTreeSet<VcpuId>>,
+    /// Somebody may.
+    pub(super) is_inspected: AtomicBool,
     /// How many of its own inspections others have answered.
     pub(super) answers: AtomicU64,
     /// How often CPU_ON was called for it, counted between claim and commit.

@@ -54,6 +54,10 @@ impl Engine {
         }
         let inspected = self.handle(vcpu);
         inspected.shared().inspectors().insert(inspector.id());
+        inspected
+            .shared()
+            .is_inspected
+            .store(true, Ordering::Release);
         self.world.intrude();
         if inspected.request_sync() {
             return false;
@@ -63,9 +67,11 @@ impl Engine {
     }
 
     fn answer_inspectors(&self, inspected: &Handle) {
-        if inspected.shared().inspectors().is_empty() {
+        let is_inspected = &inspected.shared().is_inspected;
+        if !is_inspected.load(Ordering::Acquire) {
             return;
         }
+        is_inspected.store(false, Ordering::Relaxed);
         let inspectors = core::mem::take(&mut *inspected.shared().inspectors());
         for inspector in inspectors.iter().map(|id| &self.handles[id.index()]) {
             inspector.shared().answers.fetch_add(1, Ordering::AcqRel);
