@@ -33,6 +33,7 @@ pub(super) struct Rank {
     pub(super) bound: u64,
 }
 
+#[derive(Clone, Copy)]
 struct Node {
     rank: Rank,
     parent: u16,
@@ -49,8 +50,8 @@ pub(super) struct Ranking {
     nodes: Vec<Node>,
     root: u16,
     first: u16,
-    /// Those that are not in the tree yet, in the order in which they came.
-    recent: Vec<u16>,
+    /// Those that are not in the tree yet, in the order in which they came, and nobody after them.
+    recent: [u16; FEW],
 }
 
 impl Ranking {
@@ -60,7 +61,7 @@ impl Ranking {
             nodes: Vec::with_capacity(capacity),
             root: NOBODY,
             first: NOBODY,
-            recent: Vec::with_capacity(FEW + 1),
+            recent: [NOBODY; FEW],
         }
     }
 
@@ -106,23 +107,25 @@ impl Ranking {
 
     /// `slot`, which is not there, comes in with `rank`.
     pub(super) fn insert(&mut self, slot: usize, rank: Rank) {
-        let node = || Node {
+        let node = Node {
             rank,
             parent: NOBODY,
             sides: [NOBODY; 2],
             least: slot as u16,
             height: 1,
         };
-        while self.nodes.len() <= slot {
-            self.nodes.push(node());
+        match self.nodes.get_mut(slot) {
+            Some(place) => *place = node,
+            None => self.nodes.resize(slot + 1, node),
         }
-        self.nodes[slot] = node();
         if self.is_empty() || rank.precedes(&self.node(self.first).rank) {
             self.first = slot as u16;
         }
-        self.recent.push(slot as u16);
-        if self.recent.len() > FEW {
-            let oldest = self.recent.remove(0);
+        let oldest = self.recent[0];
+        let free = self.recent.iter().position(|&recent| recent == NOBODY);
+        let last = free.unwrap_or_else(|| self.forget_recent(0));
+        self.recent[last] = slot as u16;
+        if free.is_none() {
             self.insert_into_tree(oldest);
         }
     }
@@ -131,7 +134,7 @@ impl Ranking {
     pub(super) fn remove(&mut self, slot: usize) {
         let gone = slot as u16;
         match self.recent.iter().position(|&recent| recent == gone) {
-            Some(index) => drop(self.recent.remove(index)),
+            Some(index) => drop(self.forget_recent(index)),
             None => self.remove_from_tree(gone),
         }
         if gone == self.first {
@@ -141,14 +144,24 @@ impl Ranking {
         }
     }
 
+    /// Those after `index` move up; the result is where the last one was.
+    fn forget_recent(&mut self, index: usize) -> usize {
+        // A few words: not worth a call.
+        for next in index + 1..FEW {
+            self.recent[next - 1] = self.recent[next];
+        }
+        self.recent[FEW - 1] = NOBODY;
+        FEW - 1
+    }
+
     fn recent(&self) -> impl Iterator<Item = usize> {
-        self.recent.iter().map(|&slot| usize::from(slot))
+        self.recent.iter().map_while(|&slot| some(slot))
     }
 
     fn earliest(
         &self,
         slots: impl Iterator<Item = usize>,
-        is_before: fn(&Rank, &Rank) -> bool,
+        is_before: impl Fn(&Rank, &Rank) -> bool,
     ) -> Option<usize> {
         let rank = |slot: usize| &self.nodes[slot].rank;
         slots.reduce(|first, next| match is_before(rank(next), rank(first)) {
