@@ -171,7 +171,9 @@ impl Queue {
     /// Those whose priority has changed get it.
     fn refresh(&mut self) {
         let entitlements = Arc::clone(&self.entitlements);
-        if core::mem::replace(&mut self.changes, entitlements.changes()) == self.changes {
+        let changes = entitlements.changes();
+        let has_changed = core::mem::replace(&mut self.changes, changes) != changes;
+        if !has_changed || cfg!(mutant = "ready_ones_keep_their_priority") {
             return;
         }
         let is_stale = |entity: &Entity| entity.priority != entitlements.priority(entity.vcpu);

@@ -297,7 +297,9 @@ impl Ranking {
                 if (top.least, top.height) == before {
                     return;
                 }
-            } else if (node.least, node.height) == (least, height) {
+            } else if node.height == height
+                && (node.least == least || cfg!(mutant = "ranking_stops_early"))
+            {
                 return;
             } else {
                 (node.least, node.height) = (least, height);
