@@ -1,16 +1,31 @@
 //! Scheduling policies on the machine: shares and caps by counting instructions, everything else on as many threads as QEMU has.
 
+use trapline_sched::policies::NAMES;
+
 use crate::harness::{Output, Run, is_full_tier, runs_long_tests};
 
-/// Those that need nothing but a name.
-const POLICIES: [&str; 6] = [
-    "round-robin",
-    "fair",
-    "credit",
-    "deadline",
-    "priority",
-    "gang",
-];
+/// Four pCPUs under `policy`, with what it has to know of `guests`.
+fn under(policy: &str, guests: &[&str]) -> String {
+    let machine = format!("pcpus = 4\npolicy = \"{policy}\"\n");
+    // A third of the time is nobody's.
+    let windows = guests.iter().map(|guest| {
+        let gap = "[[window]]\npcpus = \"0-3\"\nus = 1000\n";
+        format!("[[window]]\npcpus = \"0-3\"\nvm = \"{guest}\"\nus = 2000\n{gap}")
+    });
+    let windows = windows.filter(|_| policy == "table");
+    machine + &windows.collect::<String>()
+}
+
+/// A guest with so many vCPUs, which under `pinned` has the pCPUs from `first` to `last` for itself.
+fn guest(policy: &str, name: &str, vcpus: usize, [first, last]: [usize; 2], more: &str) -> String {
+    let pcpus = (first..=last).cycle().take(vcpus);
+    let lists: Vec<String> = pcpus.map(|pcpu| format!("\"{pcpu}\"")).collect();
+    let affinity = match policy {
+        "pinned" => format!("affinity = [{}]\n", lists.join(", ")),
+        _ => String::new(),
+    };
+    format!("[[vm]]\nname = \"{name}\"\nvcpus = {vcpus}\n{affinity}{more}\n")
+}
 
 /// A guest whose CPUs are busy for half a second, and say how much they did.
 fn busy(name: &str, vcpus: usize, more: &str) -> String {
@@ -238,14 +253,11 @@ fn a_window_is_nobody_elses() {
 
 #[test]
 fn sixteen_vcpus_on_four_pcpus_lose_nothing_under_any_policy() {
-    let policies = if runs_long_tests() {
-        &POLICIES[1..]
-    } else {
-        &POLICIES[1..2]
-    };
-    for policy in policies {
-        let run = Run::stress().policy(policy).vcpus(16).pcpus(4);
-        let output = run.option("--seconds", 2).deadline(120).start();
+    let is_in_tier = |name: &&str| runs_long_tests() || *name == "fair";
+    for policy in NAMES.into_iter().filter(is_in_tier) {
+        let more = "guest = \"stress\"\nmemory = \"64M\"\nappend = \"seconds=2\"";
+        let text = under(policy, &["a"]) + &guest(policy, "a", 16, [0, 3], more);
+        let output = Run::described(&text).deadline(120).start();
         output.expect_exit(0);
         output.expect_in_order(["STRESS PASS vcpus=16"]);
         output.expect_no_exit_allocation();
@@ -257,9 +269,12 @@ fn two_linux_guests_boot_under_any_policy() {
     if !is_full_tier() {
         return;
     }
-    for policy in &POLICIES[1..] {
-        let output = Run::config("two-linux")
-            .policy(policy)
+    for policy in NAMES {
+        let more = "guest = \"linux\"\nmemory = \"512M\"";
+        let machine = under(policy, &["left", "right"]);
+        let left = guest(policy, "left", 4, [0, 1], more);
+        let right = guest(policy, "right", 4, [2, 3], more);
+        let output = Run::described(&(machine + &left + &right))
             .deadline(180)
             .start();
         output.expect_exit(0);

@@ -2,10 +2,15 @@
 
 use crate::harness::{Output, Run, is_full_tier, runs_long_tests};
 
-/// How long the load runs, in seconds.
-fn seconds() -> u64 {
-    if is_full_tier() { 60 } else { 4 }
+/// How long the load runs, in seconds: in the full tier `full`.
+fn seconds(full: u64) -> u64 {
+    if is_full_tier() { full } else { 4 }
 }
+
+/// For what is to be shown in a minute: pCPUs that leave, and policies that change, while all pCPUs are busy.
+const MINUTE: u64 = 60;
+/// For what differs from that in one respect.
+const SHORT: u64 = 10;
 
 /// `test` of the test guest drives the machine, of which the configuration says `machine`, while `load` runs.
 fn drive(machine: &str, test: &str, load: &str) -> Run {
@@ -25,8 +30,7 @@ name = \"load\"
     run.deadline(500)
 }
 
-fn stress(vcpus: usize, seed: usize) -> String {
-    let seconds = seconds();
+fn stress(vcpus: usize, seed: usize, seconds: u64) -> String {
     format!(
         "guest = \"stress\"\nmemory = \"64M\"\nvcpus = {vcpus}\nappend = \"seconds={seconds} seed={seed}\""
     )
@@ -58,27 +62,27 @@ fn expect_unplugged(output: &Output, least: u64) {
     output.require(!output.log.contains("stays"), || "one stayed".into());
 }
 
-/// pCPUs of a machine with `pcpus` come and go while `vcpus` vCPUs check themselves.
+/// pCPUs of a machine with `pcpus` come and go while `vcpus` vCPUs check themselves for `seconds`.
 #[track_caller]
-fn unplug_under_stress(pcpus: usize, vcpus: usize, gic: u32) {
+fn unplug_under_stress(pcpus: usize, vcpus: usize, gic: u32, seconds: u64) {
     let machine = format!("pcpus = {pcpus}\ngic = {gic}");
     let test = format!("unplug pcpus={pcpus} seed={pcpus} pause_us=4000");
-    let output = drive(&machine, &test, &stress(vcpus, pcpus)).start();
+    let output = drive(&machine, &test, &stress(vcpus, pcpus, seconds)).start();
     expect_undisturbed(&output, vcpus);
-    expect_unplugged(&output, 5 * seconds());
+    expect_unplugged(&output, 5 * seconds);
 }
 
 #[test]
 fn pcpus_come_and_go_under_sixteen_vcpus() {
     if runs_long_tests() {
-        unplug_under_stress(4, 16, 3);
+        unplug_under_stress(4, 16, 3, seconds(MINUTE));
     }
 }
 
 #[test]
 fn with_gicv2_pcpus_come_and_go() {
     if runs_long_tests() {
-        unplug_under_stress(4, 8, 2);
+        unplug_under_stress(4, 8, 2, seconds(SHORT));
     }
 }
 
@@ -92,7 +96,7 @@ fn pcpus_of_small_and_of_large_machines_come_and_go() {
     if runs_long_tests() {
         sizes
             .iter()
-            .for_each(|&pcpus| unplug_under_stress(pcpus, 12, 3));
+            .for_each(|&pcpus| unplug_under_stress(pcpus, 12, 3, seconds(SHORT)));
     }
 }
 
@@ -120,12 +124,12 @@ append = \"test=clock-moves guest=2 rounds=20000\"
 [[vm.device]]
 kind = \"pl031\"
 ";
-    let load = stress(4, 1) + "\n" + owner;
+    let load = stress(4, 1, seconds(SHORT)) + "\n" + owner;
     let test = "unplug pcpus=3 pause_us=3000";
     let output = drive(&format!("pcpus = 3\ngic = {gic}"), test, &load).start();
     expect_undisturbed(&output, 4);
     output.expect_in_order(["[owner] TEST clock-moves PASS interrupts=20000"]);
-    expect_unplugged(&output, 5 * seconds());
+    expect_unplugged(&output, 5 * seconds(SHORT));
 }
 
 #[test]
@@ -151,10 +155,11 @@ fn guests_end_and_start_again_while_pcpus_come_and_go() {
     let wiper = "guest = \"test-guest\"\nmemory = \"16M\"\non_reset = \"restart\"\n\
                  append = \"test=reset-wiped guest=1 resets=20\"\n[[vm]]\nname = \"beside\"\n";
     let test = "unplug pcpus=3 until=2 pause_us=3000";
-    let output = drive("pcpus = 3", test, &(wiper.to_owned() + &stress(4, 1))).start();
+    let load = wiper.to_owned() + &stress(4, 1, seconds(SHORT));
+    let output = drive("pcpus = 3", test, &load).start();
     expect_undisturbed(&output, 4);
     output.expect_in_order(["[load] test: life 1", "[load] test: life 21"]);
-    expect_unplugged(&output, 5 * seconds());
+    expect_unplugged(&output, 5 * seconds(SHORT));
 }
 
 /// One after the other, each until it is off or on: also under the policies that have to know of all pCPUs.
@@ -173,15 +178,15 @@ fn each_policy_goes_on_with_the_pcpus_that_are_left() {
     ] {
         let machine = format!("pcpus = 3\npolicy = \"{policy}\"");
         let test = "unplug pcpus=3 settle=1 pause_us=2000";
-        let output = drive(&machine, test, &stress(6, 1)).start();
+        let output = drive(&machine, test, &stress(6, 1, seconds(SHORT))).start();
         expect_undisturbed(&output, 6);
-        expect_unplugged(&output, seconds());
+        expect_unplugged(&output, seconds(SHORT));
     }
 }
 
 #[test]
 fn the_last_pcpu_stays() {
-    let output = drive("pcpus = 1", "unplug pcpus=1", &stress(2, 1)).start();
+    let output = drive("pcpus = 1", "unplug pcpus=1", &stress(2, 1, 4)).start();
     expect_undisturbed(&output, 2);
     output.require(output.said("unplug", "unplugged") == 0, || {
         "it was unplugged".into()
@@ -192,10 +197,17 @@ fn the_last_pcpu_stays() {
 
 #[test]
 fn policies_take_over_ten_times_a_second() {
-    let output = drive("pcpus = 4", "swap-policies", &stress(16, 1)).start();
+    let output = drive(
+        "pcpus = 4",
+        "swap-policies",
+        &stress(16, 1, seconds(MINUTE)),
+    )
+    .start();
     expect_undisturbed(&output, 16);
     let swaps = output.said("swap-policies", "swaps");
-    output.require(swaps >= 8 * seconds(), || format!("only {swaps} swaps"));
+    output.require(swaps >= 8 * seconds(MINUTE), || {
+        format!("only {swaps} swaps")
+    });
 }
 
 /// What is typed reaches a guest wherever the interrupt of the serial line goes meanwhile.

@@ -36,6 +36,18 @@ fn many_vcpus_on_many_pcpus_lose_nothing() {
 }
 
 #[test]
+fn twelve_vcpus_on_one_to_eight_pcpus_lose_nothing() {
+    if is_full_tier() {
+        for pcpus in 1..=8 {
+            let run = Run::stress().vcpus(12).pcpus(pcpus);
+            let output = run.option("--seconds", 2).deadline(120).start();
+            output.expect_exit(0);
+            output.expect_in_order(["STRESS PASS vcpus=12"]);
+        }
+    }
+}
+
+#[test]
 fn counting_instructions_many_pcpus_lose_nothing() {
     if runs_long_tests() {
         let run = Run::stress().vcpus(48).pcpus(33).icount();
