@@ -63,6 +63,8 @@ pub(super) struct Life {
     settings: Settings,
     /// How many lives have begun.
     begun: u32,
+    /// How often one could not begin.
+    refused: u32,
     /// Who waits for what was asked for.
     waiting: Vec<Waiting>,
 }
@@ -120,6 +122,7 @@ impl Slot {
                 totals: Totals::default(),
                 settings,
                 begun: 0,
+                refused: 0,
                 waiting: Vec::new(),
             }),
             config,
@@ -284,6 +287,7 @@ impl Slot {
     fn refused(&self, life: &mut Life, Refusal(why): Refusal) {
         log::error!("guest {} does not start: {why}", self.config.name);
         life.outcome = Outcome::Refused(why);
+        life.refused += 1;
         life.asked = Requests::default();
         self.is_over.store(true, Release);
     }

@@ -17,6 +17,8 @@ pub(super) struct Waiting {
     request: Request,
     /// How many lives had begun when it was given.
     begun: u32,
+    /// How many could not begin.
+    refused: u32,
 }
 
 impl Slot {
@@ -28,6 +30,7 @@ impl Slot {
             number,
             request,
             begun: life.begun,
+            refused: life.refused,
         });
         self.agenda.notice()
     }
@@ -58,6 +61,11 @@ impl Life {
     /// Whether what somebody waits for has come, or why it will not; `None` as long as it may.
     fn verdict(&self, waiting: &Waiting) -> Option<Result<(), String>> {
         let Waiting { request, begun, .. } = *waiting;
+        // A refusal of an earlier start is no answer to this one.
+        let refusal = match &self.outcome {
+            Outcome::Refused(why) if self.refused != waiting.refused => Some(why),
+            _ => None,
+        };
         if self.asked.has(request) {
             return None;
         }
@@ -72,9 +80,9 @@ impl Life {
             (Stage::Off, Request::Start | Request::Reset) if self.asked.has(Request::Start) => {
                 return None;
             }
-            (Stage::Off, Request::Start | Request::Reset) => match &self.outcome {
-                Outcome::Refused(why) => return Some(Err(format!("does not start: {why}"))),
-                _ => false,
+            (Stage::Off, Request::Start | Request::Reset) => match refusal {
+                Some(why) => return Some(Err(format!("does not start: {why}"))),
+                None => false,
             },
             (Stage::On(..), Request::Stop)
             | (Stage::Off | Stage::Loading(..), Request::Pause | Request::Resume) => false,
@@ -87,9 +95,9 @@ impl Life {
             ) => match request {
                 Request::Stop => return None,
                 Request::Start | Request::Reset if *next == Next::Start => return None,
-                Request::Start | Request::Reset => match &self.outcome {
-                    Outcome::Refused(why) => return Some(Err(format!("does not start: {why}"))),
-                    _ => false,
+                Request::Start | Request::Reset => match refusal {
+                    Some(why) => return Some(Err(format!("does not start: {why}"))),
+                    None => false,
                 },
                 _ => false,
             },
