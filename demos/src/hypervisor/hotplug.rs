@@ -161,33 +161,37 @@ impl Hotplug {
         }))
     }
 
-    /// Looks whether those that have left are off; true if one is not yet. What was asked of a pCPU that is off now, and that it
-    /// has not seen, the caller looks for afterwards.
+    /// Looks whether those that have left are off; true if there was one. What such a one was asked for, and has not seen, the caller
+    /// looks for afterwards, as often as this is true.
     pub(super) fn is_waiting(&self) -> bool {
-        let mut places = self.0.lock();
-        let mut is_waiting = false;
-        for (index, Place { stage, .. }) in places.iter_mut().enumerate() {
-            let Stage::GoingOff { again } = *stage else {
-                continue;
-            };
-            let id = index as u16;
-            if hotplug::is_off(id) != Ok(true) {
-                is_waiting = true;
-                continue;
-            }
-            log::info!("pcpu{id} is off");
-            *stage = Stage::Off;
-            if again {
-                match hotplug::start(id) {
-                    Ok(()) => *stage = Stage::Coming,
-                    Err(error) => log::error!("firmware does not start pcpu{id}: {error}"),
-                }
+        look(&mut self.0.lock())
+    }
+}
+
+/// As [`Hotplug::is_waiting`].
+fn look(places: &mut [Place]) -> bool {
+    let mut is_waiting = false;
+    for (index, Place { stage, .. }) in places.iter_mut().enumerate() {
+        let Stage::GoingOff { again } = *stage else {
+            continue;
+        };
+        is_waiting = true;
+        let id = index as u16;
+        if hotplug::is_off(id) != Ok(true) {
+            continue;
+        }
+        log::info!("pcpu{id} is off");
+        *stage = Stage::Off;
+        if again {
+            match hotplug::start(id) {
+                Ok(()) => *stage = Stage::Coming,
+                Err(error) => log::error!("firmware does not start pcpu{id}: {error}"),
             }
         }
-        // With the other fence: who has called one that is off now did so after writing down what for.
-        fence(SeqCst);
-        is_waiting
     }
+    // With the other fence: who has called one that is off now did so after writing down what for.
+    fence(SeqCst);
+    is_waiting
 }
 
 fn numbered(places: &[Place]) -> impl Iterator<Item = (PcpuId, Stage)> {
@@ -322,11 +326,13 @@ impl Machine {
     /// Hands over what the pCPU of `engine`, which is drained, sees to, as far as it may.
     fn prepare_to_leave(&self, engine: &mut Aarch64PerCpu<Dispatcher, EngineHost>) -> Next {
         let id = engine.scheduler().id();
-        if self.hotplug.is_waiting() {
-            // Whoever goes off hands over to one that stays until then.
+        let mut places = self.hotplug.0.lock();
+        if look(&mut places) {
+            // Whoever goes off hands over to one that stays until then. If that one has been found off here, this pCPU looks for
+            // what it has missed.
+            engine::call_attention(id.index() as u16);
             return Next::StepUntil(timer::now() + timer::ticks_of_us(LOOK_US));
         }
-        let mut places = self.hotplug.0.lock();
         let heir = numbered(&places).find(|(_, stage)| *stage == Stage::On);
         let Place { stage, pool } = &mut places[id.index()];
         let Stage::Leaving { until } = *stage else {
