@@ -134,33 +134,52 @@ pub(super) fn configure_shared(intid: u32, is_enabled: bool, is_edge: bool, to: 
 pub(super) fn hand_over_shared(from: &Pcpu, to: &Pcpu) {
     let (gic, mpidrs) = MACHINE.get().expect("the boot pCPU has set the GIC up");
     let [from, to] = [from, to].map(|pcpu| mpidrs[usize::from(pcpu.id())]);
-    let mut distributor = DISTRIBUTOR.lock();
-    let distributor = distributor
-        .as_mut()
-        .expect("the boot pCPU has set the GIC up");
-    for index in 0..distributor.typer().num_spis() {
+    // Whoever held the lock before, and took this pCPU for one that stays, has written its route by now.
+    let count = with_distributor(|distributor| distributor.typer().num_spis());
+    for index in 0..count {
         let intid = SHARED_START + index;
         let router = (gic.distributor.start + IROUTER + u64::from(intid) * 8) as *const u64;
-        let enables = distributor_register(ISENABLER0, intid / 32);
-        // SAFETY: the device tree names a distributor there, mapped as device memory; reading these has no side effect.
-        let (router, enables) = unsafe { (router.read_volatile(), enables.read_volatile()) };
-        if router & (AFFINITY_MASK | ANY_PCPU) != from {
+        // SAFETY: the device tree names a distributor there, mapped as device memory; reading it has no side effect.
+        let route = || unsafe { router.read_volatile() } & (AFFINITY_MASK | ANY_PCPU);
+        if route() != from {
             continue;
         }
-        let is_enabled = enables & 1 << (intid % 32) != 0;
-        let intid = IntId::spi(index);
-        // Disabled in between, so that it is nowhere on its way to this pCPU afterwards. What is pending stays so.
-        let mut moved = Ok(());
-        if is_enabled {
-            moved = distributor.enable_interrupt(intid, false);
-            distributor.wait_for_pending_write();
-        }
-        moved = moved.and_then(|()| distributor.set_routing(intid, Some(to)));
-        if is_enabled {
-            moved = moved.and_then(|()| distributor.enable_interrupt(intid, true));
-        }
-        moved.expect("the distributor has so many shared interrupts");
+        // The lock is held for one interrupt at a time.
+        with_distributor(|distributor| {
+            if route() == from {
+                reroute(distributor, index, to);
+            }
+        });
     }
+}
+
+fn with_distributor<R>(visit: impl FnOnce(&mut GicDistributor<'static>) -> R) -> R {
+    let mut distributor = DISTRIBUTOR.lock();
+    visit(
+        distributor
+            .as_mut()
+            .expect("the boot pCPU has set the GIC up"),
+    )
+}
+
+/// Routes shared interrupt `index`, from 0, to the pCPU with this affinity. It is disabled in between, so that it is nowhere on its
+/// way to the old one afterwards. What is pending stays so.
+fn reroute(distributor: &mut GicDistributor<'static>, index: u32, to: u64) {
+    let intid = SHARED_START + index;
+    let enables = distributor_register(ISENABLER0, intid / 32);
+    // SAFETY: the device tree names a distributor there, mapped as device memory; reading it has no side effect.
+    let is_enabled = unsafe { enables.read_volatile() } & 1 << (intid % 32) != 0;
+    let intid = IntId::spi(index);
+    let mut moved = Ok(());
+    if is_enabled {
+        moved = distributor.enable_interrupt(intid, false);
+        distributor.wait_for_pending_write();
+    }
+    moved = moved.and_then(|()| distributor.set_routing(intid, Some(to)));
+    if is_enabled {
+        moved = moved.and_then(|()| distributor.enable_interrupt(intid, true));
+    }
+    moved.expect("the distributor has so many shared interrupts");
 }
 
 /// As [`super::sleep`]. Firmware that keeps GICR_WAKER for itself puts the redistributor to sleep when the pCPU goes off.
