@@ -7,7 +7,8 @@
 //!   0x00 channel length_lo length_hi ...  `length` bytes for that channel
 //!   0x00 0x40+n 0x00 0x00                 what follows is guest n's console; guest 0's at the start
 //! ```
-//! Towards the hypervisor the line works the same way. [`Splitter`] takes the stream apart on either side. A report frame
+//! Towards the hypervisor the line works the same way. What is typed for a guest has [`TYPED_ROOM`] there, and the hypervisor
+//! says what of it has been taken, so that nothing waits in the line for a guest that does not read. [`Splitter`] takes the stream apart on either side. A report frame
 //! holds one [`Report`] as text; [`Report::parse`] reads what its `Display` writes.
 
 use core::fmt;
@@ -21,6 +22,23 @@ pub const ESCAPE: u8 = 0;
 
 /// The most bytes that one frame carries.
 pub const MAX_PAYLOAD: usize = u16::MAX as usize;
+
+/// How many typed bytes the hypervisor keeps for each guest until it reads them.
+pub const TYPED_ROOM: usize = 4096;
+
+/// What [`Channel::Typed`] says: how many more bytes that were typed for `guest` have been taken.
+pub const fn typed_payload(guest: u8, count: u16) -> [u8; 3] {
+    let [low, high] = count.to_le_bytes();
+    [guest, low, high]
+}
+
+/// The guest and the count in the payload of [`Channel::Typed`].
+pub fn parse_typed(payload: &[u8]) -> Option<(usize, usize)> {
+    let &[guest, low, high] = payload else {
+        return None;
+    };
+    Some((guest.into(), u16::from_le_bytes([low, high]).into()))
+}
 
 /// The channel of guest 0's console; those of the others follow.
 const CONSOLE_BASE: u8 = 0x40;
@@ -40,6 +58,8 @@ pub enum Channel {
     /// Towards the hypervisor: a number and one command as text, no newline. From it: the number and one
     /// [`Part`](crate::control::Part) of the answer.
     Control,
+    /// From the hypervisor: there is room again for what is typed for a guest; see [`typed_payload`].
+    Typed,
     /// An empty frame: the console bytes after it are this guest's.
     Console(u8),
     /// A channel that this version does not know; its payload is skipped.
@@ -55,6 +75,7 @@ impl Channel {
             Self::Panic => 3,
             Self::Trace => 4,
             Self::Control => 5,
+            Self::Typed => 6,
             Self::Console(guest) => CONSOLE_BASE + guest,
             Self::Unknown(number) => number,
         }
@@ -67,6 +88,7 @@ impl Channel {
             3 => Self::Panic,
             4 => Self::Trace,
             5 => Self::Control,
+            6 => Self::Typed,
             CONSOLE_BASE..CONSOLE_END => Self::Console(number - CONSOLE_BASE),
             other => Self::Unknown(other),
         }

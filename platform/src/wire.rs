@@ -34,6 +34,8 @@ pub enum Channel {
     Trace,
     /// Towards the hypervisor: one command as text, with no newline. From it: a part of an answer.
     Control,
+    /// To the runner: there is room again for what is typed for a console, in the embedder's form.
+    Typed,
     /// The console of this number, below [`CONSOLES`].
     Console(u8),
 }
@@ -47,6 +49,7 @@ impl Channel {
             Self::Panic => 3,
             Self::Trace => 4,
             Self::Control => CONTROL,
+            Self::Typed => 6,
             Self::Console(console) => CONSOLE_BASE + console,
         }
     }

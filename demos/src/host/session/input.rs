@@ -2,8 +2,11 @@
 
 use std::{
     io::{Read, Write, stderr, stdin},
-    process::ChildStdin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Sender},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::Sender,
+    },
     thread,
 };
 
@@ -13,6 +16,7 @@ use super::{
     output::{say, show},
     requests::Requests,
 };
+use crate::control::Reply;
 use crate::host::{
     consoles::{Consoles, Keyboard},
     keys::{Action, HELP, Keys},
@@ -22,17 +26,17 @@ use crate::host::{
 /// What the user's keys act on.
 pub struct Input {
     /// The way to the guests.
-    pub line: Arc<Line<ChildStdin>>,
+    pub line: Arc<Line>,
     /// Commands on that way.
-    pub requests: Arc<Requests<ChildStdin>>,
+    pub requests: Arc<Requests>,
     /// The guests' consoles, with the focus.
     pub consoles: Arc<Mutex<Consoles>>,
     /// On a pipe, the guest that gets everything; on a terminal the focus says who.
     pub guest: Option<usize>,
     /// stdin is a terminal, in raw mode.
     pub is_terminal: bool,
-    /// For each guest: it was told to pause.
-    pub is_paused: Vec<bool>,
+    /// A guest is about to pause or to go on at a key.
+    pub is_at_pause: Arc<AtomicBool>,
     /// Where to say that the user wants to leave.
     pub events: Sender<Event>,
 }
@@ -67,11 +71,11 @@ pub fn spawn(mut input: Input) {
 }
 
 /// Sends what is typed on a pseudo-terminal to `guest`, until either ends.
-pub fn spawn_keyboard(mut keyboard: Keyboard, guest: usize, line: Arc<Line<ChildStdin>>) {
+pub fn spawn_keyboard(mut keyboard: Keyboard, guest: usize, line: Arc<Line>) {
     thread::spawn(move || {
         let mut typed = [0; 4096];
         while let Ok(count) = keyboard.read(&mut typed) {
-            if line.type_to(guest, &typed[..count]).is_err() {
+            if line.type_to(guest, &typed[..count], true).is_err() {
                 return;
             }
         }
@@ -84,7 +88,12 @@ impl Input {
         match action {
             Action::Type(bytes) => {
                 if let Some(guest) = focus {
-                    self.line.type_to(guest, &bytes)?;
+                    // At a terminal the keys that leave must still be read.
+                    let is_patient = !self.is_terminal;
+                    let count = self.line.type_to(guest, &bytes, is_patient)?;
+                    if count < bytes.len() {
+                        self.say("it does not read what is typed: some is dropped");
+                    }
                 }
             }
             Action::FocusNext => {
@@ -94,16 +103,12 @@ impl Input {
             Action::Focus(guest) => self.move_focus(Some(guest)),
             Action::Pause => {
                 if let Some(guest) = focus {
-                    let is_paused = !self.is_paused[guest];
-                    self.is_paused[guest] = is_paused;
-                    self.press(if is_paused { "pause" } else { "resume" }, guest);
+                    self.pause_or_resume(guest);
                 }
             }
             Action::Start | Action::Reset => {
                 if let Some(guest) = focus {
                     let is_start = action == Action::Start;
-                    // One that is on and paused stays so: there is nothing to start.
-                    self.is_paused[guest] &= is_start;
                     self.press(if is_start { "start" } else { "reset" }, guest);
                 }
             }
@@ -131,14 +136,40 @@ impl Input {
     /// Does what a key stands for; the log has what comes of it.
     fn press(&self, verb: &str, guest: usize) {
         let name = self.consoles().name(guest).unwrap_or_default().to_owned();
-        let command = format!("{verb} {name}");
-        self.say(&command);
         let consoles = self.consoles.clone();
-        self.requests.send(&command, move |reply| {
-            if let Some(why) = reply.error {
-                let text = format!("trapline: error: {why}\r\n");
-                say(&mut lock(&consoles), &text);
+        press(
+            &self.requests,
+            &consoles.clone(),
+            verb,
+            &name,
+            move |reply| {
+                complain(&consoles, &reply);
+            },
+        );
+    }
+
+    /// Pauses `guest`, or lets it go on if it is paused, by whoever: the machine says whether it is.
+    fn pause_or_resume(&self, guest: usize) {
+        // The key counts once until that is done.
+        if self.is_at_pause.swap(true, Relaxed) {
+            return;
+        }
+        let name = self.consoles().name(guest).unwrap_or_default().to_owned();
+        let (requests, consoles) = (self.requests.clone(), self.consoles.clone());
+        let is_at_pause = self.is_at_pause.clone();
+        self.requests.send("list vms", move |reply| {
+            if reply.error.is_some() {
+                is_at_pause.store(false, Relaxed);
+                return complain(&consoles, &reply);
             }
+            // Each row begins with the name and the state.
+            let is_it = |row: &Vec<String>| row.starts_with(&[name.clone(), "paused".into()]);
+            let is_paused = reply.rows.iter().any(is_it);
+            let verb = if is_paused { "resume" } else { "pause" };
+            press(&requests, &consoles.clone(), verb, &name, move |reply| {
+                is_at_pause.store(false, Relaxed);
+                complain(&consoles, &reply);
+            });
         });
     }
 
@@ -179,6 +210,26 @@ impl Input {
 
     fn say(&self, text: &str) {
         say(&mut self.consoles(), &format!("\r\ntrapline: {text}\r\n"));
+    }
+}
+
+/// Gives the command that a key stands for, and says so.
+fn press(
+    requests: &Requests,
+    consoles: &Mutex<Consoles>,
+    verb: &str,
+    name: &str,
+    answered: impl FnOnce(Reply) + Send + 'static,
+) {
+    let command = format!("{verb} {name}");
+    say(&mut lock(consoles), &format!("\r\ntrapline: {command}\r\n"));
+    requests.send(&command, answered);
+}
+
+/// Says why what a key stands for was not done.
+fn complain(consoles: &Mutex<Consoles>, reply: &Reply) {
+    if let Some(why) = &reply.error {
+        say(&mut lock(consoles), &format!("trapline: error: {why}\r\n"));
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
     fs::File,
     io::Read,
     path::Path,
-    process::{Child, ChildStdin, Command, ExitStatus as ProcessStatus, Stdio},
+    process::{Child, Command, ExitStatus as ProcessStatus, Stdio},
     sync::{
         Arc, Mutex,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -145,7 +145,8 @@ impl Session<'_> {
         let consoles = Arc::new(Mutex::new(consoles));
         // The pipe stays open even with no input: an end of file there means nothing to QEMU, but keeps it polling.
         let pipe = child.stdin.take().expect("QEMU's stdin is a pipe");
-        let line = Arc::new(Line::new(pipe, self.is_framed));
+        let line = Arc::new(Line::new(names.len(), self.is_framed));
+        let writer = line::spawn_writer(line.clone(), pipe);
         let requests = Arc::new(Requests::new(line.clone()));
         let streams = Streams {
             is_framed: self.is_framed,
@@ -154,6 +155,7 @@ impl Session<'_> {
             line_end,
             log: self.log.take(),
             consoles: consoles.clone(),
+            line: line.clone(),
             requests: requests.clone(),
         };
         let output = child
@@ -173,15 +175,15 @@ impl Session<'_> {
                 consoles,
                 guest: terminal.is_none().then_some(guest),
                 is_terminal: terminal.is_some(),
-                is_paused: vec![false; names.len()],
+                is_at_pause: Arc::default(),
                 events,
             });
         }
         let end = wait(&inbox, started, self.timeout);
         let process = stop(&mut child, matches!(end, End::Closed));
         requests.close();
+        line.close();
         drop(served);
-        drop(line);
         drop(terminal);
         if let Some(signals) = signals {
             signals.close();
@@ -189,6 +191,8 @@ impl Session<'_> {
         let output = output
             .and_then(|thread| thread.join().ok())
             .unwrap_or_default();
+        // QEMU has gone, so it does not wait for that any more.
+        let _ = writer.join();
         let complaints = complaints
             .and_then(|thread| thread.join().ok())
             .unwrap_or_default();
@@ -271,7 +275,7 @@ impl Session<'_> {
 }
 
 /// Lets clients of `socket` give commands.
-fn serve(socket: ControlSocket, requests: &Arc<Requests<ChildStdin>>) -> Served {
+fn serve(socket: ControlSocket, requests: &Arc<Requests>) -> Served {
     let requests = requests.clone();
     let answer = move |command: &str| {
         let reply = requests.ask(command).recv();

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write, stderr, stdout},
-    process::{ChildStdin, ChildStdout},
+    process::ChildStdout,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Sender},
     thread::{self, JoinHandle},
     time::Instant,
@@ -11,10 +11,10 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Event, requests::Requests};
+use super::{Event, line::Line, requests::Requests};
 use crate::{
     host::{consoles::Consoles, report::RunReport},
-    wire::{Channel, Piece, Splitter},
+    wire::{Channel, Piece, Splitter, parse_typed},
 };
 
 /// Where each part of the stream goes.
@@ -31,8 +31,10 @@ pub struct Streams {
     pub log: Option<File>,
     /// The guests' consoles.
     pub consoles: Arc<Mutex<Consoles>>,
+    /// What goes the other way.
+    pub line: Arc<Line>,
     /// Commands that wait for answers.
-    pub requests: Arc<Requests<ChildStdin>>,
+    pub requests: Arc<Requests>,
 }
 
 /// What was kept.
@@ -197,6 +199,11 @@ impl Reader {
                 if !self.streams.requests.receive(payload) {
                     self.log(b"an answer to nothing that was asked");
                     self.log(payload);
+                }
+            }
+            Channel::Typed => {
+                if let Some((guest, count)) = parse_typed(payload) {
+                    self.streams.line.taken(guest, count);
                 }
             }
             Channel::Trace | Channel::Unknown(_) => {}

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    io::Write,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self, Receiver},
@@ -16,30 +15,30 @@ use crate::control::{LISTENING, LONGEST, Part, Reply, number_and_text};
 type Answered = Box<dyn FnOnce(Reply) + Send>;
 
 /// Who asked what; the numbers tell the answers apart.
-pub struct Requests<W> {
-    line: Arc<Line<W>>,
+pub struct Requests {
+    line: Arc<Line>,
     state: Mutex<State>,
 }
 
 struct State {
     last: u32,
     open: HashMap<u32, (Reply, Answered)>,
-    /// What is to be sent once the hypervisor listens: before, what comes may be lost. `None`: it does.
-    early: Option<Vec<(u32, String)>>,
     /// Nobody answers any more.
     is_over: bool,
 }
 
+/// How many may wait for their answers: as many commands as the hypervisor has room for.
+const OPEN_LIMIT: usize = 32;
+
 /// The run has ended before there was an answer.
 const OVER: &str = "the run has ended";
 
-impl<W: Write> Requests<W> {
-    /// Nobody has asked anything yet, and the hypervisor at the other end of `line` does not listen yet.
-    pub fn new(line: Arc<Line<W>>) -> Self {
+impl Requests {
+    /// Nobody has asked anything yet.
+    pub fn new(line: Arc<Line>) -> Self {
         let state = Mutex::new(State {
             last: LISTENING,
             open: HashMap::new(),
-            early: Some(Vec::new()),
             is_over: false,
         });
         Self { line, state }
@@ -48,8 +47,10 @@ impl<W: Write> Requests<W> {
     /// Sends `command`; the answer is given to `answered`, which is soon done, once it is whole. One that cannot be sent is
     /// answered at once.
     pub fn send(&self, command: &str, answered: impl FnOnce(Reply) + Send + 'static) {
-        if let Some(number) = self.open(command, Box::new(answered)) {
-            self.transmit(number, command);
+        if let Some(number) = self.open(command, Box::new(answered))
+            && self.line.command(number, command).is_err()
+        {
+            self.answer(number, Part::Refused(OVER));
         }
     }
 
@@ -63,12 +64,6 @@ impl<W: Write> Requests<W> {
         receiver
     }
 
-    fn transmit(&self, number: u32, command: &str) {
-        if self.line.command(number, command).is_err() {
-            self.answer(number, Part::Refused(OVER));
-        }
-    }
-
     /// The number of a request that is to be sent now.
     fn open(&self, command: &str, answered: Answered) -> Option<u32> {
         let mut state = self.state();
@@ -78,16 +73,14 @@ impl<W: Write> Requests<W> {
             "there is no hypervisor".to_owned()
         } else if state.is_over {
             OVER.to_owned()
+        } else if state.open.len() >= OPEN_LIMIT {
+            format!("{OPEN_LIMIT} commands wait for their answers already")
         } else if length > LONGEST {
             format!("a command of {} bytes is too long", command.len())
         } else {
             state.last = number;
             state.open.insert(number, (Reply::default(), answered));
-            let Some(early) = &mut state.early else {
-                return Some(number);
-            };
-            early.push((number, command.to_owned()));
-            return None;
+            return Some(number);
         };
         drop(state);
         answered(Reply::refused(why));
@@ -104,7 +97,7 @@ impl<W: Write> Requests<W> {
 
     fn answer(&self, number: u32, part: Part<'_>) -> bool {
         if number == LISTENING {
-            return part == Part::Done && self.begin();
+            return part == Part::Done && self.line.listen();
         }
         let mut state = self.state();
         let Some((reply, _)) = state.open.get_mut(&number) else {
@@ -117,15 +110,6 @@ impl<W: Write> Requests<W> {
             answered(reply);
         }
         true
-    }
-
-    /// The hypervisor listens from now on; false if it did.
-    fn begin(&self) -> bool {
-        let early = self.state().early.take();
-        for (number, command) in early.iter().flatten() {
-            self.transmit(*number, command);
-        }
-        early.is_some()
     }
 
     /// The run has ended: all who still wait are told so.
@@ -149,8 +133,8 @@ impl<W: Write> Requests<W> {
 mod tests {
     use super::*;
 
-    fn requests(is_framed: bool) -> Requests<Vec<u8>> {
-        Requests::new(Arc::new(Line::new(Vec::new(), is_framed)))
+    fn requests(is_framed: bool) -> Requests {
+        Requests::new(Arc::new(Line::new(1, is_framed)))
     }
 
     #[test]
@@ -192,6 +176,25 @@ mod tests {
         for answer in [early, waiting, requests.ask("list")] {
             assert_eq!(answer.recv(), Ok(Reply::refused(OVER)));
         }
+    }
+
+    #[test]
+    fn more_than_the_hypervisor_has_room_for_is_refused() {
+        let requests = requests(true);
+        let open = [(); OPEN_LIMIT].map(|()| requests.ask("list"));
+        let refused = requests
+            .ask("list")
+            .recv()
+            .ok()
+            .and_then(|reply| reply.error);
+        assert!(refused.is_some_and(|why| why.starts_with("32 commands wait")));
+        assert!(requests.receive(b"0 ok"));
+        assert!(requests.receive(b"1 ok"));
+        assert_eq!(open[0].recv(), Ok(Reply::default()));
+        assert!(
+            requests.ask("list").try_recv().is_err(),
+            "there is room for one"
+        );
     }
 
     #[test]
