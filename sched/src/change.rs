@@ -7,22 +7,21 @@ use crate::{
 use alloc::format;
 
 impl<V: Vcpu> Pool<V> {
-    /// A new vCPU has the number `vcpu`. The result is a pCPU where it may run.
+    /// A new vCPU has the number `vcpu`, and may run on what `check` says of `affinity`. The result is a pCPU where it may run.
     pub(crate) fn admit_new(
         &self,
         vcpu: VcpuId,
         pool: PoolId,
-        affinity: PcpuSet,
+        (affinity, check): (PcpuSet, impl FnOnce() -> Result<PcpuSet, AffinityError>),
         entitlement: &Entitlement,
     ) -> Result<PcpuId, CreateError> {
         self.with_regime(|regime| {
             let policy = regime.policy(pool);
             let policy = policy.map_err(|_| CreateError::NoPool(pool))?;
-            let allowed = self.check_affinity(affinity, pool);
-            let allowed = allowed.map_err(CreateError::Affinity)?;
+            let allowed = check().map_err(CreateError::Affinity)?;
             // Another one may have had the number here, and left after its pool had let it go.
             policy.release(vcpu);
-            let home = ask(&**policy, vcpu, entitlement, allowed);
+            let home = self.ask(&**policy, vcpu, entitlement, allowed);
             let home = home.map_err(CreateError::Entitlement)?;
             let entitlements = self.entitlements();
             entitlements.set(vcpu, entitlement);
@@ -30,6 +29,28 @@ impl<V: Vcpu> Pool<V> {
             entitlements.set_place(vcpu, allowed, home);
             let first = allowed.first();
             Ok(first.expect("rule: a pool has the pCPUs of an affinity that was checked"))
+        })
+    }
+
+    /// Asks `policy` whether it can keep `entitlement`, and where the vCPU belongs.
+    pub(crate) fn ask(
+        &self,
+        policy: &dyn Policy,
+        vcpu: VcpuId,
+        entitlement: &Entitlement,
+        affinity: PcpuSet,
+    ) -> Result<Option<PcpuId>, Refusal> {
+        let room = policy.room();
+        if vcpu.index() >= room {
+            let name = policy.name();
+            let reason = format!("the policy {name} was made for {room} vCPUs, and this is {vcpu}");
+            return Err(Refusal::Words(reason));
+        }
+        let admitted = policy.admit(vcpu, entitlement, affinity);
+        let host = self.host();
+        admitted.map_err(|refusal| match host.microseconds(0) {
+            Some(_) => refusal.in_us(|ticks| host.microseconds(ticks).unwrap_or(ticks)),
+            None => refusal,
         })
     }
 
@@ -62,7 +83,7 @@ impl<V: Vcpu> VcpuHandle<V> {
                 return Ok(false);
             };
             let allowed = pool.check_affinity(set, own)?;
-            let home = ask(&**policy, id, &entitlements.get(id), allowed);
+            let home = pool.ask(&**policy, id, &entitlements.get(id), allowed);
             let home = home.map_err(AffinityError::Entitlement)?;
             entitlements.set_pool(id, own, set);
             entitlements.set_place(id, allowed, home);
@@ -105,7 +126,7 @@ impl<V: Vcpu> VcpuHandle<V> {
                 return Ok(false);
             };
             let allowed = entitlements.affinity(id);
-            let home = ask(&**policy, id, entitlement, allowed)?;
+            let home = pool.ask(&**policy, id, entitlement, allowed)?;
             entitlements.set(id, entitlement);
             entitlements.set_place(id, allowed, home);
             Ok(true)
@@ -116,20 +137,4 @@ impl<V: Vcpu> VcpuHandle<V> {
         }
         Ok(())
     }
-}
-
-/// Asks `policy` whether it can keep `entitlement`, and where the vCPU belongs.
-pub(crate) fn ask(
-    policy: &dyn Policy,
-    vcpu: VcpuId,
-    entitlement: &Entitlement,
-    affinity: PcpuSet,
-) -> Result<Option<PcpuId>, Refusal> {
-    let room = policy.room();
-    if vcpu.index() >= room {
-        let name = policy.name();
-        let reason = format!("the policy {name} was made for {room} vCPUs, and this is {vcpu}");
-        return Err(Refusal(reason));
-    }
-    policy.admit(vcpu, entitlement, affinity)
 }

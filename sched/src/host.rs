@@ -19,6 +19,11 @@ pub trait Host: Send + Sync {
         0
     }
 
+    /// How many microseconds `ticks` are, for the texts of refusals; `None`: these are in ticks.
+    fn microseconds(&self, _ticks: u64) -> Option<u64> {
+        None
+    }
+
     /// A vCPU that [`crate::VcpuHandle::stop`] was called for is parked now. Called once per stop, on the pCPU that parked it, or
     /// by the caller of `stop` if it was parked already.
     fn stopped(&self, _vcpu: VcpuId) {}

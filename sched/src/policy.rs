@@ -12,7 +12,7 @@
 //! ```
 //! Times are in ticks of [`crate::Host::now`]. What each vCPU shall get is in [`crate::Entitlements`].
 
-use crate::{Entitlement, Entitlements, PcpuId, PcpuSet, VcpuId};
+use crate::{Entitlement, Entitlements, PcpuId, PcpuSet, Reservation, VcpuId};
 use alloc::{boxed::Box, string::String, sync::Arc};
 use core::{fmt, num::NonZero};
 
@@ -99,13 +99,63 @@ pub struct Bounds {
     pub longest_wait: Option<u64>,
 }
 
-/// Why a policy refuses an entitlement, in words, with the numbers.
+/// Why a policy refuses an entitlement, with the numbers.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refusal(pub String);
+pub enum Refusal {
+    /// In the policy's own words.
+    Words(String),
+    /// No pCPU has room for a reservation.
+    NoRoom {
+        /// What cannot be kept.
+        reservation: Reservation,
+        /// What part of a pCPU it takes, in thousandths.
+        needed: u64,
+        /// What the emptiest of those that it may use has left, in thousandths.
+        left: u64,
+    },
+}
+
+impl Refusal {
+    /// The same for somebody who thinks in microseconds: `us_of` makes them of the host's ticks.
+    #[must_use]
+    pub fn in_us(self, us_of: impl Fn(u64) -> u64) -> Self {
+        let mut text = String::new();
+        // Memory takes any text.
+        let _ = self.write(&mut text, "us", us_of);
+        Self::Words(text)
+    }
+
+    fn write(
+        &self,
+        to: &mut impl fmt::Write,
+        unit: &str,
+        unit_of: impl Fn(u64) -> u64,
+    ) -> fmt::Result {
+        match self {
+            Self::Words(words) => to.write_str(words),
+            Self::NoRoom {
+                reservation,
+                needed,
+                left,
+            } => {
+                let [budget, period] = [reservation.budget(), reservation.period()].map(unit_of);
+                write!(
+                    to,
+                    "a budget of {budget} {unit} in a period of {period} needs {}.{} % of a pCPU, and the emptiest of those it \
+                     may use has {}.{} % left",
+                    needed / 10,
+                    needed % 10,
+                    left / 10,
+                    left % 10
+                )
+            }
+        }
+    }
+}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        self.write(f, "ticks", |ticks| ticks)
     }
 }
 

@@ -4,9 +4,7 @@
 //! it get back what they had, in reverse order and where they were: each step back ends where the step forward began, so a policy
 //! that admitted that once admits it again.
 
-use crate::{
-    AffinityError, Entitlement, PcpuSet, Policy, Pool, Vcpu, VcpuHandle, VcpuId, change::ask,
-};
+use crate::{AffinityError, Entitlement, PcpuSet, Policy, Pool, Vcpu, VcpuHandle, VcpuId};
 use alloc::{sync::Arc, vec::Vec};
 
 /// What one vCPU shall have from now on.
@@ -41,7 +39,7 @@ impl<V: Vcpu> Pool<V> {
                     None => Ok(entitlements.affinity(id)),
                 };
                 let place = allowed.and_then(|allowed| {
-                    let home = ask(&**policy, id, &change.entitlement, allowed);
+                    let home = self.ask(&**policy, id, &change.entitlement, allowed);
                     Ok((allowed, home.map_err(AffinityError::Entitlement)?))
                 });
                 match place {
@@ -85,7 +83,7 @@ impl<V: Vcpu> Pool<V> {
             return;
         }
         // One of the embedder's that breaks the rule in the head is unfair, no more.
-        let _ = ask(policy, id, &entitlements.get(id), affinity);
+        let _ = self.ask(policy, id, &entitlements.get(id), affinity);
     }
 }
 

@@ -258,7 +258,6 @@ fn create_vcpus(
     let preferred = preferred.intersection(machine.pool.pcpus());
     let mut handles = Vec::with_capacity(vcpus.count());
     for (vcpu, own) in settings.vcpus().iter().enumerate() {
-        let pcpus = settings.affinity_in(vcpu, &machine.pool);
         let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
         let (affinity, space) = (guest_machine::mpidr_affinity(vcpu), space.clone());
         let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
@@ -266,7 +265,7 @@ fn create_vcpus(
         let (pool, entitlement) = (settings.pool(), &own.entitlement);
         let created = machine
             .pool
-            .create_vcpu_in(pool, pcpus, entitlement, make, shared);
+            .restore_vcpu_in(pool, own.affinity, entitlement, make, shared);
         match created {
             Ok(handle) => {
                 handle

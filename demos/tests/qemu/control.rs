@@ -254,7 +254,8 @@ const REFUSED: [(&str, &str); 28] = [
     ),
     (
         "set budget web 4000 5000",
-        "policy deadline refuses it for vCPU 0 of web",
+        "policy deadline refuses it for vCPU 0 of web: a budget of 4000 us in a period of 5000 needs 80.0 % of a pCPU, and the \
+         emptiest of those it may use has 60.0 % left",
     ),
     ("set affinity web 1-2", "the machine has no pcpu2"),
     (
@@ -408,4 +409,112 @@ fn a_command_is_typed_at_a_prompt() {
         });
         rest = found.map_or("", |(_, rest)| rest);
     }
+}
+
+/// What it was promised counts, and not what there was when it started.
+#[test]
+fn a_guest_that_starts_while_its_pcpu_is_off_gets_it_when_that_is_back() {
+    let guests =
+        busy("web", 1, "affinity = \"0\"") + &busy("db", 1, "affinity = \"0-1\"\nstart = false");
+    let output = Run::described(&(MACHINE.to_owned() + &guests))
+        .deadline(120)
+        .start_and(|control| {
+            let mut client = control.connect();
+            client.done("unplug 1");
+            client.until("list pcpus", "state", |cells| cells[1] == "off");
+            client.done("start db");
+            client.until("list vcpus db", "pcpu", |cells| cells == ["0"]);
+            client.done("plug 1");
+            client.until("list vcpus db", "pcpu", |cells| cells == ["1"]);
+            assert_eq!(client.column("list", "affinity"), ["0", "0-1"]);
+            client.done("stop web");
+            client.done("stop db");
+        });
+    output.expect_exit(0);
+    output.expect_no_exit_allocation();
+}
+
+#[test]
+fn a_reset_of_a_guest_that_is_off_is_not_refused_for_an_earlier_start() {
+    let guests = busy("web", 1, "") + &busy("db", 1, "start = false");
+    let machine = MACHINE
+        .replace("pcpus = 2", "pcpus = 1")
+        .replace("fair", "deadline");
+    let output = Run::described(&(machine + &guests))
+        .deadline(120)
+        .start_and(|control| {
+            let mut client = control.connect();
+            client.done("set budget web 4000 5000");
+            client.done("set budget db 2000 5000");
+            let refused = client.give("start db").end;
+            let why = "error: db does not start: vCPU: a budget of 2000 us in a period of 5000 needs 40.0 % of a pCPU";
+            assert!(refused.starts_with(why), "{refused}");
+            client.until("list", "state", |cells| cells[1] == "off");
+            assert_eq!(client.give("reset db").end, "error: db is off");
+            client.done("set budget web none");
+            client.done("start db");
+            client.done("reset db");
+            client.done("stop web");
+            client.done("stop db");
+        });
+    output.expect_exit(0);
+}
+
+/// More than there is room for is typed for a guest that reads nothing, and then it is paused too.
+#[test]
+fn commands_do_not_wait_for_a_guest_that_does_not_read() {
+    let stress =
+        "[[vm]]\nname = \"deaf\"\nguest = \"stress\"\nmemory = 64\nappend = \"seconds=100000\"\n";
+    let output = Run::described(&(MACHINE.to_owned() + stress))
+        .option("--input", "deaf")
+        .type_after("stress: ", &"x".repeat(60_000))
+        .deadline(120)
+        .start_and(|control| {
+            let mut client = control.connect();
+            client.until("list vcpus", "run_ms", |cells| times(cells)[0] > 3000.0);
+            client.done("pause deaf");
+            for _ in 0..10 {
+                assert_eq!(client.column("list", "state"), ["paused"]);
+            }
+            client.done("resume deaf");
+            client.done("stop deaf");
+        });
+    output.expect_exit(0);
+}
+
+#[test]
+fn all_that_is_typed_arrives_however_much_it_is() {
+    let lines = format!("{}\n", "x".repeat(99)).repeat(300);
+    let output =
+        Run::described("pcpus = 2\n[[vm]]\nname = \"one\"\nguest = \"linux\"\nvcpus = 2\n")
+            .option("--input", "one")
+            .type_after(
+                SHELL,
+                "stty -echo; echo ready$((6 * 7)); head -n 300 | wc -c\n",
+            )
+            .type_after("\nready42", &lines)
+            .type_after(SHELL, "poweroff\n")
+            .deadline(120)
+            .start();
+    output.expect_exit(0);
+    output.expect_in_order(["ready42", "30000"]);
+}
+
+/// Who pauses it at the socket has it go on by the key: there is one state, the machine's.
+#[test]
+fn a_key_lets_a_guest_go_on_that_a_command_has_paused() {
+    let vm = |name: &str| format!("[[vm]]\nname = \"{name}\"\nguest = \"linux\"\nvcpus = 2\n");
+    let output = Run::described(&("pcpus = 2\n".to_owned() + &vm("left") + &vm("right")))
+        .on_terminal()
+        .type_after(&format!("[right] {SHELL}"), "\x012echo go$((6 * 7))\n")
+        .type_after("\ngo42", "\x011\x01p")
+        .deadline(240)
+        .start_and(|control| {
+            let mut client = control.connect();
+            client.done("pause left");
+            client.until("list", "state", |cells| cells == ["on", "on"]);
+            client.done("stop left");
+            client.done("stop right");
+        });
+    output.expect_exit(0);
 }

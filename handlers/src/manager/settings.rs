@@ -17,7 +17,8 @@ pub struct VcpuSettings {
     pub affinity: PcpuSet,
 }
 
-/// What the vCPUs of one VM shall get, by index. A VM begins each life with it.
+/// What the vCPUs of one VM shall get, by index. A VM begins each life with it, by [`Pool::restore_vcpu_in`] where its pool has
+/// perhaps other pCPUs than when it was set.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     pool: PoolId,
@@ -82,16 +83,6 @@ impl Settings {
             self.refused(vcpu.unwrap_or_default(), error)
         })?;
         Ok(next)
-    }
-
-    /// Where vCPU `vcpu`, which there is, may run when it is created in a `pool` whose pCPUs have perhaps become others since its
-    /// affinity was set.
-    pub fn affinity_in<V: Vcpu>(&self, vcpu: usize, pool: &Pool<V>) -> PcpuSet {
-        let affinity = self.vcpus[vcpu].affinity;
-        match affinity.intersection(pcpus_of(pool, self.pool)) {
-            rest if rest.is_empty() || affinity == pool.pcpus() => affinity,
-            rest => rest,
-        }
     }
 
     const fn refused(&self, vcpu: usize, error: AffinityError) -> SettingsError {

@@ -131,6 +131,10 @@ impl trapline_sched::Host for PoolHost {
         mpidr.map_or(0, |mpidr| mpidr >> 8)
     }
 
+    fn microseconds(&self, ticks: u64) -> Option<u64> {
+        Some(timer::us_of_ticks(ticks))
+    }
+
     fn stopped(&self, vcpu: VcpuId) {
         (self.on_parked)(vcpu);
     }

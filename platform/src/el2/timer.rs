@@ -31,6 +31,13 @@ pub fn ticks_of_us(us: u32) -> u64 {
     u64::from(us) * frequency() / 1_000_000
 }
 
+/// How many microseconds `ticks` of the counter are, rounded to the nearest.
+pub fn us_of_ticks(ticks: u64) -> u64 {
+    let frequency = u128::from(frequency()).max(1);
+    let us = (u128::from(ticks) * 1_000_000 + frequency / 2) / frequency;
+    u64::try_from(us).unwrap_or(u64::MAX)
+}
+
 /// Arms this pCPU's hypervisor timer for tick `deadline`, or disarms it. It fires at once if that is past.
 #[inline(always)]
 pub fn set(deadline: Option<u64>) {

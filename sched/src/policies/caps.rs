@@ -99,7 +99,7 @@ impl Caps {
 
     fn check(&self, group: GroupId, cap: u32) -> Result<(), Refusal> {
         let (most, groups, period) = (self.pcpus * WHOLE, self.groups.len(), self.period_ticks);
-        let refuse = |reason| Err(Refusal(reason));
+        let refuse = |reason| Err(Refusal::Words(reason));
         if cap == 0 {
             return refuse("a cap of 0 would never let it run: it is at least 1".into());
         }

@@ -168,7 +168,7 @@ impl Policy for Gang {
         let shared = &self.shared;
         let possible = self.pcpus.intersection(affinity);
         if possible.is_empty() {
-            return Err(Refusal(format!(
+            return Err(Refusal::Words(format!(
                 "its gang runs on pCPUs {}, and the vCPU may run on {affinity} only",
                 self.pcpus
             )));

@@ -4,7 +4,7 @@ use crate::{
     PcpuId, PcpuSet, Refusal, Reservation, VcpuId,
     sync::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
-use alloc::{boxed::Box, format};
+use alloc::boxed::Box;
 
 /// A whole pCPU, in the unit in which the reserved parts of one are added up. Parts like 2/5, 1/7, 1/24 or 33.3 % are exact;
 /// others are rounded up, so a sum of many that is just a whole may count as more.
@@ -113,13 +113,11 @@ fn part_of(reservation: Reservation) -> u64 {
 fn refusal(reservation: Reservation, room: u64) -> Refusal {
     let (budget, period) = (reservation.budget(), reservation.period());
     let needed = (u128::from(budget) * 1000).div_ceil(u128::from(period)) as u64;
-    let left = room * 1000 / WHOLE;
-    let percent = |thousandths: u64| format!("{}.{} %", thousandths / 10, thousandths % 10);
-    Refusal(format!(
-        "a budget of {budget} ticks in a period of {period} needs {} of a pCPU, and the emptiest of those it may use has {} left",
-        percent(needed),
-        percent(left)
-    ))
+    Refusal::NoRoom {
+        reservation,
+        needed,
+        left: room * 1000 / WHOLE,
+    }
 }
 
 #[cfg(all(test, not(loom)))]

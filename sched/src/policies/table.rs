@@ -198,10 +198,10 @@ impl Policy for TableDriven {
         let possible = windows.intersection(affinity);
         if windows.is_empty() {
             let reason = format!("VM {name} has no window in the table");
-            return Err(Refusal(reason));
+            return Err(Refusal::Words(reason));
         }
         if possible.is_empty() {
-            return Err(Refusal(format!(
+            return Err(Refusal::Words(format!(
                 "VM {name} has windows on pCPUs {windows} only, and its vCPU may run on {affinity} only"
             )));
         }

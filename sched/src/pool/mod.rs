@@ -144,6 +144,39 @@ impl<V: Vcpu> Pool<V> {
         make: impl FnOnce(Arc<VcpuHandle<V>>) -> V,
         shared: V::Shared,
     ) -> Result<Arc<VcpuHandle<V>>, CreateError> {
+        let check = || self.check_affinity(affinity, pool);
+        self.create(pool, (affinity, check), entitlement, make, shared)
+    }
+
+    /// The same for a vCPU that was promised `affinity` when the pool perhaps had other pCPUs: it may run on those that the pool has
+    /// now, and on the others as soon as it has them.
+    ///
+    /// # Errors
+    /// See [`Self::create_vcpu_in`]; the pool must have one of them.
+    pub fn restore_vcpu_in(
+        self: &Arc<Self>,
+        pool: PoolId,
+        affinity: PcpuSet,
+        entitlement: &Entitlement,
+        make: impl FnOnce(Arc<VcpuHandle<V>>) -> V,
+        shared: V::Shared,
+    ) -> Result<Arc<VcpuHandle<V>>, CreateError> {
+        let check = || match affinity.intersection(self.partition(pool).pcpus()) {
+            none if none.is_empty() => self.check_affinity(affinity, pool),
+            some => Ok(some),
+        };
+        self.create(pool, (affinity, check), entitlement, make, shared)
+    }
+
+    /// The closure says what of the affinity counts now.
+    fn create(
+        self: &Arc<Self>,
+        pool: PoolId,
+        affinity: (PcpuSet, impl FnOnce() -> Result<PcpuSet, AffinityError>),
+        entitlement: &Entitlement,
+        make: impl FnOnce(Arc<VcpuHandle<V>>) -> V,
+        shared: V::Shared,
+    ) -> Result<Arc<VcpuHandle<V>>, CreateError> {
         let id = VcpuId::new(self.free_ids.pop().ok_or(CreateError::Full)?);
         let first = self
             .admit_new(id, pool, affinity, entitlement)

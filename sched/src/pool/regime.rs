@@ -16,7 +16,7 @@
 use super::{Pool, PoolChangeError, partition::Partition};
 use crate::{
     LocalPolicy, PcpuId, PcpuSet, Policy, PoolId, Vcpu, VcpuId, attention::About, cell::Cell,
-    change::ask, sync::Ordering,
+    sync::Ordering,
 };
 use alloc::{
     boxed::Box,
@@ -284,7 +284,7 @@ impl<V: Vcpu> Pool<V> {
             let home = home(vcpu).filter(|&home| allowed.contains(home));
             let kept = home.and_then(|home| {
                 let (only, entitlement) = (PcpuSet::only(home), entitlements.get(vcpu));
-                ask(&*plan.policy, vcpu, &entitlement, only).ok()
+                self.ask(&*plan.policy, vcpu, &entitlement, only).ok()
             });
             let placement = match kept {
                 Some(home) => (allowed, home),
@@ -322,7 +322,7 @@ impl<V: Vcpu> Pool<V> {
             });
         }
         let entitlement = self.entitlements().get(vcpu);
-        let home = ask(&*plan.policy, vcpu, &entitlement, allowed);
+        let home = self.ask(&*plan.policy, vcpu, &entitlement, allowed);
         Ok((allowed, home.map_err(PoolChangeError::Refused)?))
     }
 

@@ -1,8 +1,12 @@
-//! Where a vCPU goes, on a machine of eight pCPUs in clusters of two, as the head of `place` says.
+//! Where a vCPU goes, on a machine of eight pCPUs in clusters of two, as the head of `place` says; and what is said and kept of what
+//! it was promised.
 
 use super::*;
-use crate::{PoolConfig, policies::RoundRobin};
-use alloc::boxed::Box;
+use crate::{
+    PoolConfig, Reservation,
+    policies::{Deadline, RoundRobin},
+};
+use alloc::{boxed::Box, string::ToString};
 
 struct Clusters;
 
@@ -19,6 +23,10 @@ impl Host for Clusters {
 
     fn cluster(&self, pcpu: PcpuId) -> u64 {
         pcpu.index() as u64 / 2
+    }
+
+    fn microseconds(&self, ticks: u64) -> Option<u64> {
+        Some(ticks / 10)
     }
 }
 
@@ -45,7 +53,7 @@ fn machine() -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
     let pool = Pool::new(PoolConfig {
         name: "all".into(),
         pcpus: PcpuSet::all(8),
-        max_vcpus: 1,
+        max_vcpus: 2,
         policy: Box::new(RoundRobin::with_slice(10)),
         fallback_slice: 10,
         host: Arc::new(Clusters),
@@ -128,5 +136,41 @@ fn an_affinity_goes_before_a_preference() {
         pool.choose(&handle, Some(pcpu(6))),
         pcpu(3),
         "nobody idles there"
+    );
+}
+
+#[test]
+fn a_vcpu_that_was_promised_a_pcpu_that_is_off_gets_it_when_that_is_back() {
+    let (pool, _) = machine();
+    let entitlement = Entitlement::default();
+    let restore = |affinity| {
+        let made = pool.restore_vcpu_in(PoolId::FIRST, affinity, &entitlement, Nothing, ());
+        made.map_err(|error| error.to_string())
+    };
+    pool.unplug(pcpu(3)).unwrap();
+    let refused = restore(set("3")).err().unwrap();
+    assert!(refused.starts_with("pcpu3 is not in pool0"), "{refused}");
+    let handle = restore(set("2-3")).unwrap();
+    assert_eq!(pool.entitlements().affinity(handle.id()), set("2"));
+    pool.plug(pcpu(3), PoolId::FIRST).unwrap();
+    assert_eq!(pool.entitlements().affinity(handle.id()), set("2-3"));
+}
+
+#[test]
+fn a_refusal_is_in_microseconds_where_the_host_knows_them() {
+    let (pool, first) = machine();
+    let second = pool.create_vcpu(set("0"), &Entitlement::default(), Nothing, ());
+    let (second, policy) = (second.unwrap(), Deadline::with_slice(10, 2));
+    pool.set_policy(PoolId::FIRST, Box::new(policy)).unwrap();
+    first.set_affinity(set("0")).unwrap();
+    let entitlement = Entitlement {
+        reservation: Some(Reservation::new(600, 1000).unwrap()),
+        ..Entitlement::default()
+    };
+    first.set_entitlement(&entitlement).unwrap();
+    let refused = second.set_entitlement(&entitlement).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "a budget of 60 us in a period of 100 needs 60.0 % of a pCPU, and the emptiest of those it may use has 40.0 % left"
     );
 }

@@ -248,12 +248,13 @@ impl Request {
                 policy
                     .admit(id, &entitlement, affinity)
                     .map_err(|refusal| {
+                        // Here a tick is a microsecond.
+                        let refusal = refusal.in_us(|us| us);
                         let what = format!(
                             "policy `{}` refuses `{}`: {refusal}",
                             plan.policy.name, guest.name
                         );
-                        let remedy =
-                            "ask for less, or give it more pCPUs (times are in microseconds)";
+                        let remedy = "ask for less, or give it more pCPUs";
                         Failure::input(
                             what,
                             guest.place.of(guest.entitlement.dearest_key()),
