@@ -141,7 +141,11 @@ fn unknown_words_come_with_a_suggestion() {
     refuse(
         "policy = \"pinned\"\n[policy_options]\nperiod_us = 5",
         "",
-        &["no option `period_us`", "x.toml:3", "`slice_us`"],
+        &[
+            "no option `period_us`",
+            "x.toml:3",
+            "choose one of slice_us",
+        ],
     );
     refuse(
         "",
@@ -217,6 +221,8 @@ fn numbers_out_of_range_are_refused() {
             ["x.toml:4: vcpus of vm `linux`", "1 to 64"],
         ),
         ("", "weight = -5", ["x.toml:4: weight", "1 to 10000"]),
+        ("", "weight = 0", ["x.toml:4: weight", "1 to 10000"]),
+        ("", "weight = 10001", ["x.toml:4: weight", "1 to 10000"]),
     ] {
         refuse(before, after, &parts);
     }
