@@ -186,6 +186,8 @@ fn pools_are_made_and_pcpus_leave_and_come_back() {
             let is_there = |cells: &[String]| cells.iter().all(|cell| cell != "0");
             client.until("list vcpus web", "pcpu", is_there);
             client.until("list vcpus db", "pcpu", |cells| cells == ["0", "0"]);
+            let elsewhere = client.give("set affinity db 1").end;
+            assert!(elsewhere.contains("pcpu1 is not in pool0"), "{elsewhere}");
             client.done("policy gang pool=fast");
             client.done("policy round-robin");
             assert_eq!(
@@ -479,7 +481,10 @@ fn commands_do_not_wait_for_a_guest_that_does_not_read() {
             client.done("resume deaf");
             client.done("stop deaf");
         });
-    output.expect_exit(0);
+    // It is stopped before it comes to its verdict.
+    output.expect_exit(1);
+    output.expect_absent("FAIL");
+    output.expect_no_exit_allocation();
 }
 
 #[test]
