@@ -11,7 +11,8 @@ use alloc::{string::String, vec::Vec};
 
 pub use check::{Machine, PAGE, whole_pages};
 pub use scheduling::{
-    CAP, EntitlementConfig, PolicyConfig, PoolPlan, RESERVATION_US, SLICE_US, WindowConfig,
+    CAP, EntitlementConfig, HALT_POLL_US, PolicyConfig, PoolPlan, RESERVATION_US, SLICE_US,
+    WindowConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub const BOOTARGS_KEY: &str = "trapline.config";
 
 /// The first bytes of an encoded [`BootConfig`]; the last one is its version.
-const MAGIC: [u8; 8] = *b"TRAPCFG\x07";
+const MAGIC: [u8; 8] = *b"TRAPCFG\x08";
 
 /// The most guests of one run.
 pub const MAX_GUESTS: usize = 32;
@@ -315,6 +316,7 @@ pub(crate) mod tests {
                 entitlement: EntitlementConfig {
                     cap: Some(250),
                     reservation_us: Some((2000, 10_000)),
+                    halt_poll_us: Some(50),
                     ..EntitlementConfig::default()
                 },
                 starts: true,

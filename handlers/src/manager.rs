@@ -111,6 +111,11 @@ impl<'a, M: Managed> Manager<'a, M> {
         self.change(target, |vcpu| vcpu.entitlement.slice = ticks)
     }
 
+    /// Lets the pCPUs where vCPUs wait look for their wake-ups for `ticks` at most before they wait for an interrupt; 0: not at all.
+    pub fn set_halt_poll(&self, target: Target, ticks: u64) -> Result<(), ManageError> {
+        self.change(target, |vcpu| vcpu.entitlement.halt_poll = ticks)
+    }
+
     /// Lets vCPUs run before all with less priority.
     pub fn set_priority(&self, target: Target, priority: u8) -> Result<(), ManageError> {
         self.change(target, |vcpu| vcpu.entitlement.priority = priority)

@@ -6,8 +6,10 @@
 //! ```text
 //!   post:   push the box, then MAIL;     kick unless KICKED, or ARMED (the slice timer brings it here soon) and not urgent
 //!   nudge:  change what it is about, then REQUESTS, WORK, TURN or nothing; kick unless KICKED
+//!           neither kicks if POLLING: the owner looks at the word all the time, and will before it waits for an interrupt
 //!   owner:  take (clears all but ARMED), then look
 //!   disarm: clears ARMED, then looks: mail may have come without a kick
+//!   wait:   clears POLLING, then looks: anything may have come without a kick
 //!   close:  CLOSED if nothing is raised: the owner looks no more, nobody kicks it, and who posts takes the box out again
 //!   open:   clears CLOSED, then looks
 //! ```
@@ -21,6 +23,7 @@ const ARMED: u32 = 1 << 3;
 const WORK: u32 = 1 << 4;
 const TURN: u32 = 1 << 5;
 const CLOSED: u32 = 1 << 6;
+const POLLING: u32 = 1 << 7;
 const RAISED: u32 = MAIL | REQUESTS | KICKED | WORK | TURN;
 
 /// What a nudge is about.
@@ -78,6 +81,8 @@ impl Raised {
 pub(crate) enum Kick {
     Send,
     NotNeeded,
+    /// The pCPU polls, and sees it by itself.
+    Seen,
     /// Nor would it help: the pCPU looks no more, until it is open again.
     Closed,
 }
@@ -128,6 +133,7 @@ impl Attention {
                 .compare_exchange_weak(current, next, Ordering::AcqRel, Ordering::Relaxed)
             {
                 Ok(_) if is_closed => return Kick::Closed,
+                Ok(_) if is_kick && current & POLLING != 0 => return Kick::Seen,
                 Ok(_) if is_kick && !cfg!(mutant = "drop_kick") => return Kick::Send,
                 Ok(_) => return Kick::NotNeeded,
                 Err(actual) => current = actual,
@@ -170,6 +176,17 @@ impl Attention {
     /// The owner looks again: at what came meanwhile, first of all.
     pub(crate) fn open(&self) {
         self.0.fetch_and(!CLOSED, Ordering::AcqRel);
+    }
+
+    /// The owner looks at the word again and again from now on: nobody kicks it.
+    pub(crate) fn poll(&self) {
+        self.0.fetch_or(POLLING, Ordering::AcqRel);
+    }
+
+    /// The owner is about to wait for an interrupt; false if something is raised, perhaps without a kick, and it must look instead.
+    #[must_use]
+    pub(crate) fn wait(&self) -> bool {
+        self.0.fetch_and(!POLLING, Ordering::AcqRel) & RAISED == 0
     }
 
     /// From now on the slice timer brings the owner here.
@@ -216,6 +233,23 @@ mod tests {
         attention.open();
         let raised = attention.take();
         assert!(raised.mail() && raised.requests());
+        assert_eq!(attention.post(false), Kick::Send);
+    }
+
+    #[test]
+    fn a_pcpu_that_polls_is_kicked_for_nothing_and_looks_before_it_waits() {
+        let attention = Attention::new();
+        attention.poll();
+        assert!(attention.wait(), "nothing has come");
+        assert_eq!(attention.nudge(About::Loaded), Kick::Send);
+        let _ = attention.take();
+        attention.poll();
+        assert_eq!(attention.nudge(About::Loaded), Kick::Seen);
+        assert_eq!(attention.post(true), Kick::NotNeeded);
+        assert!(attention.is_raised());
+        assert!(!attention.wait(), "it must look");
+        assert_eq!(attention.post(true), Kick::NotNeeded, "it is about to");
+        assert!(attention.take().mail());
         assert_eq!(attention.post(false), Kick::Send);
     }
 

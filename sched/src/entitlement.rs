@@ -105,6 +105,9 @@ pub struct Entitlement {
     /// The most that its whole VM gets, in hundredths of a pCPU: 50 is half of one, 250 two and a half. `None`: no limit. It is
     /// the same for all vCPUs of a VM.
     pub cap: Option<u32>,
+    /// For how long at most its pCPU looks for its wake-up while nobody else needs the pCPU, in ticks; 0: not at all. The same for all
+    /// policies, none is asked.
+    pub halt_poll: u64,
 }
 
 const NOTHING: u64 = 0;
@@ -120,6 +123,7 @@ pub(crate) struct Entry {
     slice: AtomicU64,
     budget: AtomicU64,
     period: AtomicU64,
+    halt_poll: AtomicU64,
     /// Where it may run: what was asked for, as far as its pool has it. Its policy has admitted it there. Empty: there is no such
     /// vCPU.
     affinity: AtomicPcpuSet,
@@ -146,12 +150,19 @@ impl Entry {
             reservation: self.reservation(),
             priority: self.priority.load(Ordering::Relaxed) as u8,
             cap: (cap != NO_CAP).then_some(cap),
+            halt_poll: self.halt_poll(),
         }
     }
 
     fn reservation(&self) -> Option<Reservation> {
         let budget = self.budget.load(Ordering::Relaxed);
         Reservation::new(budget, self.period.load(Ordering::Relaxed)).ok()
+    }
+
+    /// For how long at most its pCPU looks for its wake-up, in ticks.
+    #[inline]
+    pub(crate) fn halt_poll(&self) -> u64 {
+        self.halt_poll.load(Ordering::Relaxed)
     }
 
     /// Where the policy wants it whenever it wakes.
@@ -340,6 +351,7 @@ impl Entitlements {
             reservation,
             priority,
             cap,
+            halt_poll,
         } = *entitlement;
         let group_and_weight = (group.index() as u32) << 16 | u32::from(weight.get());
         entry
@@ -353,6 +365,7 @@ impl Entitlements {
         let (budget, period) = reservation.map_or((0, 0), |r| (r.budget, r.period));
         entry.budget.store(budget, Ordering::Relaxed);
         entry.period.store(period, Ordering::Relaxed);
+        entry.halt_poll.store(halt_poll, Ordering::Relaxed);
         self.1.fetch_add(1, Ordering::Release);
     }
 }
@@ -374,6 +387,7 @@ mod tests {
             reservation: Some(Reservation::new(2, 5).unwrap()),
             priority: 255,
             cap: Some(250),
+            halt_poll: 1 << 33,
         };
         entitlements.set(VCPU, &entitlement);
         assert_eq!(entitlements.get(VCPU), entitlement);

@@ -32,7 +32,7 @@ pub trait Host: Send + Sync {
     /// pCPU that noticed, in the middle of a decision: it may neither wait nor allocate.
     fn policy_failed(&self, _failure: PolicyFailure) {}
 
-    /// Called while somebody else, on another pCPU, is about to be done. [DDI0487: YIELD]
+    /// Called while somebody else, on another pCPU, is about to be done, and between two looks of a pCPU that polls. [DDI0487: YIELD]
     fn relax(&self) {
         core::hint::spin_loop();
     }

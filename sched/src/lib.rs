@@ -31,6 +31,7 @@ mod cell;
 mod change;
 mod deadlines;
 mod entitlement;
+mod halt_poll;
 mod handle;
 mod host;
 mod hurry;
@@ -51,13 +52,14 @@ mod trace;
 
 pub use accounting::{Migrations, PcpuCounters, PcpuTimes, VcpuTimes};
 pub use entitlement::{BadReservation, Entitlement, Entitlements, Reservation, Weight};
+pub use halt_poll::HaltPolls;
 pub use handle::{
     AffinityError, MigrateError, PowerOnClaim, PowerOnError, RetireError, Snapshot, Vcpu,
     VcpuHandle,
 };
 pub use host::Host;
 pub use ids::{GroupId, PcpuId, PoolId, VcpuId};
-pub use local::{CloseError, Decision, LocalScheduler, Machine, PolicyFailure, Woken};
+pub use local::{CloseError, Decision, LocalScheduler, Look, Machine, PolicyFailure, Woken};
 pub use pcpu_set::{ParsePcpuSetError, PcpuSet};
 pub use policies::{PolicyError, PolicyOptions, policy_by_name};
 pub use policy::{Allowed, Bounds, Choice, LocalPolicy, Pick, Policy, Ready, Refusal, Slice};

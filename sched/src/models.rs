@@ -4,6 +4,7 @@
 //! whether what was promised has happened. A pCPU that nobody told does not look. `README.md` has the command.
 
 mod closing;
+mod polling;
 mod pools;
 
 use crate::{

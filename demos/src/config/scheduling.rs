@@ -20,6 +20,8 @@ use super::MAX_PCPUS;
 pub const SLICE_US: RangeInclusive<u32> = 50..=10_000_000;
 /// What a budget, a period and a window may be, in microseconds.
 pub const RESERVATION_US: RangeInclusive<u32> = 50..=10_000_000;
+/// For how long a pCPU may look for a wake-up, in microseconds.
+pub const HALT_POLL_US: RangeInclusive<u32> = 0..=1_000;
 /// What a guest's cap may be on the largest machine, in hundredths of a pCPU.
 pub const CAP: RangeInclusive<u32> = 1..=100 * MAX_PCPUS as u32;
 
@@ -131,6 +133,8 @@ pub struct EntitlementConfig {
     pub priority: u8,
     /// What it gets in any case: a budget in each period.
     pub reservation_us: Option<(u32, u32)>,
+    /// For how long at most its pCPU looks for its wake-up before it waits for an interrupt; not at all if nobody says.
+    pub halt_poll_us: Option<u32>,
 }
 
 impl Default for EntitlementConfig {
@@ -141,6 +145,7 @@ impl Default for EntitlementConfig {
             cap: None,
             priority: 0,
             reservation_us: None,
+            halt_poll_us: None,
         }
     }
 }
@@ -156,10 +161,11 @@ impl EntitlementConfig {
         Some(Entitlement {
             group: GroupId::new(group),
             weight: Weight::new(self.weight)?,
-            slice: self.slice_us.map(ticks),
+            slice: self.slice_us.map(&ticks),
             reservation,
             priority: self.priority,
             cap: self.cap,
+            halt_poll: self.halt_poll_us.map_or(0, ticks),
         })
     }
 }

@@ -10,7 +10,7 @@ use core::fmt;
 use trapline_sched::{PcpuId, PcpuSet, Weight};
 
 /// How each command is written, and what it does.
-pub const HELP: [(&str, &str); 23] = [
+pub const HELP: [(&str, &str); 24] = [
     ("help", "what there is"),
     (
         "list [vms]",
@@ -41,6 +41,10 @@ pub const HELP: [(&str, &str); 23] = [
     (
         "set budget VM[/VCPU] US PERIOD_US|none",
         "what each vCPU gets in each period in any case",
+    ),
+    (
+        "set halt-poll VM[/VCPU] US",
+        "how long its pCPU looks for its wake-up before it sleeps, at most: 0 to 1000",
     ),
     (
         "set affinity VM[/VCPU] LIST",
@@ -178,6 +182,8 @@ pub enum Setting {
     Priority(u8),
     /// A budget of at least 1 in each period of at least as much; `None`: nothing is reserved.
     Budget(Option<(u32, u32)>),
+    /// How long their pCPUs look for their wake-ups at most; 0: not at all.
+    HaltPoll(u32),
     /// Where they may run.
     Affinity(PcpuSet),
 }
@@ -220,6 +226,7 @@ impl Setting {
             Self::Cap(_) => "cap",
             Self::Priority(_) => "priority",
             Self::Budget(_) => "budget",
+            Self::HaltPoll(_) => "halt-poll",
             Self::Affinity(_) => "affinity",
         }
     }
@@ -282,7 +289,7 @@ impl fmt::Display for Command {
                 write!(f, "set {} {who} ", setting.name())?;
                 match setting {
                     Setting::Weight(weight) => write!(f, "{}", weight.get()),
-                    Setting::Slice(Some(us)) => write!(f, "{us}"),
+                    Setting::Slice(Some(us)) | Setting::HaltPoll(us) => write!(f, "{us}"),
                     Setting::Slice(None) => f.write_str("default"),
                     Setting::Cap(Some(cap)) => write!(f, "{cap}"),
                     Setting::Priority(priority) => write!(f, "{priority}"),

@@ -9,7 +9,7 @@ use core::{
 use trapline_demos::wire::{ClockReport, ExitStatus, PcpuReport, Report, VcpuReport};
 use trapline_handlers::vm::VmEnd;
 use trapline_platform::{boot, channel, heap, power, relax, timer};
-use trapline_sched::PcpuId;
+use trapline_sched::{HaltPolls, PcpuId};
 use trapline_vcpu::decode::ExitClass;
 
 use super::{
@@ -134,6 +134,7 @@ struct VcpuTotals {
     report: VcpuReport,
     fp_saves: u64,
     context_registers: u64,
+    halt_polls: HaltPolls,
 }
 
 impl Totals {
@@ -145,6 +146,10 @@ impl Totals {
             sum.report.add(&vcpu_report(handle, now));
             sum.fp_saves += handle.shared().fp_saves();
             sum.context_registers += handle.shared().context_registers();
+            let polls = handle.snapshot(now).halt_polls;
+            sum.halt_polls.polls += polls.polls;
+            sum.halt_polls.won += polls.won;
+            sum.halt_polls.ticks += polls.ticks;
         }
         for of_handler in guest.vm.registry().calls() {
             *self.calls.entry(of_handler.name).or_insert(0) += of_handler.calls;
@@ -166,6 +171,9 @@ impl Totals {
             for (what, count) in [
                 ("fp_saves", vcpu.fp_saves),
                 ("context_registers", vcpu.context_registers),
+                ("halt_polls", vcpu.halt_polls.polls),
+                ("halt_polls_won", vcpu.halt_polls.won),
+                ("halt_poll_ticks", vcpu.halt_polls.ticks),
             ] {
                 let name = format!("{what}_{prefix}vcpu{index}");
                 send(&Report::Counter(&name, count));

@@ -198,3 +198,19 @@ fn a_budget_is_a_floor_and_no_way_around_the_turns_of_others() {
     }
     assert!(shown.part("batch").share >= 0.47);
 }
+
+#[test]
+fn halt_polling_lets_wake_ups_come_sooner_where_nobody_else_needs_the_pcpu() {
+    let shown = run("halt-poll");
+    let late = |name| shown.part(name).wakeup.percentile(90.0);
+    let (polled, plain) = (late("polled"), late("plain"));
+    assert!(polled < 100 && plain > 900, "{polled} and {plain} ns");
+    let [polled, plain] = ["polled-crowd", "plain-crowd"].map(|name| shown.part(name));
+    assert_eq!(polled.wakeup, plain.wakeup);
+    assert_eq!(
+        (polled.run, polled.worst_wait),
+        (plain.run, plain.worst_wait)
+    );
+    let kicks: u64 = shown.outcome.pcpus[..2].iter().map(|pcpu| pcpu.kicks).sum();
+    assert!(kicks < 20, "{kicks} kicks for `polled`");
+}

@@ -3,8 +3,8 @@
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 
 use trapline_sched::{
-    PcpuCounters, PcpuId, PcpuSet, Place, Pool, PoolId, PoolInfo, PowerState, Snapshot, Vcpu,
-    VcpuTimes,
+    HaltPolls, PcpuCounters, PcpuId, PcpuSet, Place, Pool, PoolId, PoolInfo, PowerState, Snapshot,
+    Vcpu, VcpuTimes,
 };
 
 use super::{ManageError, Managed, VcpuSettings, error::SettingsError};
@@ -69,6 +69,8 @@ pub struct VcpuStatus {
     pub settings: VcpuSettings,
     /// Where its time went in this life of its VM, in ticks.
     pub times: VcpuTimes,
+    /// What halt polling has brought it in this life.
+    pub halt_polls: HaltPolls,
 }
 
 /// How a pool is.
@@ -139,12 +141,14 @@ impl VcpuStatus {
                 pcpu: Some(pcpu),
                 settings,
                 times: snapshot.times,
+                halt_polls: snapshot.halt_polls,
             },
             None => Self {
                 activity: VcpuActivity::Off,
                 pcpu: None,
                 settings,
                 times: VcpuTimes::default(),
+                halt_polls: HaltPolls::default(),
             },
         }
     }

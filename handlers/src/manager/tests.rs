@@ -153,11 +153,12 @@ fn each_change_reaches_the_pool() {
         manager.set_weight(SECOND, weight(9)),
         manager.set_slice(WEB, Some(0)),
         manager.set_priority(SECOND, 3),
+        manager.set_halt_poll(SECOND, 11),
         manager.set_reservation(SECOND, reservation(2, 5)),
         manager.set_cap(0, Some(150)),
         manager.set_affinity(SECOND, one),
     ];
-    assert_eq!(done, [const { Ok(()) }; 7]);
+    assert_eq!(done, [const { Ok(()) }; 8]);
     let [first, second] = of_web(&machine)[..] else {
         panic!("it has two");
     };
@@ -174,6 +175,7 @@ fn each_change_reaches_the_pool() {
     let expected = Entitlement {
         weight: weight(9),
         priority: 3,
+        halt_poll: 11,
         reservation: reservation(2, 5),
         ..expected
     };

@@ -19,6 +19,7 @@ use crate::{
     accounting::{Counter, vcpu},
     attention::About,
     entitlement::Entry,
+    halt_poll::HaltPoll,
     hurry::Flag,
     state::{Ask, State, StateWord, Wake},
     sync::{ArrayQueue, AtomicU32},
@@ -50,6 +51,7 @@ pub struct VcpuHandle<V: Vcpu> {
     pub(crate) migrations: MigrationCounters,
     /// It is ready because it let others run.
     pub(crate) has_yielded: Flag,
+    pub(crate) halt_poll: HaltPoll,
     pool: Arc<Pool<V>>,
     shared: V::Shared,
 }
@@ -74,6 +76,7 @@ impl<V: Vcpu> VcpuHandle<V> {
             switches: Counter::default(),
             migrations: MigrationCounters::default(),
             has_yielded: Flag::default(),
+            halt_poll: HaltPoll::default(),
             pool,
             shared,
         }

@@ -1,7 +1,9 @@
 //! How a vCPU is: where, since when, and where its time went.
 
 use super::{MigrationCounters, VcpuHandle};
-use crate::{Migrations, PcpuId, Place, PowerState, Vcpu, VcpuId, VcpuTimes, accounting::vcpu};
+use crate::{
+    HaltPolls, Migrations, PcpuId, Place, PowerState, Vcpu, VcpuId, VcpuTimes, accounting::vcpu,
+};
 
 /// How a vCPU is at one moment, for a table or a test.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -20,6 +22,8 @@ pub struct Snapshot {
     pub migrations: Migrations,
     /// How often it was bound to a pCPU.
     pub switches: u64,
+    /// What halt polling has brought it.
+    pub halt_polls: HaltPolls,
 }
 
 impl<V: Vcpu> VcpuHandle<V> {
@@ -85,6 +89,7 @@ impl<V: Vcpu> VcpuHandle<V> {
                 parked: parked.read(),
             },
             switches: self.switches.read(),
+            halt_polls: self.halt_poll.read(),
         }
     }
 }

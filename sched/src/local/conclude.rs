@@ -54,12 +54,15 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
         self.trace(now, TraceEvent::Idle);
         self.is_idle = true;
+        let decision = self.start_polling(now);
         // Whoever has something for this pCPU since it last looked kicks it. Whoever made a vCPU wait elsewhere before it
         // could see this pCPU idle does not: those are asked.
-        self.pool.publish_idle(self.pool_id, self.id);
+        if !(cfg!(mutant = "poll_unseen") && decision == Decision::Poll) {
+            self.pool.publish_idle(self.pool_id, self.id);
+        }
         if !cfg!(mutant = "idle_without_recheck") {
             self.pool.ask_for_work(self.pool_id, self.id);
         }
-        Decision::Idle
+        decision
     }
 }

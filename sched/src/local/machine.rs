@@ -36,8 +36,23 @@ pub enum Decision {
     Run,
     /// Wait for a physical interrupt, answer it, and call `schedule` again.
     Idle,
+    /// As `Idle`, but the vCPU that waits here is soon woken, perhaps: first call [`crate::LocalScheduler::look`] until that answers
+    /// something else than [`Look::Again`].
+    Poll,
     /// The pCPU is drained: nothing is loaded. Wait as for `Idle`; a kick says that something changed.
     Drained,
+}
+
+/// What a pCPU that polls does next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Look {
+    /// Look again.
+    Again,
+    /// Call [`crate::LocalScheduler::schedule`].
+    Schedule,
+    /// As [`Decision::Idle`] says. Until then, polling is over.
+    Idle,
 }
 
 /// The vCPU is not blocked: a wake came first, and it is consumed. Bring its interrupts up to date and go on.

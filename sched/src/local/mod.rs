@@ -17,13 +17,14 @@ mod conclude;
 mod machine;
 mod moves;
 mod park;
+mod poll;
 mod ready;
 mod share;
 mod turn;
 mod watch;
 
 pub use close::CloseError;
-pub use machine::{Decision, Machine, Woken};
+pub use machine::{Decision, Look, Machine, Woken};
 pub use watch::PolicyFailure;
 
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
     attention::{About, Raised},
     cell::{Cell, RECONSIDERED},
     deadlines::Deadlines,
+    halt_poll::{Poll, Stage},
     pool::AtWork,
     state::{Block, State},
 };
@@ -49,13 +51,15 @@ struct Current {
     exclusive: bool,
     /// It waits with its registers loaded.
     is_waiting: bool,
+    /// Whether the pCPU has polled in this wait.
+    polling: Stage,
 }
 
 /// The scheduler of one pCPU. The loop around it:
 ///
 /// ```text
 /// loop {
-///     if sched.needs_attention() && sched.schedule(machine) != Run { wait for an interrupt; answer it; continue }
+///     if sched.needs_attention() && sched.schedule(machine) != Run { wait for an interrupt (if Poll, look first); answer it; continue }
 ///     if sched.take_wake() { bring the loaded vCPU's interrupts up to date; continue if that needs attention }
 ///     enter the guest; answer its exit (block, yield_now) or the physical interrupt (kicked, timer_fired)
 /// }
@@ -91,6 +95,8 @@ pub struct LocalScheduler<V: Vcpu> {
     is_new: bool,
     /// The pCPU is, or was, a bit in the idle bitmap.
     is_idle: bool,
+    /// The attention word says POLLING.
+    poll: Option<Poll>,
     is_busy: bool,
     /// The loaded vCPU yields, perhaps to one in particular.
     yielding: Option<Option<VcpuId>>,
@@ -115,6 +121,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             charged_at: 0,
             exclusive: false,
             is_waiting: false,
+            polling: Stage::Before,
         };
         Self {
             id,
@@ -137,6 +144,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             is_contended: false,
             is_new: true,
             is_idle: false,
+            poll: None,
             is_busy: false,
             yielding: None,
             has_news: false,
@@ -260,6 +268,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     pub fn schedule(&mut self, machine: &mut impl Machine<V>) -> Decision {
         if core::mem::take(&mut self.is_idle) {
             self.pool.retract_idle(self.pool_id, self.id);
+            self.end_polling();
         }
         loop {
             let now = self.pool.host().now();

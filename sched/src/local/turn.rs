@@ -1,7 +1,7 @@
 //! How the turn of the loaded vCPU starts, is charged, and ends.
 
-use super::{LocalScheduler, Machine};
-use crate::{Ready, Slice, TraceEvent, Vcpu, accounting::vcpu};
+use super::{LocalScheduler, Machine, poll::learn_from_wait};
+use crate::{Ready, Slice, TraceEvent, Vcpu, accounting::vcpu, halt_poll::Stage};
 
 impl<V: Vcpu> LocalScheduler<V> {
     pub(super) fn charge(&mut self, now: u64) {
@@ -38,12 +38,16 @@ impl<V: Vcpu> LocalScheduler<V> {
         };
         machine.wait(loaded, is_waiting);
         let id = loaded.handle().id();
+        if !is_waiting {
+            learn_from_wait(loaded.handle(), self.current.polling, now);
+        }
         let is_blocked = is_waiting && !cfg!(mutant = "wait_is_run_time");
         let phase = if is_blocked { vcpu::BLOCKED } else { vcpu::RUN };
         loaded.handle().account.enter(phase, now);
         if is_waiting {
             self.stop_turn(now);
             self.current.is_waiting = true;
+            self.current.polling = Stage::Before;
             return self.trace(now, TraceEvent::WaitLoaded(id));
         }
         self.current.is_waiting = false;

@@ -49,6 +49,7 @@ impl<V: Vcpu> Pool<V> {
         match cell.attention.post(cell.is_preemptive()) {
             Kick::Send => return self.kick(caller.pcpu, to),
             Kick::Closed => return self.send_on(to),
+            Kick::Seen => return,
             Kick::NotNeeded => {}
         }
         fence(Ordering::SeqCst);

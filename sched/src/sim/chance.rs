@@ -26,6 +26,7 @@ fn entitlements(seed: u64, vcpus: u64) -> Vec<Entitlement> {
             weight: Weight::new([512, 1024, 2048][chance as usize % 3]).unwrap(),
             cap: Some(30).filter(|_| group == 1 && seed.is_multiple_of(2)),
             slice: None,
+            halt_poll: [0, 40, 400][(chance / 4) as usize % 3],
         }
     };
     (0..vcpus).map(entitlement).collect()

@@ -97,7 +97,7 @@ impl Engine {
         let pcpu = self.pcpus[pcpu.index()].borrow();
         match pcpu.decision {
             Decision::Run => self.now() - pcpu.running_since,
-            Decision::Idle | Decision::Drained => 0,
+            Decision::Idle | Decision::Poll | Decision::Drained => 0,
         }
     }
 
@@ -113,7 +113,8 @@ impl Engine {
             pcpu.sched.is_all_ranked() || BAD_POLICIES.contains(&pcpu.sched.policy_name()),
             "{name} the policy of {id} does not know who is ready there"
         );
-        let has_kick = self.world.kick_time(id) != NEVER;
+        // One that polls looks by itself.
+        let has_kick = self.world.kick_time(id) != NEVER || pcpu.decision == Decision::Poll;
         let is_running = pcpu.decision == Decision::Run;
         let loaded = pcpu.sched.loaded().map(|guest| &**guest.handle());
         let bound = self.bound[id.index()].get();

@@ -115,6 +115,8 @@ pub(super) struct Engine {
     /// Those that idle although they promise not to while somebody waits, and since when.
     pub(super) idlers: RefCell<PcpuSet>,
     pub(super) idle_since: Vec<Cell<u64>>,
+    /// Those that poll.
+    pub(super) pollers: RefCell<PcpuSet>,
     /// When somebody outside has changed the rules for all last.
     pub(super) regime_at: Cell<u64>,
     pub(super) rates: Rates,
@@ -199,6 +201,7 @@ impl Engine {
             overhead: pcpus.iter().map(|_| Cell::new(0)).collect(),
             idlers: RefCell::default(),
             idle_since: pcpus.iter().map(|_| Cell::new(0)).collect(),
+            pollers: RefCell::default(),
             regime_at: Cell::new(0),
             seats: seats.collect(),
             vms: plan.vms.into_iter().map(Vm::new).collect(),

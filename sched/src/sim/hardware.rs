@@ -18,6 +18,8 @@ pub(super) struct Rates {
     pub(super) interrupt: u64,
     /// Binding a vCPU.
     pub(super) switch: u64,
+    /// Until a pCPU that polls sees what is raised.
+    pub(super) notice: u64,
     /// By how much work takes longer that comes from a pCPU which shares a cache, or from another one.
     pub(super) near: u64,
     pub(super) far: u64,
@@ -31,6 +33,7 @@ impl Rates {
         exit: 1,
         interrupt: 0,
         switch: 0,
+        notice: 0,
         near: 0,
         far: 0,
         cluster: 1,

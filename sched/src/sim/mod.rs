@@ -31,6 +31,8 @@ mod fair;
 #[cfg(test)]
 mod gang;
 mod guest;
+#[cfg(test)]
+mod halt_poll;
 mod hardware;
 mod histogram;
 mod history;

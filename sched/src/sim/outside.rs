@@ -118,6 +118,7 @@ impl Engine {
             Outside::Stop(vcpu) => self.handle(vcpu).stop(),
             change => drop(self.change(|| self.regroup(change))),
         }
+        self.tell_pollers();
     }
 
     /// From now on the rules are others, for one vCPU or all.

@@ -1,7 +1,7 @@
 //! What one pCPU of the simulated machine does: interrupts, the guest's exit, the scheduler, and the next guest.
 
 use super::{Stretch, agenda::NEVER, engine::Engine, guest::Guest, hardware::Hardware};
-use crate::{Decision, LocalScheduler, PcpuId, Vcpu};
+use crate::{Decision, LocalScheduler, Look, PcpuId, Vcpu};
 use core::sync::atomic::Ordering;
 
 pub(super) struct Pcpu {
@@ -44,6 +44,10 @@ impl Engine {
         self.world.unschedule(id);
         let now = self.now();
         let is_running = pcpu.decision == Decision::Run;
+        if pcpu.decision == Decision::Poll && !self.stops_polling(pcpu, now) {
+            self.world.enter(outer);
+            return self.world.schedule(id, own_time(pcpu));
+        }
         let is_kicked = self.world.take_kick(id);
         if is_kicked {
             pcpu.sched.kicked();
@@ -81,6 +85,36 @@ impl Engine {
         self.world.enter(outer);
         if !is_off {
             self.world.schedule(id, own_time(pcpu));
+        }
+        self.tell_pollers();
+    }
+
+    /// One look of a pCPU that polls; true: it has more to do than wait.
+    fn stops_polling(&self, pcpu: &mut Pcpu, now: u64) -> bool {
+        let timer = pcpu.sched.loaded().and_then(|guest| guest.timer());
+        let is_interrupted = [self.world.kick_time(pcpu.id), self.world.timer(pcpu.id)]
+            .into_iter()
+            .chain(timer)
+            .any(|time| time <= now);
+        let look = pcpu.sched.look(is_interrupted);
+        if look == Look::Again {
+            return false;
+        }
+        self.pollers.borrow_mut().remove(pcpu.id);
+        pcpu.decision = Decision::Idle;
+        look == Look::Schedule || is_interrupted
+    }
+
+    /// Those that poll see what has been raised for them.
+    pub(super) fn tell_pollers(&self) {
+        let pollers = self.pollers.borrow();
+        if pollers.is_empty() {
+            return;
+        }
+        let is_raised = |&pcpu: &PcpuId| self.pool.cell(pcpu).attention.is_raised();
+        let time = self.now() + self.rates.notice;
+        for pcpu in pollers.iter().filter(is_raised) {
+            self.world.notice(pcpu, time);
         }
     }
 
@@ -155,7 +189,12 @@ impl Engine {
     }
 
     fn note_decision(&self, pcpu: &Pcpu) {
-        let is_idler = pcpu.decision == Decision::Idle && pcpu.sched.is_work_conserving();
+        let is_polling = pcpu.decision == Decision::Poll;
+        if is_polling {
+            self.pollers.borrow_mut().insert(pcpu.id);
+        }
+        let is_idle = is_polling || pcpu.decision == Decision::Idle;
+        let is_idler = is_idle && pcpu.sched.is_work_conserving();
         let mut idlers = self.idlers.borrow_mut();
         if !is_idler {
             idlers.remove(pcpu.id);
@@ -189,12 +228,13 @@ impl Engine {
 fn own_time(pcpu: &mut Pcpu) -> u64 {
     let is_running = pcpu.decision == Decision::Run;
     let entered = pcpu.entered;
+    let polls_until = pcpu.sched.polls_until().unwrap_or(NEVER);
     let Some(guest) = pcpu.sched.loaded() else {
         return NEVER;
     };
     let timer = guest.timer().unwrap_or(NEVER);
     match is_running {
         true => timer.min(entered.saturating_add(guest.left)),
-        false => timer,
+        false => timer.min(polls_until),
     }
 }

@@ -68,6 +68,8 @@ pub struct Costs {
     pub exit: u64,
     /// From the kick of a pCPU until it is interrupted.
     pub kick_delay: u64,
+    /// From what a pCPU polls for until it sees that.
+    pub notice: u64,
     /// By how much work takes longer after a move to a pCPU that shares a cache with the last one.
     pub migration_near: u64,
     /// The same for a move to any other pCPU.
@@ -199,6 +201,7 @@ impl Scenario {
             switch,
             exit,
             kick_delay,
+            notice,
             migration_near,
             migration_far,
         } = self.costs;
@@ -223,6 +226,7 @@ impl Scenario {
                 exit: exit.max(1),
                 interrupt: exit,
                 switch,
+                notice,
                 near: migration_near,
                 far: migration_far,
                 cluster: self.topology.pcpus_per_cluster.max(1),

@@ -18,6 +18,7 @@ const COSTS: Costs = Costs {
     switch: 500,
     exit: 200,
     kick_delay: 300,
+    notice: 50,
     migration_near: US,
     migration_far: 5 * US,
 };

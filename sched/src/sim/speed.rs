@@ -157,6 +157,7 @@ fn scenario(policy: &str, pcpus: u16, vcpus: u16) -> Option<Scenario> {
             switch: 500,
             exit: 200,
             kick_delay: 300,
+            notice: 50,
             migration_near: US,
             migration_far: 5 * US,
         },

@@ -52,7 +52,7 @@ struct Line {
     kick: AtomicU64,
     /// When its timer fires.
     timer: AtomicU64,
-    /// When what its guest spins for has come.
+    /// When what its guest spins for, or it polls for itself, has come.
     signal: AtomicU64,
     /// Interrupts are masked until then.
     busy_until: AtomicU64,
@@ -236,6 +236,15 @@ impl World {
         let time = self.time() + 1;
         self.lines[pcpu.index()].signal.store(time, Relaxed);
         self.is_due(pcpu, time);
+    }
+
+    /// What `pcpu` polls for has come: it sees it at `time`, unless it does before.
+    pub(super) fn notice(&self, pcpu: PcpuId, time: u64) {
+        let signal = &self.lines[pcpu.index()].signal;
+        if time < signal.load(Relaxed) {
+            signal.store(time, Relaxed);
+            self.is_due(pcpu, time);
+        }
     }
 
     pub(super) fn kick_time(&self, pcpu: PcpuId) -> u64 {

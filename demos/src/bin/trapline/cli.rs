@@ -5,7 +5,7 @@ use std::{num::NonZero, ops::Range, path::PathBuf};
 use clap::{Args, Parser, Subcommand, value_parser};
 use trapline_demos::{
     config::{GicVersion, MAX_PCPUS, MAX_VCPUS},
-    host::config_file::SLICE_US,
+    host::config_file::{HALT_POLL_US, SLICE_US},
 };
 
 /// Runs guests with many virtual CPUs over few physical ones, on QEMU.
@@ -64,6 +64,9 @@ pub struct MachineOptions {
     /// How long a vCPU runs while others wait, in microseconds [default: 5000]
     #[arg(long, value_name = "US", value_parser = value_parser!(u32).range(SLICE_US))]
     pub slice: Option<u32>,
+    /// How long an idle pCPU looks for the wake-up of the vCPU that waits there, in microseconds at most [default: 0, not at all]
+    #[arg(long, value_name = "US", value_parser = value_parser!(u32).range(HALT_POLL_US))]
+    pub halt_poll: Option<u32>,
     /// pCPUs that the vCPUs may use: lists like 0-1:2:3, one for each vCPU or one for all
     #[arg(long, value_name = "LIST")]
     pub affinity: Option<String>,
@@ -116,6 +119,7 @@ impl MachineOptions {
         add("gic", self.gic.map(|version| version.to_string()));
         add("policy", self.policy.clone());
         add("slice", self.slice.map(|slice| slice.to_string()));
+        add("halt-poll", self.halt_poll.map(|us| us.to_string()));
         add("timeout", self.timeout.map(|seconds| seconds.to_string()));
         text += if self.icount { " --icount" } else { "" };
         text
@@ -375,7 +379,7 @@ mod tests {
             Command::Stress(options) => options.machine.as_arguments(),
             _ => unreachable!("it is what was parsed"),
         };
-        let all = " --vcpus 3 --pcpus 2 --cpu max --gic 2 --policy pinned --slice 700 --timeout 9 --icount";
+        let all = " --vcpus 3 --pcpus 2 --cpu max --gic 2 --policy pinned --slice 700 --halt-poll 40 --timeout 9 --icount";
         assert_eq!(stress(&format!("stress{all}")), all);
         assert_eq!(stress("stress"), "");
     }

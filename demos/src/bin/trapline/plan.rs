@@ -60,6 +60,7 @@ pub fn from_file(
         .or(keys.gic.map(|version| version.number() as u8));
     machine.policy = machine.policy.take().or(keys.policy.take());
     machine.slice = machine.slice.or(keys.slice_us);
+    machine.halt_poll = machine.halt_poll.or(keys.halt_poll_us);
     machine.icount |= keys.icount;
     let timeout = keys
         .timeout

@@ -59,7 +59,11 @@ pub fn request(guest: GuestSource, bootargs: String, options: &MachineOptions) -
 }
 
 /// The request for `guests` on the machine that `options` describe.
-pub fn machine(guests: Vec<GuestRequest>, options: &MachineOptions) -> Request {
+pub fn machine(mut guests: Vec<GuestRequest>, options: &MachineOptions) -> Request {
+    for guest in &mut guests {
+        let own = &mut guest.entitlement.halt_poll_us;
+        *own = own.or(options.halt_poll);
+    }
     let text = |option: &Option<String>, default: &str| option.as_deref().unwrap_or(default).into();
     Request {
         guests,

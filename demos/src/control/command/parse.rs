@@ -9,7 +9,7 @@ use trapline_sched::{
 };
 
 use super::{BadCommand, Command, Life, Listing, PolicyChoice, Setting, Who};
-use crate::config::{CAP, MAX_PCPUS, RESERVATION_US, SLICE_US};
+use crate::config::{CAP, HALT_POLL_US, MAX_PCPUS, RESERVATION_US, SLICE_US};
 
 type Result<T> = core::result::Result<T, BadCommand>;
 
@@ -81,8 +81,15 @@ impl<'a> Words<'a> {
     }
 
     fn setting(&mut self) -> Result<Command> {
-        const SETTINGS: [&str; 7] = [
-            "weight", "slice", "cap", "priority", "budget", "affinity", "pool",
+        const SETTINGS: [&str; 8] = [
+            "weight",
+            "slice",
+            "cap",
+            "priority",
+            "budget",
+            "halt-poll",
+            "affinity",
+            "pool",
         ];
         let list = || SETTINGS.join(" ");
         let Some(what) = self.0.next() else {
@@ -124,6 +131,7 @@ impl<'a> Words<'a> {
             "priority" => Setting::Priority(within("a priority", value, 0..=255)? as u8),
             "budget" if value == "none" => Setting::Budget(None),
             "budget" => Setting::Budget(Some(self.budget(value)?)),
+            "halt-poll" => Setting::HaltPoll(within("a halt poll", value, HALT_POLL_US)?),
             _ => Setting::Affinity(pcpus(value)?),
         };
         Ok(Command::Set(who, setting))

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use trapline_sched::policies::NAMES;
 
 use super::*;
-use crate::config::{CAP, RESERVATION_US, SLICE_US};
+use crate::config::{CAP, HALT_POLL_US, RESERVATION_US, SLICE_US};
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z0-9][a-z0-9._-]{0,31}"
@@ -44,6 +44,7 @@ fn setting() -> impl Strategy<Value = Setting> {
         (1..=Weight::LIMIT)
             .prop_map(|weight| Setting::Weight(Weight::new(weight).expect("in range"))),
         of(SLICE_US).prop_map(Setting::Slice),
+        HALT_POLL_US.prop_map(Setting::HaltPoll),
         (0..=255_u8).prop_map(Setting::Priority),
         of(RESERVATION_US.prop_flat_map(|period| (1..=period, Just(period))))
             .prop_map(Setting::Budget),
@@ -166,11 +167,11 @@ fn what_is_wrong_is_said_with_what_there_is() {
         ("pause web db", "\"db\" is too much after `pause web`"),
         (
             "set",
-            "what to set is missing; there are: weight slice cap priority budget affinity pool",
+            "what to set is missing; there are: weight slice cap priority budget halt-poll affinity pool",
         ),
         (
             "set share web 1",
-            "there is no setting \"share\"; there are: weight slice cap priority budget affinity pool",
+            "there is no setting \"share\"; there are: weight slice cap priority budget halt-poll affinity pool",
         ),
         (
             "set weight web",
@@ -195,6 +196,10 @@ fn what_is_wrong_is_said_with_what_there_is() {
         (
             "set slice web 10",
             "a slice of \"10\": it must be 50 to 10000000",
+        ),
+        (
+            "set halt-poll web 1001",
+            "a halt poll of \"1001\": it must be 0 to 1000",
         ),
         ("set cap web 0", "a cap of \"0\": it must be 1 to 6400"),
         (

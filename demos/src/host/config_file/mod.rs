@@ -24,7 +24,7 @@ use crate::config::{
     GicVersion, MAX_PCPUS, MAX_VCPUS, OnReset, PassedDevice, PolicyConfig, WindowConfig,
 };
 
-pub use self::scheduling::SLICE_US;
+pub use self::scheduling::{HALT_POLL_US, SLICE_US};
 
 /// What explains such a file.
 const GUIDE: &str = "docs/guide/several-guests.md";
@@ -57,6 +57,8 @@ pub struct MachineKeys {
     pub slice_us: Option<u32>,
     /// In what time a cap holds, in microseconds.
     pub period_us: Option<u32>,
+    /// For how long at most pCPUs look for wake-ups of guests that do not say, in microseconds.
+    pub halt_poll_us: Option<u32>,
     /// The windows of the pCPUs' frames.
     pub windows: Vec<WindowConfig>,
     /// Count instructions instead of time.
@@ -193,6 +195,7 @@ fn machine_of(text: &FileText, vms: &[Vm], place: Place) -> Result<MachineKeys> 
             "policy_options.period_us",
         )?
         .map(|period| period as u32),
+        halt_poll_us: within(text.halt_poll_us, HALT_POLL_US, "halt_poll_us")?.map(|us| us as u32),
         windows: windows.into_iter().map(window).collect(),
         icount: text.icount,
         timeout: within(text.timeout, TIMEOUT, "timeout")?.map(|seconds| seconds as u32),

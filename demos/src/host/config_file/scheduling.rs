@@ -17,6 +17,8 @@ use crate::{
 
 /// What a slice may be, in microseconds.
 pub const SLICE_US: RangeInclusive<i64> = wide(&config::SLICE_US);
+/// For how long a pCPU may look for a wake-up, in microseconds.
+pub const HALT_POLL_US: RangeInclusive<i64> = wide(&config::HALT_POLL_US);
 const WEIGHT: RangeInclusive<i64> = 1..=Weight::LIMIT as i64;
 const PRIORITY: RangeInclusive<i64> = 0..=u8::MAX as i64;
 /// What a budget, a period and a window may be, in microseconds.
@@ -43,6 +45,7 @@ pub(in crate::host) struct EntitlementText {
     pub priority: Option<i64>,
     pub budget_us: Option<i64>,
     pub period_us: Option<i64>,
+    pub halt_poll_us: Option<i64>,
 }
 
 impl EntitlementText {
@@ -73,12 +76,14 @@ impl EntitlementText {
         };
         let most_cap = 100 * pcpus as i64;
         let weight = within(self.weight, WEIGHT, "weight")?;
+        let halt_poll = within(self.halt_poll_us, HALT_POLL_US, "halt_poll_us")?;
         Ok(EntitlementConfig {
             weight: weight.map_or(Weight::DEFAULT.get(), |weight| weight as u16),
             slice_us: within(self.slice_us, SLICE_US, "slice_us")?.map(|slice| slice as u32),
             cap: within(self.cap, 1..=most_cap, "cap")?.map(|cap| cap as u32),
             priority: within(self.priority, PRIORITY, "priority")?.unwrap_or(0) as u8,
             reservation_us,
+            halt_poll_us: halt_poll.map(|us| us as u32),
         })
     }
 }

@@ -281,6 +281,7 @@ guest = "linux"
 slice_us = 700
 cap = 150
 priority = 7
+halt_poll_us = 200
 budget_us = 2000
 period_us = 5000
 [[vm]]
@@ -299,6 +300,7 @@ fn a_file_says_what_vcpus_shall_get() {
             cap: Some(150),
             priority: 7,
             reservation_us: Some((2000, 5000)),
+            halt_poll_us: Some(200),
         }
     );
     let window = |pcpus, guest, us| WindowConfig { pcpus, guest, us };
@@ -314,6 +316,10 @@ fn a_file_says_what_vcpus_shall_get() {
 #[test]
 fn what_vcpus_cannot_get_is_refused() {
     for (after, parts) in [
+        (
+            "halt_poll_us = 1001",
+            ["x.toml:4: halt_poll_us of vm `linux`", "0 to 1000"],
+        ),
         ("cap = 0", ["x.toml:4: cap of vm `linux`", "1 to 6400"]),
         ("priority = 256", ["x.toml:4: priority", "0 to 255"]),
         (

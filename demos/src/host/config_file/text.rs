@@ -28,6 +28,7 @@ pub(super) struct FileText {
     #[serde(default)]
     pub policy_options: BTreeMap<String, i64>,
     pub slice_us: Option<i64>,
+    pub halt_poll_us: Option<i64>,
     #[serde(default)]
     pub window: Vec<WindowText>,
     #[serde(default)]
@@ -71,6 +72,7 @@ pub(super) struct VmText {
     pub priority: Option<i64>,
     pub budget_us: Option<i64>,
     pub period_us: Option<i64>,
+    pub halt_poll_us: Option<i64>,
     #[serde(default)]
     pub device: Vec<DeviceText>,
     pub dma: Option<DmaText>,
@@ -179,6 +181,7 @@ impl VmText {
             priority: self.priority,
             budget_us: self.budget_us,
             period_us: self.period_us,
+            halt_poll_us: self.halt_poll_us,
         }
     }
 }

@@ -128,6 +128,7 @@ fn set(machine: &Machine, vm: usize, who: &Who, setting: Setting) -> Result<(), 
     let result = match setting {
         Setting::Weight(weight) => manager.set_weight(target, weight),
         Setting::Slice(us) => manager.set_slice(target, us.map(ticks)),
+        Setting::HaltPoll(us) => manager.set_halt_poll(target, ticks(us)),
         Setting::Cap(cap) => manager.set_cap(vm, cap),
         Setting::Priority(priority) => manager.set_priority(target, priority),
         Setting::Budget(None) => manager.set_reservation(target, None),

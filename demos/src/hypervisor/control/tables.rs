@@ -18,7 +18,8 @@ use crate::hypervisor::{Machine, PcpuPower};
 /// How many rows are shown at a time: what a pCPU does in between is to be short.
 const ROWS: usize = 4;
 
-const SETTINGS: &str = "weight\tslice_us\tcap\tpriority\tbudget_us\tperiod_us\taffinity";
+const SETTINGS: &str =
+    "weight\tslice_us\tcap\tpriority\tbudget_us\tperiod_us\thalt_poll_us\taffinity";
 
 /// A table that is being shown.
 pub(super) struct Table {
@@ -62,7 +63,9 @@ impl Table {
 
     /// The vCPUs of these VMs.
     pub(super) fn vcpus(vms: Range<usize>) -> Self {
-        let columns = format!("vcpu\tstate\tpcpu\t{SETTINGS}\trun_ms\tready_ms\tblocked_ms");
+        let columns = format!(
+            "vcpu\tstate\tpcpu\t{SETTINGS}\trun_ms\tready_ms\tblocked_ms\tpolls\tpolls_won\tpolled_ms"
+        );
         Self::new(columns, Of::Vcpus, vms)
     }
 
@@ -127,7 +130,7 @@ fn vm(machine: &Machine, vm: usize) -> String {
     let settings = match &status.settings {
         Some(settings) => cells(settings),
         // One of them would be as wrong as another.
-        None => ["mixed"; 7].join("\t"),
+        None => ["mixed"; 8].join("\t"),
     };
     format!(
         "{}\t{}\t{}\t{}\t{settings}",
@@ -142,15 +145,19 @@ fn vcpu(machine: &Machine, vm: usize, vcpu: usize) -> Option<String> {
         pcpu,
         settings,
         times,
+        halt_polls,
     } = machine.manager().vcpu(vm, vcpu, timer::now()).ok()?;
     let name = &machine.slots[vm].config.name;
     let pcpu = pcpu.map_or("-".into(), |pcpu| pcpu.index().to_string());
     let times = [times.run, times.ready, times.blocked].map(milliseconds);
     Some(format!(
-        "{name}/{vcpu}\t{}\t{pcpu}\t{}\t{}",
+        "{name}/{vcpu}\t{}\t{pcpu}\t{}\t{}\t{}\t{}\t{}",
         activity.word(),
         cells(&settings),
-        times.join("\t")
+        times.join("\t"),
+        halt_polls.polls,
+        halt_polls.won,
+        milliseconds(halt_polls.ticks)
     ))
 }
 
@@ -206,6 +213,7 @@ fn cells(settings: &VcpuSettings) -> String {
         entitlement.priority.to_string(),
         or_none(reservation.map(|reservation| microseconds(reservation.budget()))),
         or_none(reservation.map(|reservation| microseconds(reservation.period()))),
+        microseconds(entitlement.halt_poll).to_string(),
         affinity.to_string(),
     ]
     .into();

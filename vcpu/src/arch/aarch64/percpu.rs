@@ -6,7 +6,7 @@
 use alloc::sync::Arc;
 
 use axerrno::{AxError, AxResult};
-use trapline_sched::{BlockReason, CloseError, Decision, LocalScheduler, Vcpu as _};
+use trapline_sched::{BlockReason, CloseError, Decision, LocalScheduler, Look, Vcpu as _};
 
 use super::fault;
 use super::hardware::Hardware;
@@ -190,7 +190,11 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                 self.must_schedule = false;
                 let idle = match self.scheduler.schedule(&mut self.hardware) {
                     Decision::Run => None,
-                    Decision::Idle => Some(Step::Idle),
+                    Decision::Poll if self.poll() => {
+                        self.must_schedule = true;
+                        continue;
+                    }
+                    Decision::Idle | Decision::Poll => Some(Step::Idle),
                     Decision::Drained => Some(Step::Drained),
                 };
                 if let Some(step) = idle {
@@ -247,6 +251,19 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
                     let esr = fault::syndrome();
                     self.answer(&Exit::SError { esr }, esr);
                 }
+            }
+        }
+    }
+
+    /// Looks for the wake-up of the vCPU that waits here; false: wait for an interrupt, of which one may be pending.
+    /// [DDI0487: ISR_EL1]
+    #[inline(never)]
+    fn poll(&mut self) -> bool {
+        loop {
+            let is_interrupted = read_sysreg!("isr_el1") != 0;
+            match self.scheduler.look(is_interrupted) {
+                Look::Again => {}
+                look => return look == Look::Schedule,
             }
         }
     }

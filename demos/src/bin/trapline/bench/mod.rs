@@ -48,6 +48,7 @@ fn machine(vcpus: u16, pcpus: u16, cpu: &str) -> MachineOptions {
         cpu: Some(cpu.to_owned()),
         policy: None,
         slice: None,
+        halt_poll: None,
         affinity: None,
         icount: false,
         timeout: None,

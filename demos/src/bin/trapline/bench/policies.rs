@@ -22,6 +22,7 @@ const FIRST: EntitlementConfig = EntitlementConfig {
     cap: None,
     priority: 1,
     reservation_us: Some((1000, 10_000)),
+    halt_poll_us: None,
 };
 /// How long turns, slots and windows are.
 const SLICE_US: u32 = 200;

@@ -57,6 +57,7 @@ const COSTS: Costs = Costs {
     switch: 4_366 - 2 * 302,
     exit: 302,
     kick_delay: 1_908 / 2,
+    notice: 50,
     migration_near: 2_000,
     migration_far: 20_000,
 };
@@ -391,6 +392,7 @@ fn costs_of(text: &CostsText, place: &Place) -> Result<Costs> {
         switch: cost(text.switch_ns, COSTS.switch, "switch_ns")?,
         exit: cost(text.exit_ns, COSTS.exit, "exit_ns")?,
         kick_delay: cost(text.kick_ns, COSTS.kick_delay, "kick_ns")?,
+        notice: cost(text.notice_ns, COSTS.notice, "notice_ns")?,
         migration_near: cost(
             text.migration_near_ns,
             COSTS.migration_near,

@@ -55,6 +55,7 @@ pub(super) struct CostsText {
     pub switch_ns: Option<i64>,
     pub exit_ns: Option<i64>,
     pub kick_ns: Option<i64>,
+    pub notice_ns: Option<i64>,
     pub migration_near_ns: Option<i64>,
     pub migration_far_ns: Option<i64>,
 }
@@ -86,6 +87,7 @@ pub(super) struct VmText {
     pub priority: Option<i64>,
     pub budget_us: Option<i64>,
     pub period_us: Option<i64>,
+    pub halt_poll_us: Option<i64>,
     pub start_ms: Option<i64>,
 }
 
@@ -99,6 +101,7 @@ impl VmText {
             priority: self.priority,
             budget_us: self.budget_us,
             period_us: self.period_us,
+            halt_poll_us: self.halt_poll_us,
         }
     }
 }

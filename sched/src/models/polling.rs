@@ -1,0 +1,64 @@
+//! A pCPU polls for the wake-up of the vCPU that waits there, gives up, and waits for an interrupt, while others have something for it.
+
+use super::*;
+use crate::Look;
+
+/// A pCPU with a vCPU whose last wait was short, so that it polls in the next one.
+fn polling_pcpu() -> (Start, Pcpu, Arc<VcpuHandle<Model>>) {
+    let (start, pcpu, [a]) = busy_pcpu();
+    a.halt_poll.end(8, 1, false);
+    (start, pcpu, a)
+}
+
+impl Pcpu {
+    /// The loaded vCPU waits, and the pCPU looks once: nobody makes time pass, so it gives up when the caller says.
+    fn wait_polling(&mut self) {
+        if self.block(BlockReason::Waiting) != Decision::Poll {
+            return;
+        }
+        // The second look finds an interrupt pending, or the window over.
+        while self.sched.look(false) == Look::Again {
+            if self.sched.look(true) == Look::Idle {
+                return;
+            }
+        }
+        let _ = self.schedule();
+    }
+}
+
+#[test]
+fn loom_polling_against_wake() {
+    explore(|| {
+        let (_start, mut pcpu, a) = polling_pcpu();
+        let other = thread::spawn({
+            let a = a.clone();
+            move || interrupt(&a)
+        });
+        pcpu.wait_polling();
+        other.join().unwrap();
+        pcpu.look();
+        assert_eq!(
+            pcpu.loaded().due_seen,
+            1,
+            "the pCPU has seen it, or was told"
+        );
+        assert_eq!(pcpu.schedule(), Decision::Run);
+    });
+}
+
+#[test]
+fn loom_polling_against_a_vcpu_that_comes() {
+    explore_to(3, || {
+        let (start, mut pcpu, a) = polling_pcpu();
+        let b = start.vcpu(PcpuSet::only(P0));
+        let other = thread::spawn({
+            let b = b.clone();
+            move || b.claim_power_on().expect("it is off").commit()
+        });
+        pcpu.wait_polling();
+        other.join().unwrap();
+        pcpu.look();
+        assert_eq!(pcpu.loaded().handle.id(), b.id(), "it runs");
+        assert!(a.is_parked(), "the one that waits has made room");
+    });
+}
