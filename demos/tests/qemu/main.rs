@@ -12,6 +12,7 @@ mod examples;
 mod failure;
 mod gicv2;
 mod guests;
+mod halt_poll;
 mod harness;
 mod images;
 mod keys;

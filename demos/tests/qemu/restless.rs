@@ -80,6 +80,17 @@ fn pcpus_come_and_go_under_sixteen_vcpus() {
 }
 
 #[test]
+fn pcpus_that_poll_come_and_go() {
+    if runs_long_tests() {
+        let machine = "pcpus = 4\nhalt_poll_us = 1000";
+        let test = "unplug pcpus=4 seed=9 pause_us=4000";
+        let output = drive(machine, test, &stress(4, 9)).start();
+        expect_undisturbed(&output, 4);
+        expect_unplugged(&output, 5 * seconds());
+    }
+}
+
+#[test]
 fn with_gicv2_pcpus_come_and_go() {
     if runs_long_tests() {
         unplug_under_stress(4, 8, 2, seconds(SHORT));
