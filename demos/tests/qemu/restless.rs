@@ -84,9 +84,9 @@ fn pcpus_that_poll_come_and_go() {
     if runs_long_tests() {
         let machine = "pcpus = 4\nhalt_poll_us = 1000";
         let test = "unplug pcpus=4 seed=9 pause_us=4000";
-        let output = drive(machine, test, &stress(4, 9)).start();
+        let output = drive(machine, test, &stress(4, 9, seconds(SHORT))).start();
         expect_undisturbed(&output, 4);
-        expect_unplugged(&output, 5 * seconds());
+        expect_unplugged(&output, 5 * seconds(SHORT));
     }
 }
 
