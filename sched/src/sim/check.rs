@@ -239,3 +239,47 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        PcpuId, VcpuId,
+        policies::RoundRobin,
+        sim::{Instruction::Compute, Script, Simulation},
+    };
+    use core::cell::Cell;
+
+    const COUNT: u16 = 200;
+
+    /// A machine that looks at what an event touches, and at nothing else for long, and vCPUs of which the last is in two places.
+    fn broken() -> Simulation {
+        let scripts = (0..COUNT).map(|_| Script::forever([Compute(10)]));
+        let mut sim = Simulation::new(RoundRobin::with_slice(10), scripts);
+        let engine = alloc::rc::Rc::get_mut(&mut sim.engine).expect("nobody else has it");
+        engine.check_every = 1 << 40;
+        engine.unchecked.set(0);
+        engine.touched.borrow_mut().clear();
+        let last = VcpuId::new(COUNT - 1);
+        let bound_on: &Cell<_> = &engine.seat(last).bound_on;
+        bound_on.set(PcpuId::new(0));
+        sim
+    }
+
+    #[test]
+    fn what_an_event_does_not_touch_is_not_looked_at() {
+        let sim = broken();
+        (0..COUNT - 1)
+            .take(60)
+            .for_each(|index| sim.engine.touch(VcpuId::new(index)));
+        sim.engine.check_event(None);
+        sim.engine.seat(VcpuId::new(COUNT - 1)).bound_on.set(None);
+    }
+
+    #[test]
+    #[should_panic(expected = "vcpu199 is Queued")]
+    fn however_many_an_event_touches_all_are_looked_at() {
+        let sim = broken();
+        (0..COUNT).for_each(|index| sim.engine.touch(VcpuId::new(index)));
+        sim.engine.check_event(None);
+    }
+}

@@ -32,7 +32,7 @@ const INTRUSION: u64 = 12;
 const INTRUSION_DEPTH: u32 = 3;
 /// So many events without time passing mean that the machine is stuck.
 const EVENTS_PER_TICK: u64 = 100_000;
-/// So many vCPUs that an event touches are noted.
+/// So many vCPUs that an event touches are noted; after one that touches more, everything is checked.
 const TOUCHED: usize = 64;
 
 /// A machine to be built.
@@ -287,8 +287,13 @@ impl Engine {
     /// The event that goes on has changed something about `vcpu`.
     pub(super) fn touch(&self, vcpu: VcpuId) {
         let mut touched = self.touched.borrow_mut();
-        if touched.len() < TOUCHED && touched.last() != Some(&vcpu) {
+        if touched.last() == Some(&vcpu) {
+            return;
+        }
+        if touched.len() < TOUCHED {
             touched.push(vcpu);
+        } else {
+            self.unchecked.set(self.check_every);
         }
     }
 

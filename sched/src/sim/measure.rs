@@ -1,7 +1,7 @@
 //! What the VMs and the pCPUs of a scenario got from one moment on, against what VMs are entitled to.
 
 use super::{
-    Action, ActionSpec, Outcome, PcpuOutcome, PoolSpec, Scenario, VmOutcome, VmSpec, Workload,
+    Action, ActionSpec, PcpuOutcome, PoolSpec, Scenario, VmOutcome, VmSpec,
     engine::{Engine, Meter},
     workload::Progress,
 };
@@ -11,10 +11,6 @@ use crate::{
 };
 use alloc::{string::String, vec, vec::Vec};
 use core::ops::{Range, Sub};
-
-/// Of what a fair policy gives a VM, so much may be missing or too much, and so many slices of each of its vCPUs.
-const TOLERANCE: f64 = 0.05;
-const TOLERATED_SLICES: f64 = 8.0;
 
 /// What a VM's vCPUs have done since they were created, all together.
 #[derive(Clone, Copy, Default)]
@@ -285,132 +281,6 @@ fn fill(kinds: &[Kind], pcpus: f64) -> Vec<f64> {
         }
         for index in full {
             parts[index] = Some(kinds[index].limit);
-        }
-    }
-}
-
-/// Where nothing but the policy decides who gets how much, each gets what it is entitled to.
-pub(super) fn expect_fairness(scenario: &Scenario, outcome: &Outcome) {
-    // One that waits for a lock spins, or lets others run, and is ready all the time as well.
-    let is_busy =
-        |vm: &VmSpec| matches!(vm.workload, Workload::CpuBound | Workload::SpinLock { .. });
-    // Who lets others run may give away more than comes back.
-    let yields = |vm: &VmSpec| vm.workload != Workload::CpuBound;
-    let has_yields = scenario.vms.iter().any(yields);
-    let is_steady = |vm: &VmSpec| is_busy(vm) && vm.start <= scenario.warm_up;
-    if !scenario.actions.is_empty() || !scenario.vms.iter().all(is_steady) {
-        return;
-    }
-    let pcpus = f64::from(scenario.topology.pcpus);
-    for (index, (spec, vm)) in scenario.vms.iter().zip(&outcome.vms).enumerate() {
-        let policy = scenario.policy_of(index);
-        let knows_shares = [Fair::NAME, Credit::NAME].contains(&&*policy.name);
-        let Some(entitled) = vm.entitled.filter(|_| knows_shares) else {
-            continue;
-        };
-        let (may_give, may_gain) = (yields(spec), !yields(spec) && has_yields);
-        let slice = spec.entitlement.slice.unwrap_or(0);
-        let slice = slice.max(policy.options.slice_ticks) as f64;
-        let slices = TOLERATED_SLICES * slice * f64::from(vm.vcpus);
-        let all = outcome.virtual_time as f64 * pcpus;
-        let tolerance = TOLERANCE * entitled + slices / all;
-        assert!(
-            vm.share <= entitled + tolerance || may_gain,
-            "VM `{}` got {:.2} % of the pCPUs and is entitled to {:.2} %, give or take {:.2}",
-            vm.name,
-            vm.share * 100.0,
-            entitled * 100.0,
-            tolerance * 100.0
-        );
-        assert!(
-            vm.share >= entitled - tolerance || may_give,
-            "VM `{}` got {:.2} % of the pCPUs and is entitled to {:.2} %, give or take {:.2}",
-            vm.name,
-            vm.share * 100.0,
-            entitled * 100.0,
-            tolerance * 100.0
-        );
-    }
-}
-
-/// No VM got more than its cap lets it have, and who has reserved what its jobs need has missed no deadline.
-pub(super) fn expect_budgets(scenario: &Scenario, outcome: &Outcome, is_interleaved: bool) {
-    if scenario.actions.iter().any(changes_shares) {
-        return;
-    }
-    let costs = scenario.costs;
-    // What comes to a job from outside: a wake-up, a move, and a few interrupts and switches.
-    let disturbance = 10 * (costs.switch + costs.exit) + 2 * costs.kick_delay + costs.migration_far;
-    for (index, (spec, vm)) in scenario.vms.iter().zip(&outcome.vms).enumerate() {
-        let policy = scenario.policy_of(index);
-        if let Some(cap) = spec.entitlement.cap.filter(|_| policy.name == Credit::NAME) {
-            // Budgets of two periods may meet, and what is used too much is owed in the next.
-            let periods = outcome.virtual_time + 2 * policy.options.period_ticks;
-            let most = u128::from(cap) * u128::from(periods) / 100;
-            let most = most as u64 + disturbance * u64::from(vm.vcpus);
-            let (name, run) = (&vm.name, vm.run);
-            assert!(
-                run <= most,
-                "VM `{name}` ran for {run} ns, and its cap of {cap} lets it run for {most} at most"
-            );
-        }
-        let reservation = spec.entitlement.reservation;
-        let reservation = reservation.filter(|_| policy.name == Deadline::NAME);
-        let (Some(reservation), Workload::Periodic { period, work }) =
-            (reservation, &spec.workload)
-        else {
-            continue;
-        };
-        let is_enough =
-            work + disturbance <= reservation.budget() && reservation.period() <= *period;
-        assert!(
-            vm.misses == 0 || !is_enough || is_interleaved || !scenario.actions.is_empty(),
-            "VM `{}` missed {} of {} deadlines with a reservation that is enough",
-            vm.name,
-            vm.misses,
-            vm.deadlines
-        );
-    }
-}
-
-/// Under `deadline`, who has reserved nothing gets its turns of what nobody has reserved, on one pCPU.
-pub(super) fn expect_slack(scenario: &Scenario, outcome: &Outcome) {
-    if !scenario.actions.is_empty() {
-        return;
-    }
-    let (costs, time) = (scenario.costs, outcome.virtual_time);
-    let disturbance = 10 * (costs.switch + costs.exit) + 2 * costs.kick_delay + costs.migration_far;
-    for (number, pool) in scenario.pools().iter().enumerate() {
-        let vms = || {
-            let all = scenario.vms.iter().zip(&outcome.vms);
-            all.filter(move |(spec, _)| spec.pool == number)
-        };
-        let has_turns = |spec: &VmSpec| {
-            let is_anywhere = spec.affinity.is_none_or(|set| set == pool.pcpus);
-            let is_best_effort = spec.entitlement.reservation.is_none() && is_anywhere;
-            is_best_effort && spec.workload == Workload::CpuBound && spec.start <= scenario.warm_up
-        };
-        let reserved = vms().filter_map(|(spec, _)| {
-            let reservation = spec.entitlement.reservation?;
-            let budget = reservation.budget() + disturbance;
-            Some(u64::from(spec.vcpus) * (time / reservation.period() + 2) * budget)
-        });
-        let slack = (time * u64::from(pool.pcpus.len())).saturating_sub(reserved.sum());
-        let vcpus: u64 = vms().map(|(spec, _)| u64::from(spec.vcpus)).sum();
-        // Turns are taken on each pCPU; how many are there says chance where there are several.
-        if pool.policy.name != Deadline::NAME || pool.pcpus.len() > 1 {
-            continue;
-        }
-        for (spec, vm) in vms().filter(|(spec, _)| has_turns(spec)) {
-            let turns = slack * u64::from(spec.vcpus) / vcpus;
-            let slices = pool.policy.options.slice_ticks * vcpus;
-            let least = ((1.0 - TOLERANCE) * turns as f64) as u64;
-            let least = least.saturating_sub(slices);
-            let (name, run) = (&vm.name, vm.run);
-            assert!(
-                run >= least,
-                "VM `{name}` ran for {run} ns, and its turns of what nobody has reserved are {least} at least"
-            );
         }
     }
 }

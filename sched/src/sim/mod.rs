@@ -26,6 +26,7 @@ mod credit;
 #[cfg(test)]
 mod deadline;
 mod engine;
+mod expect;
 #[cfg(test)]
 mod fair;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::{
     ActionSpec, Failure, Outcome, Outside, Workload,
     action::{Actions, Refused, checked},
     engine::{Engine, GuestPlan, Plan},
+    expect,
     guest::Program,
     hardware::Rates,
     history, ledger,
@@ -332,8 +333,8 @@ fn play(engine: &Rc<Engine>, scenario: &Scenario, seed: u64, options: &RunOption
             Vec::new()
         },
     };
-    measure::expect_fairness(scenario, &outcome);
-    measure::expect_budgets(scenario, &outcome, options.interleave);
-    measure::expect_slack(scenario, &outcome);
+    expect::expect_fairness(scenario, &outcome);
+    expect::expect_budgets(scenario, &outcome, options.interleave);
+    expect::expect_slack(scenario, &outcome);
     outcome
 }

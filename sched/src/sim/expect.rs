@@ -1,0 +1,311 @@
+//! What must be true of a whole run: shares, caps and deadlines, as far as what happened meanwhile leaves them to the policy.
+
+use super::{Action, Outcome, Scenario, VmSpec, Workload};
+use crate::{
+    PcpuId,
+    policies::{Credit, Deadline, Fair},
+};
+
+/// Of what a fair policy gives a VM, so much may be missing or too much, and so many slices of each of its vCPUs.
+const TOLERANCE: f64 = 0.05;
+const TOLERATED_SLICES: f64 = 8.0;
+
+/// Where nothing but the policy decides who gets how much, each gets what it is entitled to.
+pub(super) fn expect_fairness(scenario: &Scenario, outcome: &Outcome) {
+    // One that waits for a lock spins, or lets others run, and is ready all the time as well.
+    let is_busy =
+        |vm: &VmSpec| matches!(vm.workload, Workload::CpuBound | Workload::SpinLock { .. });
+    // Who lets others run may give away more than comes back.
+    let yields = |vm: &VmSpec| vm.workload != Workload::CpuBound;
+    let has_yields = scenario.vms.iter().any(yields);
+    let is_steady = |vm: &VmSpec| is_busy(vm) && vm.start <= scenario.warm_up;
+    if !scenario.actions.is_empty() || !scenario.vms.iter().all(is_steady) {
+        return;
+    }
+    let pcpus = f64::from(scenario.topology.pcpus);
+    for (index, (spec, vm)) in scenario.vms.iter().zip(&outcome.vms).enumerate() {
+        let policy = scenario.policy_of(index);
+        let knows_shares = [Fair::NAME, Credit::NAME].contains(&&*policy.name);
+        let Some(entitled) = vm.entitled.filter(|_| knows_shares) else {
+            continue;
+        };
+        let (may_give, may_gain) = (yields(spec), !yields(spec) && has_yields);
+        let slice = spec.entitlement.slice.unwrap_or(0);
+        let slice = slice.max(policy.options.slice_ticks) as f64;
+        let slices = TOLERATED_SLICES * slice * f64::from(vm.vcpus);
+        let all = outcome.virtual_time as f64 * pcpus;
+        let tolerance = TOLERANCE * entitled + slices / all;
+        assert!(
+            vm.share <= entitled + tolerance || may_gain,
+            "VM `{}` got {:.2} % of the pCPUs and is entitled to {:.2} %, give or take {:.2}",
+            vm.name,
+            vm.share * 100.0,
+            entitled * 100.0,
+            tolerance * 100.0
+        );
+        assert!(
+            vm.share >= entitled - tolerance || may_give,
+            "VM `{}` got {:.2} % of the pCPUs and is entitled to {:.2} %, give or take {:.2}",
+            vm.name,
+            vm.share * 100.0,
+            entitled * 100.0,
+            tolerance * 100.0
+        );
+    }
+}
+
+/// What the actions of a scenario leave of what budgets promise to a VM.
+struct Disturbed<'a> {
+    scenario: &'a Scenario,
+    /// The number of the VM.
+    index: usize,
+}
+
+impl Disturbed<'_> {
+    /// Everything that somebody may do.
+    fn actions(&self) -> impl Iterator<Item = &Action> {
+        self.scenario.actions.iter().flat_map(|spec| &spec.choices)
+    }
+
+    /// How much a cap has to be held against may be more, or held otherwise.
+    fn has_other_cap(&self) -> bool {
+        self.actions().any(|action| match action {
+            // A weight says how much one gets of what there is below the cap; the rest says when and where.
+            Action::Pause { .. }
+            | Action::Resume { .. }
+            | Action::SetWeight { .. }
+            | Action::Migrate { .. }
+            | Action::Drain(_)
+            | Action::Undrain(_) => false,
+            Action::MoveVm { vm, .. } => *vm == self.index,
+            // A policy that takes over begins its budgets anew, if it has any.
+            Action::SetPolicy { .. }
+            | Action::CreatePool { .. }
+            | Action::RemovePool { .. }
+            | Action::MovePcpu { .. }
+            | Action::Unplug(_)
+            | Action::Plug { .. } => true,
+        })
+    }
+
+    /// Its jobs may be late although it has reserved enough: it was paused or moved away from where it has its reservation, or has to
+    /// begin anew.
+    fn may_be_late(&self) -> bool {
+        let may_run_on = |pcpu: PcpuId| {
+            let affinity = self.scenario.vms[self.index].affinity;
+            affinity.is_none_or(|affinity| affinity.contains(pcpu))
+        };
+        self.actions().any(|action| match action {
+            Action::Pause { vm } | Action::Migrate { vm, .. } | Action::MoveVm { vm, .. } => {
+                *vm == self.index
+            }
+            &Action::Drain(pcpu) => may_run_on(pcpu),
+            // What had to come before them counts.
+            Action::Resume { .. } | Action::Undrain(_) => false,
+            // A reservation stays what and where it is.
+            Action::SetWeight { .. } => false,
+            Action::SetPolicy { .. }
+            | Action::CreatePool { .. }
+            | Action::RemovePool { .. }
+            | Action::MovePcpu { .. }
+            | Action::Unplug(_)
+            | Action::Plug { .. } => true,
+        })
+    }
+}
+
+/// No VM got more than its cap lets it have, and who has reserved what its jobs need has missed no deadline.
+pub(super) fn expect_budgets(scenario: &Scenario, outcome: &Outcome, is_interleaved: bool) {
+    let costs = scenario.costs;
+    // What comes to a job from outside: a wake-up, a move, and a few interrupts and switches.
+    let disturbance = 10 * (costs.switch + costs.exit) + 2 * costs.kick_delay + costs.migration_far;
+    for (index, (spec, vm)) in scenario.vms.iter().zip(&outcome.vms).enumerate() {
+        let policy = scenario.policy_of(index);
+        let disturbed = Disturbed { scenario, index };
+        let cap = spec.entitlement.cap;
+        let cap = cap.filter(|_| policy.name == Credit::NAME && !disturbed.has_other_cap());
+        if let Some(cap) = cap {
+            // Budgets of two periods may meet, and what is used too much is owed in the next.
+            let periods = outcome.virtual_time + 2 * policy.options.period_ticks;
+            let most = u128::from(cap) * u128::from(periods) / 100;
+            let most = most as u64 + disturbance * u64::from(vm.vcpus);
+            let (name, run) = (&vm.name, vm.run);
+            assert!(
+                run <= most,
+                "VM `{name}` ran for {run} ns, and its cap of {cap} lets it run for {most} at most"
+            );
+        }
+        let reservation = spec.entitlement.reservation;
+        let reservation = reservation.filter(|_| policy.name == Deadline::NAME);
+        let (Some(reservation), Workload::Periodic { period, work }) =
+            (reservation, &spec.workload)
+        else {
+            continue;
+        };
+        let is_enough =
+            work + disturbance <= reservation.budget() && reservation.period() <= *period;
+        assert!(
+            vm.misses == 0 || !is_enough || is_interleaved || disturbed.may_be_late(),
+            "VM `{}` missed {} of {} deadlines with a reservation that is enough",
+            vm.name,
+            vm.misses,
+            vm.deadlines
+        );
+    }
+}
+
+/// Under `deadline`, who has reserved nothing gets its turns of what nobody has reserved, on one pCPU.
+pub(super) fn expect_slack(scenario: &Scenario, outcome: &Outcome) {
+    if !scenario.actions.is_empty() {
+        return;
+    }
+    let (costs, time) = (scenario.costs, outcome.virtual_time);
+    let disturbance = 10 * (costs.switch + costs.exit) + 2 * costs.kick_delay + costs.migration_far;
+    for (number, pool) in scenario.pools().iter().enumerate() {
+        let vms = || {
+            let all = scenario.vms.iter().zip(&outcome.vms);
+            all.filter(move |(spec, _)| spec.pool == number)
+        };
+        let has_turns = |spec: &VmSpec| {
+            let is_anywhere = spec.affinity.is_none_or(|set| set == pool.pcpus);
+            let is_best_effort = spec.entitlement.reservation.is_none() && is_anywhere;
+            is_best_effort && spec.workload == Workload::CpuBound && spec.start <= scenario.warm_up
+        };
+        let reserved = vms().filter_map(|(spec, _)| {
+            let reservation = spec.entitlement.reservation?;
+            let budget = reservation.budget() + disturbance;
+            Some(u64::from(spec.vcpus) * (time / reservation.period() + 2) * budget)
+        });
+        let slack = (time * u64::from(pool.pcpus.len())).saturating_sub(reserved.sum());
+        let vcpus: u64 = vms().map(|(spec, _)| u64::from(spec.vcpus)).sum();
+        // Turns are taken on each pCPU; how many are there says chance where there are several.
+        if pool.policy.name != Deadline::NAME || pool.pcpus.len() > 1 {
+            continue;
+        }
+        for (spec, vm) in vms().filter(|(spec, _)| has_turns(spec)) {
+            let turns = slack * u64::from(spec.vcpus) / vcpus;
+            let slices = pool.policy.options.slice_ticks * vcpus;
+            let least = ((1.0 - TOLERANCE) * turns as f64) as u64;
+            let least = least.saturating_sub(slices);
+            let (name, run) = (&vm.name, vm.run);
+            assert!(
+                run >= least,
+                "VM `{name}` ran for {run} ns, and its turns of what nobody has reserved are {least} at least"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        PcpuSet, PolicyOptions, Reservation, Weight,
+        policies::RoundRobin,
+        sim::{ActionSpec, Costs, PolicySpec, RunOptions, Topology, VmSpec, When, run, run_with},
+    };
+    use alloc::{boxed::Box, string::String, vec, vec::Vec};
+
+    const MS: u64 = 1_000_000;
+
+    fn vm(name: &str, workload: Workload) -> VmSpec {
+        VmSpec {
+            name: name.into(),
+            vcpus: 1,
+            pool: 0,
+            affinity: None,
+            entitlement: crate::Entitlement::default(),
+            workload,
+            start: 0,
+        }
+    }
+
+    /// One VM with a cap of a quarter, one that needs 2 ms of every 10 and has 3 reserved, and one that has neither, on one pCPU.
+    fn scenario(policy: &str, action: Action) -> Scenario {
+        let options = PolicyOptions {
+            slice_ticks: MS,
+            max_vcpus: 3,
+            pcpus: PcpuSet::all(1),
+            period_ticks: 10 * MS,
+            table: None,
+        };
+        let (period, work) = (10 * MS, 2 * MS);
+        let mut vms = vec![
+            vm("capped", Workload::CpuBound),
+            vm("reserved", Workload::Periodic { period, work }),
+            vm("other", Workload::CpuBound),
+        ];
+        vms[0].entitlement.cap = Some(25);
+        vms[1].entitlement.reservation = Reservation::new(3 * MS, period).ok();
+        Scenario {
+            duration: 500 * MS,
+            warm_up: 0,
+            topology: Topology {
+                pcpus: 1,
+                pcpus_per_cluster: 1,
+            },
+            costs: Costs::default(),
+            policy: PolicySpec {
+                name: policy.into(),
+                options,
+            },
+            pools: Vec::new(),
+            vms,
+            actions: vec![ActionSpec {
+                when: When::At {
+                    first: 7 * MS,
+                    every: Some(20 * MS),
+                },
+                choices: vec![action],
+            }],
+        }
+    }
+
+    /// What is said when round-robin with long turns runs in the place of the policy of `scenario`, which keeps what it promises.
+    fn complaint(scenario: &Scenario) -> Option<String> {
+        let options = RunOptions::default();
+        let own = run(scenario, 1, &options);
+        assert!(own.is_ok(), "{own:?}");
+        let lazy = || -> Box<dyn crate::Policy> { Box::new(RoundRobin::with_slice(20 * MS)) };
+        let failure = run_with(scenario, 1, &options, lazy).err();
+        failure.map(|failure| failure.rule)
+    }
+
+    #[test]
+    fn a_cap_is_held_against_what_was_done_meanwhile() {
+        let weight = Weight::new(77).unwrap();
+        for action in [Action::SetWeight { vm: 0, weight }, Action::Pause { vm: 2 }] {
+            let said = complaint(&scenario(Credit::NAME, action)).unwrap();
+            assert!(said.contains("its cap of 25 lets it run for"), "{said}");
+        }
+        let policy = scenario(Credit::NAME, Action::Pause { vm: 2 }).policy;
+        let again = Action::SetPolicy { pool: None, policy };
+        assert_eq!(complaint(&scenario(Credit::NAME, again)), None);
+    }
+
+    #[test]
+    fn only_what_concerns_a_reservation_excuses_a_missed_deadline() {
+        let weight = Weight::new(77).unwrap();
+        let to = PcpuId::new(0).unwrap();
+        for action in [
+            Action::Pause { vm: 2 },
+            Action::SetWeight { vm: 2, weight },
+            Action::SetWeight { vm: 1, weight },
+            Action::Migrate { vm: 2, vcpu: 0, to },
+            Action::Resume { vm: 1 },
+        ] {
+            let said = complaint(&scenario(Deadline::NAME, action)).unwrap();
+            assert!(
+                said.contains("VM `reserved` missed") && said.contains("that is enough"),
+                "{said}"
+            );
+        }
+        for action in [
+            Action::Pause { vm: 1 },
+            Action::Migrate { vm: 1, vcpu: 0, to },
+            Action::Drain(to),
+        ] {
+            assert_eq!(complaint(&scenario(Deadline::NAME, action)), None);
+        }
+    }
+}
