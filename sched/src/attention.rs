@@ -12,6 +12,7 @@
 //!   wait:   clears POLLING, then looks: anything may have come without a kick
 //!   close:  CLOSED if nothing is raised: the owner looks no more, nobody kicks it, and who posts takes the box out again
 //!   open:   clears CLOSED, then looks
+//!   hold:   HELD unless CLOSED: while somebody brings the owner back into service, it does not close
 //! ```
 
 use crate::sync::{AtomicU32, Ordering};
@@ -24,6 +25,7 @@ const WORK: u32 = 1 << 4;
 const TURN: u32 = 1 << 5;
 const CLOSED: u32 = 1 << 6;
 const POLLING: u32 = 1 << 7;
+const HELD: u32 = 1 << 8;
 const RAISED: u32 = MAIL | REQUESTS | KICKED | WORK | TURN;
 
 /// What a nudge is about.
@@ -168,9 +170,22 @@ impl Attention {
         closed.is_ok()
     }
 
-    /// The owner looks no more.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.0.load(Ordering::Acquire) & CLOSED != 0
+    /// The owner does not close until [`Self::release`]; false if it looks no more. One caller at a time.
+    pub(crate) fn hold(&self) -> bool {
+        if cfg!(mutant = "plug_without_hold") {
+            return self.0.load(Ordering::Acquire) & CLOSED == 0;
+        }
+        let held = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word & CLOSED == 0).then_some(word | HELD)
+            });
+        held.is_ok()
+    }
+
+    /// The owner may close, if nothing else keeps it from that.
+    pub(crate) fn release(&self) {
+        self.0.fetch_and(!HELD, Ordering::AcqRel);
     }
 
     /// The owner looks again: at what came meanwhile, first of all.
@@ -251,6 +266,19 @@ mod tests {
         assert_eq!(attention.post(true), Kick::NotNeeded, "it is about to");
         assert!(attention.take().mail());
         assert_eq!(attention.post(false), Kick::Send);
+    }
+
+    #[test]
+    fn a_pcpu_that_is_held_does_not_close_and_a_closed_one_is_not_held() {
+        let attention = Attention::new();
+        assert!(attention.hold());
+        assert!(!attention.is_raised(), "that is nothing to look at");
+        assert!(!attention.close());
+        attention.release();
+        assert!(attention.close());
+        assert!(!attention.hold());
+        attention.open();
+        assert!(attention.hold());
     }
 
     #[test]

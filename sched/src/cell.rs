@@ -32,6 +32,8 @@ pub(crate) struct Cell<V> {
     pub(crate) waiting: AtomicU32,
     /// Where those that are ready here may run, all together. Only the pCPU writes it; it may say too much for a while.
     reach: AtomicPcpuSet,
+    /// Who idles and has asked this pCPU for a vCPU since it last looked.
+    askers: AtomicPcpuSet,
     /// What the policy of the pCPU says of itself: a box that is posted must be looked at now.
     pub(crate) is_preemptive: AtomicU32,
     pub(crate) inbox: ArrayQueue<Mail<V>>,
@@ -58,6 +60,7 @@ impl<V> Cell<V> {
             attention: Attention::new(),
             waiting: AtomicU32::new(0),
             reach: AtomicPcpuSet::default(),
+            askers: AtomicPcpuSet::default(),
             is_preemptive: AtomicU32::new(0),
             inbox: ArrayQueue::new(usize::from(max_vcpus)),
             successor: ArrayQueue::new(1),
@@ -91,6 +94,16 @@ impl<V> Cell<V> {
         if self.reach.load(Ordering::Relaxed) != reach {
             self.reach.store(reach, Ordering::Relaxed);
         }
+    }
+
+    /// `asker` idles, and asks this pCPU for a vCPU. It tells it so afterwards.
+    pub(crate) fn ask(&self, asker: PcpuId) {
+        self.askers.insert(asker, Ordering::Relaxed);
+    }
+
+    /// Who has asked, each once. Only the pCPU itself calls it.
+    pub(crate) fn take_askers(&self) -> PcpuSet {
+        self.askers.take(Ordering::Relaxed)
     }
 
     pub(crate) fn reaches(&self, pcpu: PcpuId) -> bool {

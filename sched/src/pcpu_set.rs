@@ -142,15 +142,6 @@ impl PcpuSet {
         None
     }
 
-    /// Those of them that are near `pcpu`, at most 16, if there are any; else all.
-    pub(crate) const fn near(self, pcpu: PcpuId) -> Self {
-        let index = word(pcpu);
-        let group = 0xffff << (pcpu.index() % 64 / 16 * 16);
-        let mut near = Self::EMPTY;
-        near.0[index] = self.0[index] & group;
-        if near.0[index] == 0 { self } else { near }
-    }
-
     /// At most 16 of them, which those are `turn` says: for any numbers that differ, others in time. Those of a small set are
     /// all.
     pub(crate) fn part(self, turn: u64) -> Self {
@@ -289,6 +280,17 @@ impl AtomicPcpuSet {
         }
     }
 
+    /// Those that are in the set, which is empty afterwards but for what was inserted meanwhile.
+    pub(crate) fn take(&self, order: Ordering) -> PcpuSet {
+        let mut set = PcpuSet::EMPTY;
+        for (bits, word) in set.0.iter_mut().zip(&self.0) {
+            if word.load(order) != 0 {
+                *bits = word.swap(0, order);
+            }
+        }
+        set
+    }
+
     #[inline]
     pub(crate) fn contains(&self, pcpu: PcpuId, order: Ordering) -> bool {
         self.0[word(pcpu)].load(order) & bit(pcpu) != 0
@@ -404,18 +406,11 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_near_are_at_most_16_and_none_if_all_are_far() {
-        let near = |text: &str, index| {
-            let set = parse(text).unwrap();
-            set.near(PcpuId::new(index).unwrap()).to_string()
-        };
-        assert_eq!(near("0-63", 17), "16-31");
-        assert_eq!(near("0-5,40", 33), "40");
-        assert_eq!(near("0-5,40", 20), "0-5,40");
-        assert_eq!(
-            near(&format!("0-{LAST}"), LAST),
-            format!("{}-{LAST}", LAST - 15)
-        );
+    fn what_is_taken_is_not_there_any_more() {
+        let set = parse(&format!("0-2,63,{LAST}")).unwrap();
+        let atomic = AtomicPcpuSet::new(set);
+        assert_eq!(atomic.take(Relaxed), set);
+        assert_eq!(atomic.take(Relaxed), PcpuSet::EMPTY);
     }
 
     #[test]

@@ -282,6 +282,9 @@ impl<V: Vcpu> LocalScheduler<V> {
                 self.share(raised.work(), now);
                 self.watch(now);
             }
+            if raised.work() {
+                self.answer_askers();
+            }
             self.balance(raised.work(), now);
             self.settle_exclusive(machine);
             self.arm(machine);

@@ -10,8 +10,7 @@ use crate::{
 };
 
 impl<V: Vcpu> LocalScheduler<V> {
-    /// Others wait here and a pCPU idles: gives it one that may run there. If this pCPU was asked for work, it gives some or
-    /// passes the question on.
+    /// Others wait here and a pCPU idles: gives it one that may run there.
     pub(super) fn share(&mut self, was_asked: bool, now: u64) {
         if self.ready.is_empty() && !was_asked {
             return self.cell.set_reach(PcpuSet::EMPTY);
@@ -25,9 +24,6 @@ impl<V: Vcpu> LocalScheduler<V> {
                 Some((id, to)) => self.hand_over(id, to, now),
                 None => break,
             }
-        }
-        if !self.idle_pcpus().is_empty() {
-            self.pass_on();
         }
     }
 
@@ -105,17 +101,24 @@ impl<V: Vcpu> LocalScheduler<V> {
         Some(to)
     }
 
-    /// Nobody here may run on a pCPU that idles: says so exactly, and lets the next one look.
+    /// Says exactly where those that are ready here may run, and wakes those that have asked for one and get none, so that they
+    /// ask another: they have the time to look at all of them. One look for each that has asked, and it does not ask here again.
     #[inline(never)]
-    fn pass_on(&self) {
+    pub(super) fn answer_askers(&self) {
+        let askers = self.cell.take_askers();
+        if askers.is_empty() {
+            return;
+        }
         let mut reach = PcpuSet::EMPTY;
         self.ready
             .for_each(|vcpu| reach = reach.union(vcpu.handle().allowed()));
         self.cell.set_reach(reach);
-        let unreached = self.idle_pcpus().difference(reach);
-        unreached
-            .iter()
-            .for_each(|idler| self.pool.ask_for_work(self.pool_id, idler));
+        let in_vain = self.idle_pcpus().intersection(askers).difference(reach);
+        if !cfg!(mutant = "forget_who_asked") {
+            in_vain
+                .iter()
+                .for_each(|asker| self.pool.nudge(asker, About::Work));
+        }
     }
 
     fn hand_over(&mut self, id: VcpuId, to: PcpuId, now: u64) {

@@ -70,6 +70,30 @@ fn loom_reopen_against_post() {
     });
 }
 
+/// It is either closed, and whoever puts it back into service learns that, or in service and looks.
+#[test]
+fn loom_close_against_undrain() {
+    explore(|| {
+        let (start, [_first, mut second], _) = parked_on_the_second();
+        start.pool.drain(P1);
+        let other = thread::spawn({
+            let pool = start.pool.clone();
+            move || pool.undrain(P1)
+        });
+        let mut is_closed = second.sched.close().is_ok();
+        if !is_closed && second.schedule() == Decision::Drained {
+            is_closed = second.sched.close().is_ok();
+        }
+        let is_in_service = other.join().unwrap();
+        assert_ne!(is_closed, is_in_service);
+        if is_in_service {
+            let vcpu = start.running(PcpuSet::only(P1));
+            while second.look() {}
+            assert_eq!(vcpu.place(), Place::Loaded(P1));
+        }
+    });
+}
+
 #[test]
 fn loom_reopen_against_a_policy_that_takes_over() {
     explore(|| {

@@ -7,12 +7,14 @@
 //! |---|---|---|
 //! | 1 | an idle pCPU that it prefers (soft affinity): the last one, one near that, any | one load; with a preference, two sets |
 //! | 2 | an idle pCPU: the last one, one that shares a cache with that, any | an atomic bit for each try |
-//! | 3 | the last one, unless two more wait there than where the fewest do | a load for each pCPU if more than one waits there |
+//! | 3 | the last one, unless two more wait there than where the fewest do | 32 loads if more than one waits there |
 //! | 4 | where the fewest wait | the same |
 //!
-//! If it prefers some, 3 and 4 are among those only: it has to wait anyway. A pCPU that goes idle asks the one near it with
+//! 3 and 4 look at 16 pCPUs that share a cache with the last one and at 16 others, which are others each time. If it prefers
+//! some, they are among those only: it has to wait anyway. A pCPU that goes idle asks the one near it with
 //! the most ready vCPUs, or if none near has any, the one with the most. That one gives away what the policy can do without, to
-//! the nearest idle pCPU. Whoever has work and sees nobody idle does nothing for others; moves between busy pCPUs are the policies'.
+//! the nearest idle pCPU; if it has nothing for whoever asked, that one asks the next. Whoever has work and sees nobody idle does
+//! nothing for others but now and then, as [`crate::local`] says; other moves between busy pCPUs are the policies'.
 //!
 //! An idle pCPU is a bit in the bitmap of its pool; whoever clears that bit has claimed it and must post there. Where two words are
 //! crossed there is `fence(SeqCst)` on both sides: who makes a vCPU wait looks for an idle pCPU afterwards, who goes idle
@@ -40,12 +42,21 @@ impl<V: Vcpu> Pool<V> {
     /// Puts `pcpu` back into service. False if the machine does not have it, or it is unplugged or closed.
     pub fn undrain(&self, pcpu: PcpuId) -> bool {
         self.with_regime(|_| {
-            let is_closed = || self.cell(pcpu).attention.is_closed();
-            let can_run = self.pool_of(pcpu).is_some() && !is_closed();
-            if can_run {
-                self.put_into_service(pcpu);
-            }
-            can_run
+            let is_plugged = self.pool_of(pcpu).is_some();
+            is_plugged
+                && self
+                    .while_open(pcpu, || self.put_into_service(pcpu))
+                    .is_some()
+        })
+    }
+
+    /// What `act` does while `pcpu` does not close; `None` if it is closed. For who changes the regime.
+    pub(super) fn while_open<R>(&self, pcpu: PcpuId, act: impl FnOnce() -> R) -> Option<R> {
+        let attention = &self.cell(pcpu).attention;
+        attention.hold().then(|| {
+            let result = act();
+            attention.release();
+            result
         })
     }
 
@@ -107,11 +118,22 @@ impl<V: Vcpu> Pool<V> {
         if let Some(last) = last.filter(|&last| self.waiting(last) <= 1) {
             return last;
         }
-        let near = last.map_or(candidates, |last| candidates.near(last));
-        let least = near.iter().min_by_key(|&pcpu| self.waiting(pcpu));
-        let least = least.expect("rule: an affinity is never empty");
-        last.filter(|&last| self.waiting(last) <= self.waiting(least) + 1)
+        // Others each time that it comes here.
+        let turn = handle.switches.read() + handle.id().index() as u64;
+        let (least, waiting) = self.least_loaded(candidates, last, turn);
+        last.filter(|&last| self.waiting(last) <= waiting + 1)
             .unwrap_or(least)
+    }
+
+    /// Where the fewest wait of `candidates`, and how many: of 16 that share a cache with `last` and 16 others, which are others in
+    /// each turn. Of equal ones, one near `last`.
+    fn least_loaded(&self, candidates: PcpuSet, last: Option<PcpuId>, turn: u64) -> (PcpuId, u32) {
+        let near = last.map_or(PcpuSet::EMPTY, |last| self.cell(last).near);
+        let near = candidates.intersection(near);
+        let sample = near.part(turn).union(candidates.part(turn));
+        let waiting = sample.iter().map(|pcpu| (pcpu, self.waiting(pcpu)));
+        let least = waiting.min_by_key(|&(pcpu, waiting)| (waiting, !near.contains(pcpu)));
+        least.expect("rule: an affinity is never empty")
     }
 
     /// Claims an idle pCPU of `set` for the vCPU of `handle`, which was on `last`: the caller must post to it.
@@ -206,6 +228,7 @@ impl<V: Vcpu> Pool<V> {
             (near.contains(pcpu) && waiting > 0, waiting)
         };
         if let Some(giver) = givers.max_by_key(rank) {
+            self.cell(giver).ask(idler);
             self.nudge(giver, About::Work);
         }
     }

@@ -192,14 +192,14 @@ impl<V: Vcpu> Pool<V> {
                 Err(error) => return Err(error),
             }
             regime.policy(pool)?;
-            if self.cell(pcpu).attention.is_closed() {
-                return Err(PoolChangeError::Closed(pcpu));
-            }
             let more = self.partition(pool).pcpus().union(PcpuSet::only(pcpu));
-            let plans = vec![regime.plan(pool, more)?];
-            self.reform(regime, plans)?;
-            self.put_into_service(pcpu);
-            Ok(())
+            let plugged = self.while_open(pcpu, || {
+                let plans = vec![regime.plan(pool, more)?];
+                self.reform(regime, plans)?;
+                self.put_into_service(pcpu);
+                Ok(())
+            });
+            plugged.unwrap_or(Err(PoolChangeError::Closed(pcpu)))
         })
     }
 
