@@ -7,6 +7,7 @@ use crate::{
     Ready, Refusal, Slice, VcpuId,
 };
 use alloc::{boxed::Box, collections::BTreeSet, sync::Arc};
+use core::num::NonZero;
 use std::sync::Mutex;
 
 /// In the simulator others may act now; loom lets them act between any two steps.
@@ -71,6 +72,10 @@ impl Policy for Admitted {
         self.policy.is_preemptive()
     }
 
+    fn balance_period(&self) -> Option<NonZero<u64>> {
+        self.policy.balance_period()
+    }
+
     fn renew(&self, pcpus: PcpuSet) -> Box<dyn Policy> {
         Box::new(Self::new(self.policy.renew(pcpus)))
     }
@@ -125,6 +130,10 @@ impl LocalPolicy for AdmittedLocal {
 
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
         self.local.surrender(allowed)
+    }
+
+    fn relieve(&mut self, to: PcpuId, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+        self.local.relieve(to, allowed)
     }
 
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {

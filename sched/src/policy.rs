@@ -201,6 +201,13 @@ pub trait Policy: Send + Sync {
         false
     }
 
+    /// How often a pCPU where vCPUs wait gives one of them to a busy pCPU of its pool where at least two fewer do, in ticks. `None`:
+    /// never, since the policy sees to that itself ([`LocalPolicy::push`]), or vCPUs belong where they are. The answer is always the
+    /// same. Short against the time in which somebody notices that it gets less, long against what a vCPU loses by a move.
+    fn balance_period(&self) -> Option<NonZero<u64>> {
+        None
+    }
+
     /// The same policy with the same options for `pcpus`, which its pool has from now on, and without any vCPU yet. On no exit
     /// path.
     fn renew(&self, pcpus: PcpuSet) -> Box<dyn Policy>;
@@ -246,6 +253,12 @@ pub trait LocalPolicy: Send {
     /// Takes out the vCPU that it can best do without among those for which `allowed` is true. The first for which it
     /// was true is the one: `allowed` has reserved a pCPU for it.
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId>;
+
+    /// Takes out the vCPU that had best wait on `to` instead, of those for which `allowed` is true: `to` is busy, and fewer wait
+    /// there. Asked once in each [`Policy::balance_period`], for a few pCPUs at most.
+    fn relieve(&mut self, _to: PcpuId, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+        self.surrender(allowed)
+    }
 
     /// `vcpu`, which runs here, has run for `ticks` more, its exits included.
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64);

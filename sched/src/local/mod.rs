@@ -5,7 +5,7 @@
 //!              settle  (the loaded vCPU: fold, move, park, or let it wait loaded)
 //!              choose  (turn over or nobody loaded: ask the policy, bind)
 //!              share   (others wait here and a pCPU idles: hand one over)
-//!              balance (those that the policy would rather have on another busy pCPU)
+//!              balance (those that the policy would rather have on another busy pCPU; now and then one to where fewer wait)
 //!              arm     (the slice timer, only while it matters; the next deadline; when the policy is asked again)
 //! ```
 //! A box leaves the pCPU only unbound. Everything here belongs to the pCPU alone; others reach it through the inbox and
@@ -37,6 +37,7 @@ use crate::{
     state::{Block, State},
 };
 use alloc::{boxed::Box, sync::Arc};
+use core::num::NonZero;
 use ready::ReadySet;
 use watch::Watched;
 
@@ -108,6 +109,11 @@ pub struct LocalScheduler<V: Vcpu> {
     is_ranked: bool,
     /// The policy has chosen, or what was handed over has not stayed: it has yet to be asked who goes elsewhere.
     must_balance: bool,
+    /// How often a vCPU goes where fewer wait, and when that is looked for again.
+    spread_period: Option<NonZero<u64>>,
+    next_spread: u64,
+    /// How often it was.
+    spreads: u64,
     /// The policy idles the pCPU until then.
     resume_at: Option<u64>,
 }
@@ -127,6 +133,9 @@ impl<V: Vcpu> LocalScheduler<V> {
             id,
             pool,
             cell,
+            spread_period: policy.policy.balance_period(),
+            next_spread: 0,
+            spreads: 0,
             pool_id: policy.pool,
             promises: policy.policy,
             generation: policy.generation,
@@ -343,6 +352,8 @@ impl<V: Vcpu> LocalScheduler<V> {
             self.expel(machine, now);
         }
         self.pool_id = successor.pool;
+        self.spread_period = successor.policy.balance_period();
+        self.next_spread = now;
         self.cell.retire(AtWork {
             pool: successor.pool,
             policy: core::mem::replace(&mut self.promises, successor.policy),

@@ -1,4 +1,10 @@
-//! How a pCPU gives ready vCPUs to others: to one that idles, and to a busy one if the policy wants that.
+//! How a pCPU gives ready vCPUs to others: to one that idles, to a busy one if the policy wants that, and now and then to a busy
+//! one where fewer wait.
+//!
+//! An idle pCPU asks. Busy ones do not: the one where more wait looks by itself, once in a balance period that its policy has said, and
+//! only when it has chosen anew anyway. It gives one vCPU away, to a pCPU where at least two fewer wait: so there are no fewer here than
+//! there afterwards, and it does not come back. Near ones come first, the one with the fewest of them, of at most 16 near ones and 16
+//! others, which are others each time. [Linux: load_balance, which pulls]
 
 use super::LocalScheduler;
 use crate::{
@@ -7,6 +13,18 @@ use crate::{
     cell::Mail,
     state::Leave,
     sync::{Ordering, fence},
+};
+use core::num::NonZero;
+
+/// Later than any time.
+const NEVER: u64 = u64::MAX;
+/// For how many pCPUs at most a vCPU is looked for that may go there.
+const TRIES: usize = 4;
+/// Where so many fewer wait, one more is better off.
+const IMBALANCE: u32 = if cfg!(mutant = "spread_to_equals") {
+    1
+} else {
+    2
 };
 
 impl<V: Vcpu> LocalScheduler<V> {
@@ -81,6 +99,49 @@ impl<V: Vcpu> LocalScheduler<V> {
         if let Some(giver) = giver.filter(|&giver| self.pool.partition(self.pool_id).has(giver)) {
             self.pool.nudge(giver, About::Work);
         }
+        if self.ready.len() >= IMBALANCE as usize && now >= self.next_spread {
+            self.spread(now);
+        }
+    }
+
+    /// Gives one vCPU to where fewer wait.
+    #[inline(never)]
+    fn spread(&mut self, now: u64) {
+        let period = self.spread_period.map_or(NEVER, NonZero::get);
+        self.next_spread = now.saturating_add(period);
+        self.spreads = self.spreads.wrapping_add(1);
+        if period == NEVER || cfg!(mutant = "nobody_spreads") {
+            return;
+        }
+        let mut tried = PcpuSet::EMPTY;
+        for _ in 0..TRIES {
+            let pool = &self.pool;
+            let to = pool.quieter(self.pool_id, self.id, IMBALANCE, tried, self.spreads);
+            let Some(to) = to else { return };
+            if let Some(id) = self.relieve(to, now) {
+                return self.hand_over(id, to, now);
+            }
+            tried.insert(to);
+        }
+    }
+
+    /// Lets the policy name a ready vCPU that may go to `to`. One that has preferred pCPUs is not sent away from them.
+    fn relieve(&mut self, to: PcpuId, now: u64) -> Option<VcpuId> {
+        let (ready, here) = (&self.ready, self.id);
+        let may_go = |id| {
+            ready.get(id).is_some_and(|vcpu: &V| {
+                let preferred = vcpu.handle().entry.preferred();
+                let is_worse = preferred.contains(here) && !preferred.contains(to);
+                !is_worse && vcpu.handle().can_run_on(to)
+            })
+        };
+        let id = self.policy.relieve(to, &mut |id| may_go(id))?;
+        if may_go(id) {
+            return Some(id);
+        }
+        self.cell.bad_picks.increment();
+        self.keep(Some(id), now);
+        None
     }
 
     /// Lets the policy name a ready vCPU and a pCPU that is not in `done`, and hands it over.

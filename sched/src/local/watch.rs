@@ -8,7 +8,7 @@
 //! the pCPU up, is not the policy's fault, and does not count. What each look takes anyway does count.
 
 use super::LocalScheduler;
-use crate::{PcpuId, PoolId, Ready, TraceEvent, Vcpu, VcpuId, attention::About};
+use crate::{PcpuId, Policy, PoolId, Ready, TraceEvent, Vcpu, VcpuId, attention::About};
 
 /// How a policy broke its promise.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -155,6 +155,8 @@ impl<V: Vcpu> LocalScheduler<V> {
             return;
         }
         self.has_fallen_back = true;
+        self.spread_period = self.pool.fallback().balance_period();
+        self.next_spread = now;
         self.watched = None;
         self.charge(now);
         core::mem::swap(&mut self.policy, &mut self.fallback);

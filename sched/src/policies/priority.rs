@@ -10,7 +10,8 @@
 //! with m pCPUs the m most important vCPUs run, as far as their affinities let them. [POSIX.1-2017: SCHED_RR; Linux:
 //! real-time scheduling class, push and pull] A priority promises nothing to those that have less: they may wait forever.
 //!
-//! Equal vCPUs are not moved for each other's sake.
+//! Equal vCPUs are moved for each other's sake once in each balance period: where two more wait than on another pCPU, the last of
+//! those that are equal to what runs there goes there. They are counted with all that wait, whatever their priorities.
 
 use super::{
     fifo::Member,
@@ -23,10 +24,12 @@ use crate::{
     Slice, VcpuId,
 };
 use alloc::{boxed::Box, sync::Arc};
+use core::num::NonZero;
 
 /// The most important first.
 pub struct Priority {
     slice_ticks: u64,
+    period_ticks: u64,
     urgencies: Arc<Urgencies>,
 }
 
@@ -34,10 +37,17 @@ impl Priority {
     /// The name by which it is chosen.
     pub const NAME: &str = "priority";
 
-    /// For up to `max_vcpus` vCPUs. Equal ones that have no slice of their own take turns of `slice_ticks`.
+    /// For up to `max_vcpus` vCPUs. Equal ones that have no slice of their own take turns of `slice_ticks`. pCPUs are balanced every
+    /// two slices.
     pub fn with_slice(slice_ticks: u64, max_vcpus: u16) -> Self {
+        Self::new(slice_ticks, slice_ticks.saturating_mul(2), max_vcpus)
+    }
+
+    /// The same, and pCPUs are balanced every `period_ticks`.
+    pub fn new(slice_ticks: u64, period_ticks: u64, max_vcpus: u16) -> Self {
         Self {
             slice_ticks,
+            period_ticks,
             urgencies: Arc::new(Urgencies::new(max_vcpus)),
         }
     }
@@ -64,10 +74,15 @@ impl Policy for Priority {
     }
 
     fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
-        Box::new(Self::with_slice(
+        Box::new(Self::new(
             self.slice_ticks,
+            self.period_ticks,
             self.urgencies.room() as u16,
         ))
+    }
+
+    fn balance_period(&self) -> Option<NonZero<u64>> {
+        NonZero::new(self.period_ticks)
     }
 
     fn local(&self, pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
@@ -271,6 +286,16 @@ impl LocalPolicy for Queue {
 
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
         let index = self.find(|entity| allowed(entity.vcpu))?;
+        Some(self.remove(index).vcpu)
+    }
+
+    fn relieve(&mut self, to: PcpuId, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+        let running = self.urgencies.running(to);
+        let may_go = |&index: &usize| {
+            let entity = self.ready.get(index);
+            entity.urgency() == running && allowed(entity.vcpu)
+        };
+        let index = self.ranking.iter().filter(may_go).last()?;
         Some(self.remove(index).vcpu)
     }
 

@@ -4,7 +4,8 @@
 //!   enqueue --> | last | ... | first | --> pick, for `slice_ticks` while others wait
 //! ```
 //! With n ready on a pCPU nobody waits longer than n slices. A vCPU that waits for an interrupt and wakes goes to the end
-//! like everybody else: its own slice ends early, the others' do not. [Silberschatz et al., Operating System Concepts:
+//! like everybody else: its own slice ends early, the others' do not. Turns are as frequent on all pCPUs as numbers allow: where
+//! two more wait than elsewhere, the last one goes there, once in each balance period. [Silberschatz et al., Operating System Concepts:
 //! Round-Robin Scheduling]
 
 use super::fifo::Fifo;
@@ -12,19 +13,29 @@ use crate::{
     Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice, VcpuId,
 };
 use alloc::{boxed::Box, sync::Arc};
+use core::num::NonZero;
 
 /// Ready vCPUs take turns.
 pub struct RoundRobin {
     slice_ticks: u64,
+    period_ticks: u64,
 }
 
 impl RoundRobin {
     /// The name by which it is chosen.
     pub const NAME: &str = "round-robin";
 
-    /// Each runs for `slice_ticks` of the host's counter while others wait.
+    /// Each runs for `slice_ticks` of the host's counter while others wait. pCPUs are balanced every two slices.
     pub const fn with_slice(slice_ticks: u64) -> Self {
-        Self { slice_ticks }
+        Self::new(slice_ticks, slice_ticks.saturating_mul(2))
+    }
+
+    /// The same, and pCPUs are balanced every `period_ticks`.
+    pub const fn new(slice_ticks: u64, period_ticks: u64) -> Self {
+        Self {
+            slice_ticks,
+            period_ticks,
+        }
     }
 
     pub(crate) fn slice_ticks(&self) -> u64 {
@@ -44,8 +55,12 @@ impl Policy for RoundRobin {
         }
     }
 
+    fn balance_period(&self) -> Option<NonZero<u64>> {
+        NonZero::new(self.period_ticks)
+    }
+
     fn renew(&self, _pcpus: PcpuSet) -> Box<dyn Policy> {
-        Box::new(Self::with_slice(self.slice_ticks))
+        Box::new(Self::new(self.slice_ticks, self.period_ticks))
     }
 
     fn local(&self, _pcpu: PcpuId, entitlements: &Arc<Entitlements>) -> Box<dyn LocalPolicy> {
@@ -103,6 +118,13 @@ impl LocalPolicy for Queue {
         self.remove(|&ready| allowed(ready))
     }
 
+    /// The last one: it has waited least, and there are fewer before it there.
+    fn relieve(&mut self, _to: PcpuId, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+        let may_go = |&index: &usize| self.ready.get(index).is_some_and(|&vcpu| allowed(vcpu));
+        let index = (0..self.ready.len()).rev().find(may_go)?;
+        self.ready.remove(index)
+    }
+
     fn charge(&mut self, _vcpu: VcpuId, _ticks: u64, _now: u64) {}
 
     fn waiting(&self) -> usize {
@@ -153,6 +175,15 @@ mod tests {
         assert_eq!(local.take(B, 0), Some(Slice::of(10)));
         assert_eq!(local.take(B, 0), None);
         assert_eq!(local.waiting(), 2);
+    }
+
+    #[test]
+    fn who_has_waited_least_goes_where_fewer_wait() {
+        let (mut local, to) = (queue_of_three(), PcpuId::new(1).unwrap());
+        assert_eq!(local.relieve(to, &mut |_| true), Some(C));
+        assert_eq!(local.relieve(to, &mut |vcpu| vcpu == A), Some(A));
+        assert_eq!(local.relieve(to, &mut |_| false), None);
+        assert_eq!(next(&mut local), Some(B));
     }
 
     #[test]

@@ -82,6 +82,11 @@ impl Urgencies {
         }
     }
 
+    /// What runs on `pcpu`.
+    pub(super) fn running(&self, pcpu: PcpuId) -> Urgency {
+        Urgency(self.fronts[pcpu.index()].running.load(Relaxed))
+    }
+
     fn fronts(&self) -> impl Iterator<Item = (PcpuId, &Front)> {
         let pcpus = self.pcpus.load(Relaxed);
         pcpus.iter().map(|pcpu| (pcpu, &self.fronts[pcpu.index()]))

@@ -136,6 +136,31 @@ impl<V: Vcpu> Pool<V> {
         least.expect("rule: an affinity is never empty")
     }
 
+    /// The busy pCPU of `pool` where the fewest wait, and at least `fewer` fewer than on `here`, and that is not in `tried`: of 16
+    /// near ones, if there is one among them, else of 16 others, which are others in each turn.
+    pub(crate) fn quieter(
+        &self,
+        pool: PoolId,
+        here: PcpuId,
+        fewer: u32,
+        tried: PcpuSet,
+        turn: u64,
+    ) -> Option<PcpuId> {
+        let most = self.waiting(here).checked_sub(fewer)?;
+        let partition = self.partition(pool);
+        let busy = partition.pcpus().difference(partition.idle_pcpus());
+        let busy = busy
+            .intersection(self.online.load(Ordering::Relaxed))
+            .difference(self.draining.load(Ordering::Relaxed))
+            .difference(PcpuSet::only(here));
+        let near = busy.intersection(self.cell(here).near);
+        let sample = near.part(turn).union(busy.part(turn)).difference(tried);
+        let waiting = sample.iter().map(|pcpu| (pcpu, self.waiting(pcpu)));
+        let quieter = waiting.filter(|&(_, waiting)| waiting <= most);
+        let best = quieter.min_by_key(|&(pcpu, waiting)| (!near.contains(pcpu), waiting));
+        best.map(|(pcpu, _)| pcpu)
+    }
+
     /// Claims an idle pCPU of `set` for the vCPU of `handle`, which was on `last`: the caller must post to it.
     pub(crate) fn claim_idle_for(
         &self,

@@ -13,7 +13,8 @@ mod round_robin;
 mod table;
 
 use crate::{
-    Choice, Entitlement, Entitlements, LocalPolicy, PcpuSet, Pick, Policy, Ready, Slice, VcpuId,
+    Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice,
+    VcpuId,
 };
 use alloc::{sync::Arc, vec::Vec};
 use proptest::prelude::*;
@@ -38,6 +39,8 @@ enum Event {
     YieldTo(u16),
     /// Somebody waits for this one: it should run next.
     Hurry(u16),
+    /// Another pCPU has fewer, and gets one, if the policy wants to be asked.
+    Relieve,
 }
 
 /// What a policy does, said slowly and obviously.
@@ -69,6 +72,11 @@ trait Model {
         None
     }
 
+    /// Who goes where fewer wait, and is not here any more.
+    fn relieve(&mut self) -> Option<u16> {
+        None
+    }
+
     /// `running` has to make way at once; `None`: the model does not say.
     fn is_preempted(&mut self, _running: u16, _now: u64) -> Option<bool> {
         Some(false)
@@ -83,6 +91,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Yield),
         1 => (0..VCPUS).prop_map(Event::YieldTo),
         1 => (0..VCPUS).prop_map(Event::Hurry),
+        1 => Just(Event::Relieve),
     ]
 }
 
@@ -106,6 +115,7 @@ fn id(vcpu: u16) -> VcpuId {
 struct Core<'a> {
     local: &'a mut dyn LocalPolicy,
     model: &'a mut dyn Model,
+    is_balanced: bool,
     now: u64,
     ready: Vec<u16>,
     /// Who runs, and when its slice is over, if it has one; and whether it is even if nobody waits.
@@ -253,6 +263,13 @@ impl Core<'_> {
                 self.hurry(vcpu);
             }
             Event::Hurry(_) => {}
+            Event::Relieve if self.is_balanced => {
+                let other = PcpuId::new(1).expect("in range");
+                let gone = self.local.relieve(other, &mut |_| true);
+                assert_eq!(gone, self.model.relieve().map(id), "at {}", self.now);
+                self.ready.retain(|&ready| gone != Some(id(ready)));
+            }
+            Event::Relieve => {}
         }
         self.choose();
     }
@@ -289,6 +306,7 @@ fn compare(
     let mut core = Core {
         local: &mut *local,
         model,
+        is_balanced: policy.balance_period().is_some(),
         now: 0,
         ready: Vec::new(),
         running: None,

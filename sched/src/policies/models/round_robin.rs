@@ -20,6 +20,19 @@ impl Turns {
     fn position(&self, place: Place) -> Option<usize> {
         self.0.iter().position(|&other| other == place)
     }
+
+    /// The first of those that are ready, or the last.
+    fn remove(&mut self, is_last: bool) -> Option<u16> {
+        let is_ready = |place: &Place| matches!(place, Place::Ready(_));
+        let index = match is_last {
+            true => self.0.iter().rposition(is_ready)?,
+            false => self.0.iter().position(is_ready)?,
+        };
+        match self.0.remove(index) {
+            Place::Ready(vcpu) => Some(vcpu),
+            Place::Called(_) => None,
+        }
+    }
 }
 
 impl Model for Turns {
@@ -41,12 +54,7 @@ impl Model for Turns {
     fn charge(&mut self, _vcpu: u16, _ticks: u64, _now: u64) {}
 
     fn pick(&mut self, _now: u64) -> Option<u16> {
-        let is_ready = |place: &Place| matches!(place, Place::Ready(_));
-        let index = self.0.iter().position(is_ready)?;
-        match self.0.remove(index) {
-            Place::Ready(vcpu) => Some(vcpu),
-            Place::Called(_) => None,
-        }
+        self.remove(false)
     }
 
     fn call(&mut self, vcpu: u16, _now: u64) -> Option<bool> {
@@ -56,6 +64,10 @@ impl Model for Turns {
             self.0[index] = Place::Called(vcpu);
         }
         Some(index.is_some())
+    }
+
+    fn relieve(&mut self) -> Option<u16> {
+        self.remove(true)
     }
 
     fn slice(&self, _now: u64) -> Option<u64> {
