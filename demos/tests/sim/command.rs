@@ -132,6 +132,7 @@ fn json_has_the_keys_that_are_promised() {
         "blocked_ns",
         "worst_wait_ns",
         "migrations",
+        "far_migrations",
         "switches",
         "yields",
         "deadlines",

@@ -35,7 +35,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             self.loaded = Some(vcpu);
         }
         if state.is_blocked() {
-            if state.may_wait_loaded() && self.ready.is_empty() {
+            if state.may_wait_loaded() && self.ready.is_empty() && !self.would_rather_leave() {
                 self.set_waiting(true, machine, now);
             } else {
                 self.park_loaded(machine, now);
@@ -54,6 +54,17 @@ impl<V: Vcpu> LocalScheduler<V> {
         if self.loaded.is_none() {
             self.current.is_waiting = false;
         }
+    }
+
+    /// The loaded vCPU prefers other pCPUs of which one idles: it wakes up there, if it does not wait here with its registers loaded.
+    fn would_rather_leave(&self) -> bool {
+        let Some(vcpu) = &self.loaded else {
+            return false;
+        };
+        let preferred = self.pool.entitlements().preferred(vcpu.handle().id());
+        !(preferred.is_empty() || preferred.contains(self.id))
+            && !preferred.intersection(self.idle_pcpus()).is_empty()
+            && !cfg!(mutant = "stay_where_it_waits")
     }
 
     /// Loads who runs next, if nobody is loaded, or if the loaded one's turn is over.

@@ -46,7 +46,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     /// Those of its pool that idle.
-    fn idle_pcpus(&self) -> PcpuSet {
+    pub(super) fn idle_pcpus(&self) -> PcpuSet {
         self.pool.partition(self.pool_id).idle_pcpus()
     }
 

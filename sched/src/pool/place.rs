@@ -10,6 +10,7 @@
 //! | 3 | the last one, unless two more wait there than where the fewest do | 32 loads if more than one waits there |
 //! | 4 | where the fewest wait | the same |
 //!
+//! One that waits with its registers loaded goes on where it is, and so does not wait loaded where it would rather leave.
 //! 3 and 4 look at 16 pCPUs that share a cache with the last one and at 16 others, which are others each time. If it prefers
 //! some, they are among those only: it has to wait anyway. A pCPU that goes idle asks the one near it with
 //! the most ready vCPUs, or if none near has any, the one with the most. That one gives away what the policy can do without, to

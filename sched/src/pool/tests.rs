@@ -50,9 +50,13 @@ fn set(text: &str) -> PcpuSet {
 
 /// The machine, and a vCPU of it that may run anywhere.
 fn machine() -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
+    machine_of(8)
+}
+
+fn machine_of(pcpus: u16) -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
     let pool = Pool::new(PoolConfig {
         name: "all".into(),
-        pcpus: PcpuSet::all(8),
+        pcpus: PcpuSet::all(pcpus),
         max_vcpus: 2,
         policy: Box::new(RoundRobin::with_slice(10)),
         fallback_slice: 10,
@@ -60,7 +64,7 @@ fn machine() -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
     })
     .unwrap();
     let entitlement = Entitlement::default();
-    let handle = pool.create_vcpu(PcpuSet::all(8), &entitlement, Nothing, ());
+    let handle = pool.create_vcpu(PcpuSet::all(pcpus), &entitlement, Nothing, ());
     (pool, handle.unwrap())
 }
 
@@ -123,6 +127,53 @@ fn a_preference_goes_before_distance_and_waiting_for_it_does_not() {
         handle.set_soft_affinity(set("8")),
         Err(AffinityError::AbsentPcpu(pcpu(8)))
     );
+}
+
+#[test]
+fn near_pcpus_where_two_fewer_wait_come_before_far_ones_where_fewer_do() {
+    let (pool, _) = machine();
+    pool.nobody_idles();
+    for (index, waiting) in [0, 5, 5, 5, 3, 5, 6, 7].into_iter().enumerate() {
+        let pcpu = pcpu(index as u16);
+        pool.online.insert(pcpu, Ordering::Relaxed);
+        pool.cell(pcpu).waiting.store(waiting, Ordering::Relaxed);
+    }
+    let quieter = |here, tried| {
+        let quieter = pool.quieter(PoolId::FIRST, pcpu(here), 2, set(tried), 0);
+        quieter.map(PcpuId::index)
+    };
+    assert_eq!(quieter(5, "7"), Some(4), "it is near");
+    assert_eq!(quieter(5, "4"), Some(0), "the fewest wait there");
+    assert_eq!(quieter(5, "0,4"), None, "one fewer is not enough");
+    assert_eq!(quieter(6, "0,4"), None);
+    assert_eq!(quieter(0, "7"), None);
+    pool.publish_idle(PoolId::FIRST, pcpu(4));
+    pool.drain(pcpu(0));
+    assert_eq!(
+        quieter(5, "7"),
+        None,
+        "who idles asks, and who leaves gets none"
+    );
+}
+
+/// On a machine larger than what is looked at each time.
+#[test]
+fn who_has_to_wait_finds_after_some_turns_where_the_fewest_do_wherever_that_is() {
+    let (pool, handle) = machine_of(64);
+    pool.nobody_idles();
+    for pcpu in pool.pcpus().iter() {
+        pool.cell(pcpu).waiting.store(9, Ordering::Relaxed);
+    }
+    for quiet in [1, 2, 30, 63].map(pcpu) {
+        pool.cell(quiet).waiting.store(0, Ordering::Relaxed);
+        let turns = (0..4).map(|_| {
+            handle.switches.increment();
+            pool.choose(&handle, Some(pcpu(3)))
+        });
+        let found = turns.filter(|&found| found == quiet).count();
+        assert_eq!(found, if quiet == pcpu(2) { 4 } else { 1 }, "{quiet}");
+        pool.cell(quiet).waiting.store(9, Ordering::Relaxed);
+    }
 }
 
 #[test]

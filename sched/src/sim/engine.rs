@@ -88,6 +88,8 @@ pub(super) struct Meter {
     pub(super) wakeup: RefCell<Histogram>,
     pub(super) worst_wait: Cell<u64>,
     pub(super) yields: Cell<u64>,
+    /// How often one of its vCPUs came to a pCPU that does not share a cache with its last one.
+    pub(super) far: Cell<u64>,
 }
 
 struct Vm {
@@ -150,7 +152,7 @@ impl Engine {
             seed,
             ..
         } = plan;
-        let world = Arc::new(World::new(count, seed, kick.0, kick.1));
+        let world = Arc::new(World::new(count, plan.rates.cluster, seed, kick));
         let (pcpus, max_vcpus) = (PcpuSet::all(count), plan.guests.len() as u16);
         let pool = Pool::new(PoolConfig {
             name: plan.first_pool,
@@ -423,6 +425,7 @@ impl Vm {
                 wakeup: RefCell::new(Histogram::reserved()),
                 worst_wait: Cell::new(0),
                 yields: Cell::new(0),
+                far: Cell::new(0),
             },
         }
     }

@@ -36,16 +36,12 @@ impl Rates {
         notice: 0,
         near: 0,
         far: 0,
-        cluster: 1,
+        cluster: u16::MAX,
     };
 
-    fn migration(&self, from: PcpuId, to: PcpuId) -> u64 {
+    fn is_near(&self, one: PcpuId, other: PcpuId) -> bool {
         let cluster = |pcpu: PcpuId| pcpu.index() / usize::from(self.cluster);
-        match from {
-            _ if from == to => 0,
-            _ if cluster(from) == cluster(to) => self.near,
-            _ => self.far,
-        }
+        cluster(one) == cluster(other)
     }
 }
 
@@ -97,7 +93,13 @@ impl Engine {
         let last = guest.last.replace(pcpu).unwrap_or(pcpu);
         if last != pcpu {
             self.count_event();
-            guest.cold += self.rates.migration(last, pcpu);
+            let is_near = self.rates.is_near(last, pcpu);
+            guest.cold += if is_near {
+                self.rates.near
+            } else {
+                self.rates.far
+            };
+            meter.far.set(meter.far.get() + u64::from(!is_near));
         }
         let ready_ticks = guest.handle().ready_ticks();
         let waited = ready_ticks - core::mem::replace(&mut guest.ready_ticks, ready_ticks);

@@ -19,6 +19,7 @@ struct Sums {
     ready: u64,
     blocked: u64,
     migrations: u64,
+    far_migrations: u64,
     switches: u64,
     yields: u64,
     rounds: u64,
@@ -35,6 +36,7 @@ impl Sub for Sums {
             ready: self.ready - before.ready,
             blocked: self.blocked - before.blocked,
             migrations: self.migrations - before.migrations,
+            far_migrations: self.far_migrations - before.far_migrations,
             switches: self.switches - before.switches,
             yields: self.yields - before.yields,
             rounds: self.rounds - before.rounds,
@@ -72,6 +74,7 @@ impl Baseline {
 fn sums(engine: &Engine, vcpus: &Range<u16>, progress: &Progress, meter: &Meter) -> Sums {
     let mut sums = Sums {
         yields: meter.yields.get(),
+        far_migrations: meter.far.get(),
         rounds: progress.rounds.get(),
         deadlines: progress.deadlines.get(),
         misses: progress.misses.get(),
@@ -137,6 +140,7 @@ pub(super) fn vms(engine: &Engine, scenario: &Scenario, baseline: &Baseline) -> 
             wakeup: meter.wakeup.take(),
             worst_wait: meter.worst_wait.get(),
             migrations: got.migrations,
+            far_migrations: got.far_migrations,
             switches: got.switches,
             yields: got.yields,
             deadlines: got.deadlines,

@@ -17,6 +17,8 @@
 mod action;
 mod agenda;
 #[cfg(test)]
+mod balance;
+#[cfg(test)]
 mod broken;
 #[cfg(test)]
 mod chance;
@@ -134,8 +136,13 @@ impl Simulation {
         })
     }
 
-    /// A machine as `setup` says, at time 0.
+    /// A machine as `setup` says, at time 0. All pCPUs share one cache.
     pub fn with_setup(setup: Setup) -> Self {
+        Self::with_clusters(setup, u16::MAX)
+    }
+
+    /// The same, where `pcpus_per_cluster` pCPUs, at least one, share a cache.
+    pub fn with_clusters(setup: Setup, pcpus_per_cluster: u16) -> Self {
         let Setup {
             pcpus,
             policy,
@@ -163,7 +170,10 @@ impl Simulation {
             fallback_slice: FALLBACK_SLICE,
             guests: scripts.into_iter().enumerate().map(guest).collect(),
             vms: core::iter::once(0..count).collect(),
-            rates: Rates::TICKS,
+            rates: Rates {
+                cluster: pcpus_per_cluster.max(1),
+                ..Rates::TICKS
+            },
             kick: (0, if seed.is_some() { KICK_TICKS } else { 0 }),
             seed,
             unrest: Unrest::None,

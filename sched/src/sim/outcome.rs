@@ -54,6 +54,8 @@ pub struct VmOutcome {
     pub worst_wait: u64,
     /// How often they changed their pCPU.
     pub migrations: u64,
+    /// How often to one that does not share a cache with the last.
+    pub far_migrations: u64,
     /// How often they were bound.
     pub switches: u64,
     /// How often they let others run.

@@ -70,6 +70,8 @@ pub(super) struct World {
     lines: Vec<Line>,
     /// By pCPU number, and after them what comes from outside.
     agenda: Agenda,
+    /// So many pCPUs share a cache.
+    cluster: u16,
     kicks_under_way: AtomicU64,
     /// How long a kick takes, and by how much longer chance may make it.
     kick_ticks: u64,
@@ -88,7 +90,8 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(pcpus: u16, seed: Option<u64>, kick_ticks: u64, kick_jitter: u64) -> Self {
+    /// A kick takes the first part of `kick`, and by chance up to the second one more.
+    pub(super) fn new(pcpus: u16, cluster: u16, seed: Option<u64>, kick: (u64, u64)) -> Self {
         let line = |_| Line {
             kick: AtomicU64::new(NEVER),
             timer: AtomicU64::new(NEVER),
@@ -104,8 +107,9 @@ impl World {
             lines: (0..pcpus).map(line).collect(),
             agenda: Agenda::new(usize::from(pcpus) + 1),
             kicks_under_way: AtomicU64::new(0),
-            kick_ticks,
-            kick_jitter,
+            cluster,
+            kick_ticks: kick.0,
+            kick_jitter: kick.1,
             timer_delay: AtomicU64::new(0),
             chance: AtomicU64::new(seed.unwrap_or(0) ^ 0x9e37_79b9_7f4a_7c15),
             has_seed: seed.is_some(),
@@ -350,6 +354,10 @@ impl Host for World {
     fn this_pcpu(&self) -> Option<PcpuId> {
         self.intrude();
         self.here()
+    }
+
+    fn cluster(&self, pcpu: PcpuId) -> u64 {
+        pcpu.index() as u64 / u64::from(self.cluster)
     }
 
     fn stopped(&self, vcpu: VcpuId) {

@@ -65,6 +65,8 @@ pub struct Vm {
     pub worst_wait_ns: u64,
     /// How often a vCPU went on at another pCPU.
     pub migrations: u64,
+    /// How often at one that does not share a cache with the last.
+    pub far_migrations: u64,
     /// How often a vCPU was put on a pCPU.
     pub switches: u64,
     /// How often one let others run.
@@ -206,6 +208,7 @@ fn vm((vm, part): (&VmOutcome, String)) -> Vm {
         wakeup_ns: latency(&vm.wakeup),
         worst_wait_ns: vm.worst_wait,
         migrations: vm.migrations,
+        far_migrations: vm.far_migrations,
         switches: vm.switches,
         yields: vm.yields,
         deadlines: vm.deadlines,

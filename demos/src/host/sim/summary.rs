@@ -28,6 +28,8 @@ pub struct Part {
     pub worst_wait: u64,
     /// How often a vCPU went on at another pCPU.
     pub migrations: u64,
+    /// To a pCPU that does not share a cache with the last.
+    pub far_migrations: u64,
     /// How often a vCPU was put on a pCPU.
     pub switches: u64,
     /// How often one let others run.
@@ -70,6 +72,7 @@ impl Summary {
                 wakeup,
                 worst_wait: vms.iter().map(|vm| vm.worst_wait).max().unwrap_or(0),
                 migrations: sum(|vm| vm.migrations),
+                far_migrations: sum(|vm| vm.far_migrations),
                 switches: sum(|vm| vm.switches),
                 yields: sum(|vm| vm.yields),
                 deadlines: sum(|vm| vm.deadlines),
@@ -110,6 +113,7 @@ const COLUMNS: &[Column] = &[
     ("worst wait us", |part| Some(us(part.worst_wait))),
     ("switches",     |part| Some(part.switches.to_string())),
     ("migrations",   |part| Some(part.migrations.to_string())),
+    ("far",          |part| (part.far_migrations > 0).then(|| part.far_migrations.to_string())),
     ("yields",       |part| (part.yields > 0).then(|| part.yields.to_string())),
     ("misses",       |part| misses(part)),
     ("rounds",       |part| rounds(part)),
@@ -124,6 +128,7 @@ const COMPARED: &[Column] = &[
     ("p99 us",       |part| woken(part).map(|wakeup| us(wakeup.percentile(99.0)))),
     ("worst wait us", |part| Some(us(part.worst_wait))),
     ("switches",     |part| Some(part.switches.to_string())),
+    ("far",          |part| (part.far_migrations > 0).then(|| part.far_migrations.to_string())),
     ("misses",       |part| misses(part)),
     ("rounds",       |part| rounds(part)),
     ("up after ms",  |part| part.finished_at.map(ms)),

@@ -1,0 +1,277 @@
+//! Which pCPU has whom: imbalance between busy ones, caches that some share, and preferences.
+
+use super::{Instruction::*, Outside, Script, Setup, Simulation, Stretch};
+use crate::{
+    Entitlement, PcpuId, PcpuSet, Policy, VcpuId,
+    policies::{Priority, RoundRobin},
+};
+use alloc::{boxed::Box, vec::Vec};
+
+const SLICE: u64 = 10;
+const PERIOD: u64 = 20;
+
+fn vcpu(index: usize) -> VcpuId {
+    VcpuId::new(index as u16)
+}
+
+fn pcpu(index: u16) -> PcpuId {
+    PcpuId::new(index).unwrap()
+}
+
+fn set(text: &str) -> PcpuSet {
+    text.parse().unwrap()
+}
+
+fn busy() -> Script {
+    Script::forever([Compute(1000)])
+}
+
+fn round_robin() -> Box<dyn Policy> {
+    Box::new(RoundRobin::new(SLICE, PERIOD))
+}
+
+/// Nobody is given away between busy pCPUs after the first time.
+fn lazy() -> Box<dyn Policy> {
+    Box::new(RoundRobin::new(SLICE, u64::MAX - 1))
+}
+
+/// vCPUs that are turned on where `affinities` say, and may run anywhere afterwards.
+fn machine(
+    pcpus: u16,
+    policy: Box<dyn Policy>,
+    guests: impl IntoIterator<Item = (Script, &'static str)>,
+    priorities: &[u8],
+) -> Simulation {
+    let (scripts, affinities): (Vec<_>, Vec<_>) = guests.into_iter().unzip();
+    let entitlement = |&priority: &u8| Entitlement {
+        priority,
+        ..Entitlement::default()
+    };
+    Simulation::with_clusters(
+        Setup {
+            pcpus,
+            policy,
+            scripts,
+            affinities: affinities.into_iter().map(set).collect(),
+            entitlements: priorities.iter().map(entitlement).collect(),
+            seed: None,
+        },
+        2,
+    )
+}
+
+impl Simulation {
+    fn allow(&mut self, vcpus: impl IntoIterator<Item = usize>, pcpus: &str) {
+        for index in vcpus {
+            self.act(Outside::SetAffinity(vcpu(index), set(pcpus)));
+        }
+    }
+
+    fn gifts(&self) -> u64 {
+        let pcpus = self.engine.pool().pcpus();
+        let counters = pcpus.iter().filter_map(|pcpu| self.counters(pcpu));
+        counters.map(|counters| counters.handed_over).sum()
+    }
+
+    /// How long each of the first `count` vCPUs runs in the next `ticks`.
+    fn runs(&mut self, count: usize, ticks: u64) -> Vec<u64> {
+        let before: Vec<u64> = (0..count)
+            .map(|index| self.times(vcpu(index)).run)
+            .collect();
+        let end = self.engine.now() + ticks;
+        self.run_until(end);
+        let ran = |index: usize| self.times(vcpu(index)).run - before[index];
+        (0..count).map(ran).collect()
+    }
+
+    /// Where `vcpu` has run since `start`.
+    fn haunts(&self, vcpu: VcpuId, start: u64) -> PcpuSet {
+        let is_later =
+            |stretch: &Stretch| stretch.vcpu == vcpu && stretch.start + stretch.duration > start;
+        let mut haunts = PcpuSet::EMPTY;
+        let stretches = self.stretches();
+        let later = stretches.iter().filter(|&stretch| is_later(stretch));
+        later.for_each(|stretch| haunts.insert(stretch.pcpu));
+        haunts
+    }
+}
+
+#[track_caller]
+fn expect_runs(ran: &[u64], expected: &[u64]) {
+    let is_near = |(ran, expected): (&u64, &u64)| ran.abs_diff(*expected) <= 2 * SLICE;
+    let is_right = ran.len() == expected.len() && ran.iter().zip(expected).all(is_near);
+    assert!(is_right, "{ran:?} and not {expected:?}");
+}
+
+#[test]
+fn three_on_one_busy_pcpu_and_one_on_another_even_out() {
+    let guests = ["0", "0", "0", "1"].map(|place| (busy(), place));
+    let mut sim = machine(2, round_robin(), guests, &[]);
+    sim.run_until(50);
+    sim.allow(0..4, "0-1");
+    // Whoever has waited least goes; within a period and a turn.
+    sim.run_until(50 + PERIOD + 2 * SLICE);
+    assert_eq!(sim.gifts(), 1);
+    expect_runs(&sim.runs(4, 1000), &[500; 4]);
+    assert_eq!(sim.gifts(), 1);
+}
+
+#[test]
+fn where_numbers_do_not_divide_nobody_goes_back_and_forth() {
+    let guests = ["0", "0", "0", "0", "0"].map(|place| (busy(), place));
+    let mut sim = machine(2, round_robin(), guests, &[]);
+    sim.run_until(50);
+    sim.allow(0..5, "0-1");
+    sim.run_until(500);
+    let gifts = sim.gifts();
+    assert!((1..=2).contains(&gifts), "{gifts}");
+    sim.run_until(3000);
+    assert_eq!(
+        sim.gifts(),
+        gifts,
+        "three and two is as good as two and three"
+    );
+}
+
+#[test]
+fn at_most_one_goes_in_a_balance_period() {
+    let guests = ["1"]
+        .into_iter()
+        .chain(["0"; 12])
+        .map(|place| (busy(), place));
+    let mut sim = machine(2, round_robin(), guests, &[]);
+    sim.run_until(5);
+    sim.allow(0..13, "0-1");
+    for periods in 1..5 {
+        sim.run_until(5 + periods * PERIOD);
+        assert!(sim.gifts() <= periods + 1, "{} in {periods}", sim.gifts());
+    }
+    sim.run_until(20 * PERIOD);
+    assert!((5..=6).contains(&sim.gifts()), "{}", sim.gifts());
+}
+
+#[test]
+fn who_may_not_go_and_who_prefers_to_stay_are_not_sent_away() {
+    let guests = ["0", "0", "0", "0", "1"].map(|place| (busy(), place));
+    let mut sim = machine(2, round_robin(), guests, &[]);
+    for index in [1, 2, 3] {
+        let handle = sim.handle(vcpu(index)).clone();
+        handle.set_soft_affinity(set("0")).unwrap();
+    }
+    sim.run_until(50);
+    sim.allow(1..4, "0-1");
+    sim.run_until(1000);
+    for index in 0..4 {
+        assert_eq!(sim.haunts(vcpu(index), 0), set("0"), "{index}");
+    }
+    let handle = sim.handle(vcpu(2)).clone();
+    handle.set_soft_affinity(PcpuSet::EMPTY).unwrap();
+    sim.run_until(1100);
+    assert_eq!(
+        sim.haunts(vcpu(2), 1060),
+        set("1"),
+        "it may, and may as well"
+    );
+}
+
+#[test]
+fn equal_priorities_even_out_and_nobody_goes_where_more_important_ones_run() {
+    let policy = || Box::new(Priority::new(SLICE, PERIOD, 8));
+    let guests = || ["0", "0", "0", "1"].map(|place| (busy(), place));
+    let mut sim = machine(2, policy(), guests(), &[5, 5, 5, 5]);
+    sim.run_until(50);
+    sim.allow(0..4, "0-1");
+    sim.run_until(100);
+    expect_runs(&sim.runs(4, 1000), &[500; 4]);
+    let mut sim = machine(2, policy(), guests(), &[5, 5, 5, 9]);
+    sim.run_until(50);
+    sim.allow(0..4, "0-1");
+    sim.run_until(100);
+    expect_runs(&sim.runs(4, 900), &[300, 300, 300, 900]);
+}
+
+#[test]
+fn a_policy_that_sees_to_it_itself_is_not_helped() {
+    let guests = ["0", "0", "0", "1"].map(|place| (busy(), place));
+    let mut sim = machine(2, Box::new(crate::policies::Pinned), guests, &[]);
+    sim.run_until(50);
+    sim.allow(0..4, "0-1");
+    sim.run_until(500);
+    assert_eq!(sim.gifts(), 0);
+}
+
+#[test]
+fn who_wakes_goes_to_an_idle_pcpu_that_shares_a_cache_with_its_last_one() {
+    let sleeper = Script::forever([Compute(5), WaitFor(50)]);
+    let guests = [
+        (sleeper, "3"),
+        (Script::forever([WaitFor(20), Compute(1000)]), "3"),
+    ];
+    let mut sim = machine(6, lazy(), guests, &[]);
+    sim.run_until(10);
+    sim.allow([0], "0-5");
+    sim.run_until(200);
+    assert_eq!(sim.haunts(vcpu(0), 10), set("2"), "its last one is busy");
+}
+
+#[test]
+fn an_idle_pcpu_takes_from_one_that_shares_its_cache_although_more_wait_elsewhere() {
+    let until = Script::forever([Compute(100), WaitFor(1000)]);
+    let far = ["0"; 5].map(|place| (busy(), place));
+    let near = ["2"; 2].map(|place| (busy(), place));
+    let guests = [(until, "3")].into_iter().chain(far).chain(near);
+    let mut sim = machine(4, lazy(), guests, &[]);
+    sim.run_until(50);
+    sim.allow(1..6, "0,3");
+    sim.allow(6..8, "2-3");
+    sim.run_until(140);
+    let stretches = sim.stretches();
+    let first = stretches
+        .iter()
+        .find(|stretch| stretch.pcpu == pcpu(3) && stretch.start >= 100);
+    let first = first.expect("it does not idle").vcpu.index();
+    assert!(first >= 6, "vcpu{first}");
+}
+
+#[test]
+fn preferred_pcpus_are_used_while_they_have_room_and_again_when_they_have_it_again() {
+    let sleeper = || Script::forever([Compute(5), WaitFor(7)]);
+    let guests = [
+        (sleeper(), "0-3"),
+        (sleeper(), "0-3"),
+        (busy(), "2"),
+        (busy(), "3"),
+    ];
+    let mut sim = machine(4, round_robin(), guests, &[]);
+    let others = [vcpu(2), vcpu(3)];
+    others
+        .iter()
+        .for_each(|&other| sim.act(Outside::Pause(other)));
+    for index in [0, 1] {
+        let handle = sim.handle(vcpu(index)).clone();
+        handle.set_soft_affinity(set("2-3")).unwrap();
+    }
+    let expect = |sim: &mut Simulation, from: u64, until: u64, place: &str| {
+        sim.run_until(until);
+        let haunts = [0, 1].map(|index| sim.haunts(vcpu(index), from));
+        assert_eq!(haunts[0].union(haunts[1]), set(place), "{from}..{until}");
+        let waited: u64 = [0, 1]
+            .map(|index| sim.times(vcpu(index)).ready)
+            .iter()
+            .sum();
+        assert!(
+            waited <= until / 20,
+            "nobody waits for the sake of it: {waited}"
+        );
+    };
+    // They were turned on before they had said what they prefer.
+    expect(&mut sim, 20, 300, "2-3");
+    others
+        .iter()
+        .for_each(|&other| sim.act(Outside::Resume(other)));
+    expect(&mut sim, 340, 600, "0-1");
+    others
+        .iter()
+        .for_each(|&other| sim.act(Outside::Pause(other)));
+    expect(&mut sim, 630, 900, "2-3");
+}
