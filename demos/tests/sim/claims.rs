@@ -97,6 +97,24 @@ fn an_attack_on_those_who_wait_for_io_gains_nothing() {
 }
 
 #[test]
+fn sleepers_stay_near_their_caches_and_what_is_busy_evens_out() {
+    let shown = run("clusters");
+    let (server, batch) = (shown.part("server"), shown.part("batch"));
+    assert!(server.migrations > 10_000, "{}", server.migrations);
+    // Of 15 other pCPUs 3 are near.
+    assert!(
+        2 * server.far_migrations < server.migrations,
+        "{} of {} moves are far",
+        server.far_migrations,
+        server.migrations
+    );
+    near(batch.share, 0.5, 0.005);
+    near(server.share, 0.47, 0.015);
+    assert!(batch.migrations < 100, "{} moves", batch.migrations);
+    assert!(server.worst_wait < MS, "{} ns", server.worst_wait);
+}
+
+#[test]
 fn a_boot_storm_leaves_the_server_awake() {
     let shown = run("boot-storm");
     let (server, guests) = (shown.part("server"), shown.part("guest"));

@@ -62,9 +62,11 @@ impl<V: Vcpu> LocalScheduler<V> {
             return false;
         };
         let preferred = self.pool.entitlements().preferred(vcpu.handle().id());
-        !(preferred.is_empty() || preferred.contains(self.id))
-            && !preferred.intersection(self.idle_pcpus()).is_empty()
-            && !cfg!(mutant = "stay_where_it_waits")
+        let is_content = preferred.is_empty() || preferred.contains(self.id);
+        if is_content || cfg!(mutant = "stay_where_it_waits") {
+            return false;
+        }
+        !preferred.intersection(self.idle_pcpus()).is_empty()
     }
 
     /// Loads who runs next, if nobody is loaded, or if the loaded one's turn is over.

@@ -21,11 +21,7 @@ const NEVER: u64 = u64::MAX;
 /// For how many pCPUs at most a vCPU is looked for that may go there.
 const TRIES: usize = 4;
 /// Where so many fewer wait, one more is better off.
-const IMBALANCE: u32 = if cfg!(mutant = "spread_to_equals") {
-    1
-} else {
-    2
-};
+const IMBALANCE: u32 = 2;
 
 impl<V: Vcpu> LocalScheduler<V> {
     /// Others wait here and a pCPU idles: gives it one that may run there.
@@ -116,7 +112,11 @@ impl<V: Vcpu> LocalScheduler<V> {
         let mut tried = PcpuSet::EMPTY;
         for _ in 0..TRIES {
             let pool = &self.pool;
-            let to = pool.quieter(self.pool_id, self.id, IMBALANCE, tried, self.spreads);
+            let fewer = match cfg!(mutant = "spread_to_equals") {
+                true => 1,
+                false => IMBALANCE,
+            };
+            let to = pool.quieter(self.pool_id, self.id, fewer, tried, self.spreads);
             let Some(to) = to else { return };
             if let Some(id) = self.relieve(to, now) {
                 return self.hand_over(id, to, now);

@@ -193,7 +193,12 @@ fn equal_priorities_even_out_and_nobody_goes_where_more_important_ones_run() {
 #[test]
 fn a_policy_that_sees_to_it_itself_is_not_helped() {
     let guests = ["0", "0", "0", "1"].map(|place| (busy(), place));
-    let mut sim = machine(2, Box::new(crate::policies::Pinned), guests, &[]);
+    let mut sim = machine(
+        2,
+        Box::new(crate::policies::Pinned::with_slice(SLICE)),
+        guests,
+        &[],
+    );
     sim.run_until(50);
     sim.allow(0..4, "0-1");
     sim.run_until(500);
