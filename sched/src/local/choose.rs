@@ -61,7 +61,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         let Some(vcpu) = &self.loaded else {
             return false;
         };
-        let preferred = self.pool.entitlements().preferred(vcpu.handle().id());
+        let preferred = vcpu.handle().entry.preferred();
         let is_content = preferred.is_empty() || preferred.contains(self.id);
         if is_content || cfg!(mutant = "stay_where_it_waits") {
             return false;

@@ -166,12 +166,13 @@ fn who_has_to_wait_finds_after_some_turns_where_the_fewest_do_wherever_that_is()
     }
     for quiet in [1, 2, 30, 63].map(pcpu) {
         pool.cell(quiet).waiting.store(0, Ordering::Relaxed);
-        let turns = (0..4).map(|_| {
+        let turns = (0..16).map(|_| {
             handle.switches.increment();
             pool.choose(&handle, Some(pcpu(3)))
         });
         let found = turns.filter(|&found| found == quiet).count();
-        assert_eq!(found, if quiet == pcpu(2) { 4 } else { 1 }, "{quiet}");
+        let is_near = quiet == pcpu(2);
+        assert!(found == 16 || found > 0 && !is_near, "{quiet}: {found}");
         pool.cell(quiet).waiting.store(9, Ordering::Relaxed);
     }
 }
