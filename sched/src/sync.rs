@@ -6,14 +6,23 @@
 
 pub(crate) use core::sync::atomic::Ordering;
 
+#[cfg(not(any(loom, test, feature = "sim")))]
+pub(crate) use core::sync::atomic::fence;
 #[cfg(not(loom))]
-pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, fence};
+pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
 #[cfg(not(loom))]
 pub(crate) use crossbeam_queue::ArrayQueue;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
 #[cfg(loom)]
 pub(crate) use model::ArrayQueue;
+
+/// The real one. In the simulator others may act there: it stands between what is published and what is looked at afterwards.
+#[cfg(all(not(loom), any(test, feature = "sim")))]
+pub(crate) fn fence(order: Ordering) {
+    core::sync::atomic::fence(order);
+    crate::sim::intrude();
+}
 
 #[cfg(loom)]
 mod model {

@@ -17,7 +17,7 @@ use super::{
     ledger::Ledger,
     pcpu::Pcpu,
     workload,
-    world::{Unrest, World, set_intruder},
+    world::{Unrest, World, set_intruder, set_restless},
 };
 use crate::{Entitlement, PcpuId, PcpuSet, Policy, Pool, PoolConfig, PoolId, VcpuId};
 use alloc::{boxed::Box, collections::VecDeque, rc::Rc, string::String, sync::Arc, vec::Vec};
@@ -302,6 +302,7 @@ impl Engine {
     pub(super) fn set_unrest(&self, unrest: Unrest) {
         self.unrest.set(unrest);
         self.world.set_unrest(unrest != Unrest::None);
+        set_restless(self.world.is_restless());
     }
 
     /// How a broken rule says which machine broke it.
@@ -311,6 +312,7 @@ impl Engine {
 
     pub(super) fn act(self: &Rc<Self>, action: Outside) {
         set_intruder(Rc::downgrade(self));
+        set_restless(self.world.is_restless());
         self.perform(action);
         self.check();
     }
@@ -337,6 +339,7 @@ impl Engine {
 
     pub(super) fn run_until(self: &Rc<Self>, end: u64) {
         set_intruder(Rc::downgrade(self));
+        set_restless(self.world.is_restless());
         let mut events = 0;
         loop {
             let (time, pcpu) = self.world.next();
@@ -386,7 +389,10 @@ impl Engine {
                 drop(refused);
             }
             (time, Some(pcpu)) if time <= self.now() => self.execute(pcpu),
-            _ => self.perform(self.random_action()),
+            _ => match self.world.hasten_kick() {
+                Some(pcpu) => self.execute(pcpu),
+                None => self.perform(self.random_action()),
+            },
         }
         self.world.enter(outer);
         self.depth.set(self.depth.get() - 1);

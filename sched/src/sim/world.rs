@@ -7,7 +7,7 @@ use super::{
 use crate::{Host, PcpuId, PolicyFailure, VcpuId};
 use alloc::{collections::BTreeSet, rc::Weak, vec::Vec};
 use core::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 use std::sync::Mutex;
@@ -17,6 +17,15 @@ const NOBODY: u64 = u64::MAX;
 std::thread_local! {
     /// Who acts when the scheduler calls its host: a [`Host`] must be `Sync`, an [`Engine`] is not.
     static INTRUDER: RefCell<Weak<Engine>> = const { RefCell::new(Weak::new()) };
+}
+
+std::thread_local! {
+    /// Whether anybody may act in between, to be asked often.
+    static IS_RESTLESS: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) fn set_restless(is_restless: bool) {
+    IS_RESTLESS.set(is_restless);
 }
 
 pub(super) fn set_intruder(engine: Weak<Engine>) {
@@ -29,7 +38,15 @@ pub(super) fn intruder() -> Option<alloc::rc::Rc<Engine>> {
 }
 
 /// Others may act now, between two steps of whoever calls.
+#[inline]
 pub(crate) fn intrude() {
+    if IS_RESTLESS.get() {
+        let_them_intrude();
+    }
+}
+
+#[inline(never)]
+fn let_them_intrude() {
     if let Some(engine) = intruder() {
         engine.world().intrude();
     }
@@ -138,6 +155,10 @@ impl World {
 
     pub(super) fn set_unrest(&self, is_on: bool) {
         self.has_unrest.store(is_on && self.has_seed, Relaxed);
+    }
+
+    pub(super) fn is_restless(&self) -> bool {
+        self.has_unrest.load(Relaxed)
     }
 
     pub(super) fn policy_failures(&self) -> Vec<PolicyFailure> {
@@ -266,6 +287,19 @@ impl World {
             self.kicks_under_way.store(under_way - 1, Relaxed);
         }
         has_arrived
+    }
+
+    /// Now and then a kick that is on its way arrives at once, and finds somebody in the middle of something: to this pCPU.
+    pub(super) fn hasten_kick(&self) -> Option<PcpuId> {
+        let index = self.below(self.lines.len() as u64) as usize;
+        let line = &self.lines[index];
+        let is_on_its_way = line.kick.load(Relaxed) != NEVER;
+        let is_busy = line.busy_until.load(Relaxed) > self.time();
+        if !is_on_its_way || is_busy || line.is_executing.load(Relaxed) {
+            return None;
+        }
+        line.kick.store(self.time(), Relaxed);
+        PcpuId::new(index as u16)
     }
 
     pub(super) fn has_kick_under_way(&self) -> bool {
