@@ -153,9 +153,12 @@ append = \"test=hello\"
             client.done("pause polled");
             client.done("resume polled");
         }
-        for _ in 0..5 {
+        let is_on = |cells: &[String]| ["idle", "busy"].contains(&cells[1].as_str());
+        for _ in 0..3 {
             client.done("unplug 1");
+            client.until("list pcpus", "state", |cells| cells[1] == "off");
             client.done("plug 1");
+            client.until("list pcpus", "state", is_on);
         }
         client.done("set halt-poll polled 0");
         assert_eq!(client.column("list", "halt_poll_us"), ["0", "0"]);
