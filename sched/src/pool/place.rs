@@ -234,6 +234,8 @@ impl<V: Vcpu> Pool<V> {
     /// `idler`, of `pool`, has nothing to do: tells those there that have mail to read, and the one with the most ready vCPUs of
     /// which one may run there, of those that are near if one of them has any. Their next `schedule` sees it in the bitmap. After
     /// `fence(SeqCst)`.
+    // Inlined it makes each `schedule` save registers that only an idle pCPU needs.
+    #[inline(never)]
     pub(crate) fn ask_for_work(&self, pool: PoolId, idler: PcpuId) {
         let pool = self.partition(pool);
         let others = || {
