@@ -19,6 +19,10 @@ use trapline_platform::{
 
 use super::{MACHINE, control};
 
+/// One byte more than the runner fills, so that a full window leaves room: without any the platform would stop listening before it sees
+/// that a command comes next, or what is typed for another guest.
+const RING: usize = TYPED_ROOM + 1;
+
 /// How much is taken before the runner is told: often enough that it does not wait, and not for each byte.
 const TAKEN_PART: u16 = TYPED_ROOM as u16 / 4;
 
@@ -37,7 +41,7 @@ impl Console {
     pub(super) fn new(number: u8) -> Arc<Self> {
         Arc::new(Self {
             number,
-            typed: ArrayQueue::new(TYPED_ROOM),
+            typed: ArrayQueue::new(RING),
             taken: AtomicU16::new(0),
             port: Lock::new(None),
         })

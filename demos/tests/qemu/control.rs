@@ -6,7 +6,9 @@ use std::{
     thread,
 };
 
-use crate::harness::{Control, Run};
+use trapline_demos::wire::TYPED_ROOM;
+
+use crate::harness::{Control, Output, Run};
 
 /// A guest that is busy on all its CPUs until somebody stops it.
 fn busy(name: &str, vcpus: usize, more: &str) -> String {
@@ -462,18 +464,20 @@ fn a_reset_of_a_guest_that_is_off_is_not_refused_for_an_earlier_start() {
     output.expect_exit(0);
 }
 
-/// More than there is room for is typed for a guest that reads nothing, and then it is paused too.
-#[test]
-fn commands_do_not_wait_for_a_guest_that_does_not_read() {
-    let stress =
-        "[[vm]]\nname = \"deaf\"\nguest = \"stress\"\nmemory = 64\nappend = \"seconds=100000\"\n";
-    let output = Run::described(&(MACHINE.to_owned() + stress))
+/// Types more than there is room for for `deaf` after it has printed `prompt`, and gives commands once the `column` of its vCPU is as expected.
+fn type_and_command(
+    deaf: &str,
+    prompt: &str,
+    column: &str,
+    is_reached: fn(&str) -> bool,
+) -> Output {
+    let output = Run::described(&(MACHINE.to_owned() + deaf))
         .option("--input", "deaf")
-        .type_after("stress: ", &"x".repeat(60_000))
+        .type_after(prompt, &"x".repeat(60_000))
         .deadline(120)
         .start_and(|control| {
             let mut client = control.connect();
-            client.until("list vcpus", "run_ms", |cells| times(cells)[0] > 500.0);
+            client.until("list vcpus", column, |cells| is_reached(&cells[0]));
             client.done("pause deaf");
             for _ in 0..10 {
                 assert_eq!(client.column("list", "state"), ["paused"]);
@@ -481,10 +485,35 @@ fn commands_do_not_wait_for_a_guest_that_does_not_read() {
             client.done("resume deaf");
             client.done("stop deaf");
         });
-    // It is stopped before it comes to its verdict.
-    output.expect_exit(1);
     output.expect_absent("FAIL");
     output.expect_no_exit_allocation();
+    output
+}
+
+#[test]
+fn commands_do_not_wait_for_a_guest_that_does_not_read() {
+    let deaf =
+        "[[vm]]\nname = \"deaf\"\nguest = \"stress\"\nmemory = 64\nappend = \"seconds=100000\"\n";
+    let has_run = |ms: &str| ms.parse::<f64>().expect("a time") > 500.0;
+    let output = type_and_command(deaf, "stress: ", "run_ms", has_run);
+    // It is stopped before it comes to its verdict.
+    output.expect_exit(1);
+}
+
+/// With the byte in its UART that makes a part of which the runner is told: what it sends then fills all that the hypervisor keeps.
+#[test]
+fn commands_do_not_wait_for_a_guest_that_stops_reading() {
+    let bytes = TYPED_ROOM / 4 - 1;
+    let deaf = format!(
+        "[[vm]]
+name = \"deaf\"
+guest = \"test-guest\"
+memory = 64
+append = \"test=stops-reading bytes={bytes}\"
+"
+    );
+    let output = type_and_command(&deaf, "test: reading", "state", |state| state == "blocked");
+    output.expect_exit(0);
 }
 
 #[test]

@@ -45,7 +45,8 @@ static CONSUMER: Once<&'static dyn ConsoleInput> = Once::new();
 /// Who gets what is typed. Called with interrupts masked, on the pCPU that took the UART's interrupt, and by one
 /// pCPU at a time.
 pub trait ConsoleInput: Sync {
-    /// How many bytes [`Self::push`] would take now for `console`, which is below [`wire::CONSOLES`].
+    /// How many bytes [`Self::push`] would take now for `console`, which is below [`wire::CONSOLES`]. With none, nothing is read from
+    /// the UART, whatever it is: a consumer whose sender keeps to a window has room for a byte more than that, so commands still come.
     fn room(&self, console: u8) -> usize;
     /// Takes one byte for `console`; called only while there is room.
     fn push(&self, console: u8, byte: u8);

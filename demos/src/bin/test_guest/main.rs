@@ -42,6 +42,7 @@ mod support;
 mod timer_values;
 mod timers;
 mod translations;
+mod typed;
 mod undefined;
 mod unmapped;
 mod waits;
@@ -136,6 +137,7 @@ const TESTS: &[Test] = &[
     ("swap-policies",       1, restless::swap),
     ("together",            1, restless::together),
     ("alone",               2, alone::no_exit),
+    ("stops-reading",       1, typed::stop_reading),
     ("spin",                1, spin),
     ("fail-hypervisor",     2, || fail_hypervisor(0xc600_0005)),
     ("overflow-hypervisor", 1, || fail_hypervisor(0xc600_000b)),
