@@ -78,6 +78,15 @@ impl Reply {
         }
     }
 
+    /// What `column` says in the row that has `value` in its column `key`; `None` if there is no such row or column.
+    pub fn cell(&self, key: &str, value: &str, column: &str) -> Option<&str> {
+        let place = |name: &str| self.columns.iter().position(|column| column == name);
+        let (key, column) = (place(key)?, place(column)?);
+        let has_value = |row: &&Vec<String>| row.get(key).is_some_and(|cell| cell == value);
+        let cell = self.rows.iter().find(has_value)?.get(column)?;
+        Some(cell)
+    }
+
     /// Takes the next part; true if it is the last one.
     pub fn add(&mut self, part: Part<'_>) -> bool {
         let cells = |text: &str| text.split(CELL).map(str::to_owned).collect();
@@ -171,6 +180,25 @@ mod tests {
         let expected =
             "vm        state  vcpus\nweb       on     2\ndatabase  off    16\nand a word\nok\n";
         assert_eq!(reply.to_string(), expected);
+    }
+
+    #[test]
+    fn a_cell_is_found_by_the_names_of_its_row_and_column() {
+        let mut reply = Reply::default();
+        for part in [
+            "columns pool\tvm\tstate",
+            "row on\toff\tpaused",
+            "row 1\ton\toff",
+            "row 2",
+        ] {
+            reply.add(Part::parse(part).expect("it is one"));
+        }
+        assert_eq!(reply.cell("vm", "on", "state"), Some("off"));
+        assert_eq!(reply.cell("vm", "off", "pool"), Some("on"));
+        assert_eq!(reply.cell("vm", "paused", "state"), None);
+        assert_eq!(reply.cell("pool", "2", "state"), None);
+        assert_eq!(reply.cell("vm", "on", "name"), None);
+        assert_eq!(reply.cell("name", "on", "vm"), None);
     }
 
     #[test]

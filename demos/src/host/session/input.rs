@@ -1,12 +1,9 @@
 //! stdin and pseudo-terminals to QEMU.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write, stderr, stdin},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc::Sender,
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Sender},
     thread,
 };
 
@@ -35,8 +32,8 @@ pub struct Input {
     pub guest: Option<usize>,
     /// stdin is a terminal, in raw mode.
     pub is_terminal: bool,
-    /// A guest is about to pause or to go on at a key.
-    pub is_at_pause: Arc<AtomicBool>,
+    /// Guests that are about to pause or to go on at a key.
+    pub at_pause: Arc<Mutex<BTreeSet<usize>>>,
     /// Where to say that the user wants to leave.
     pub events: Sender<Event>,
 }
@@ -135,7 +132,7 @@ impl Input {
 
     /// Does what a key stands for; the log has what comes of it.
     fn press(&self, verb: &str, guest: usize) {
-        let name = self.consoles().name(guest).unwrap_or_default().to_owned();
+        let name = self.name(guest);
         let consoles = self.consoles.clone();
         press(
             &self.requests,
@@ -151,23 +148,23 @@ impl Input {
     /// Pauses `guest`, or lets it go on if it is paused, by whoever: the machine says whether it is.
     fn pause_or_resume(&self, guest: usize) {
         // The key counts once until that is done.
-        if self.is_at_pause.swap(true, Relaxed) {
+        if !lock(&self.at_pause).insert(guest) {
             return;
         }
-        let name = self.consoles().name(guest).unwrap_or_default().to_owned();
+        let name = self.name(guest);
         let (requests, consoles) = (self.requests.clone(), self.consoles.clone());
-        let is_at_pause = self.is_at_pause.clone();
+        let at_pause = self.at_pause.clone();
         self.requests.send("list vms", move |reply| {
             if reply.error.is_some() {
-                is_at_pause.store(false, Relaxed);
+                lock(&at_pause).remove(&guest);
                 return complain(&consoles, &reply);
             }
-            // Each row begins with the name and the state.
-            let is_it = |row: &Vec<String>| row.starts_with(&[name.clone(), "paused".into()]);
-            let is_paused = reply.rows.iter().any(is_it);
-            let verb = if is_paused { "resume" } else { "pause" };
+            let verb = match reply.cell("vm", &name, "state") {
+                Some("paused") => "resume",
+                _ => "pause",
+            };
             press(&requests, &consoles.clone(), verb, &name, move |reply| {
-                is_at_pause.store(false, Relaxed);
+                lock(&at_pause).remove(&guest);
                 complain(&consoles, &reply);
             });
         });
@@ -204,6 +201,10 @@ impl Input {
         let _ = show(&mut self.consoles());
     }
 
+    fn name(&self, guest: usize) -> String {
+        self.consoles().name(guest).unwrap_or_default().to_owned()
+    }
+
     fn consoles(&self) -> MutexGuard<'_, Consoles> {
         lock(&self.consoles)
     }
@@ -233,12 +234,108 @@ fn complain(consoles: &Mutex<Consoles>, reply: &Reply) {
     }
 }
 
-fn lock(consoles: &Mutex<Consoles>) -> MutexGuard<'_, Consoles> {
-    consoles.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Shows what the user types.
 fn echo(text: &str) {
     // There is nobody left to tell if the terminal has gone.
     let _ = stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::host::consoles::Sink;
+
+    /// A user at the terminal of guests `a` and `b`; `a` has the focus, and what is said is kept.
+    fn input() -> Input {
+        let guests = ["a", "b"].map(|name| (name.to_owned(), Sink::Screen));
+        let mut consoles = Consoles::new(guests.into(), Vec::new(), "\r\n");
+        consoles.set_focus(0);
+        consoles.show_prompt(PROMPT.into());
+        let line = Arc::new(Line::new(2, true));
+        let requests = Arc::new(Requests::new(line.clone()));
+        assert!(requests.receive(b"0 ok"), "the hypervisor listens");
+        Input {
+            line,
+            requests,
+            consoles: Arc::new(Mutex::new(consoles)),
+            guest: None,
+            is_terminal: true,
+            at_pause: Arc::default(),
+            events: mpsc::channel().0,
+        }
+    }
+
+    impl Input {
+        fn does(&mut self, action: Action) {
+            self.act(action).expect("QEMU is there");
+        }
+
+        /// The commands that were given since this was asked last.
+        fn given(&self) -> String {
+            String::from_utf8(self.line.sent()).expect("it is text")
+        }
+
+        fn focus(&mut self, guest: usize) {
+            assert!(self.consoles().set_focus(guest));
+        }
+
+        fn answers(&self, parts: &[&str]) {
+            for part in parts {
+                assert!(self.requests.receive(part.as_bytes()), "{part}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_pauses_one_guest_while_another_is_about_to_pause() {
+        let mut input = input();
+        input.does(Action::Pause);
+        input.does(Action::Pause);
+        assert_eq!(
+            input.given(),
+            "\0\x05\x0a\x001 list vms",
+            "the key counts once"
+        );
+        input.focus(1);
+        input.does(Action::Pause);
+        assert_eq!(input.given(), "\0\x05\x0a\x002 list vms");
+        let answer = ["2 columns vm\tstate", "2 row b\ton", "2 ok"];
+        input.answers(&answer);
+        assert_eq!(input.given(), "\0\x05\x09\x003 pause b");
+        input.does(Action::Pause);
+        assert_eq!(input.given(), "", "it is not done yet");
+        input.answers(&["3 ok"]);
+        input.does(Action::Pause);
+        assert_eq!(input.given(), "\0\x05\x0a\x004 list vms");
+        input.focus(0);
+        input.answers(&["1 error no"]);
+        input.does(Action::Pause);
+        assert_eq!(input.given(), "\0\x05\x0a\x005 list vms");
+    }
+
+    #[test]
+    fn the_key_lets_go_on_whom_the_table_calls_paused_wherever_it_says_so() {
+        let columns = ["vm\tpool\tstate", "pool\tstate\tvm"];
+        let rows = [["b\t0\ton", "a\t0\tpaused"], ["0\ton\tb", "0\tpaused\ta"]];
+        for (columns, [first, second]) in columns.into_iter().zip(rows) {
+            let mut input = input();
+            input.does(Action::Pause);
+            input.given();
+            let answer = [
+                format!("columns {columns}"),
+                format!("row {first}"),
+                format!("row {second}"),
+                "ok".into(),
+            ];
+            let answer = answer.map(|part| format!("1 {part}"));
+            input.answers(&answer.each_ref().map(String::as_str));
+            assert_eq!(input.given(), "\0\x05\x0a\x002 resume a");
+        }
+    }
 }

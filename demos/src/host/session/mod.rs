@@ -175,7 +175,7 @@ impl Session<'_> {
                 consoles,
                 guest: terminal.is_none().then_some(guest),
                 is_terminal: terminal.is_some(),
-                is_at_pause: Arc::default(),
+                at_pause: Arc::default(),
                 events,
             });
         }
