@@ -32,6 +32,8 @@ pub struct Input {
     pub guest: Option<usize>,
     /// stdin is a terminal, in raw mode.
     pub is_terminal: bool,
+    /// Guests for which something was dropped, and nothing has fitted whole since: the user has been told.
+    pub dropped_for: BTreeSet<usize>,
     /// Guests that are about to pause or to go on at a key.
     pub at_pause: Arc<Mutex<BTreeSet<usize>>>,
     /// Where to say that the user wants to leave.
@@ -85,12 +87,7 @@ impl Input {
         match action {
             Action::Type(bytes) => {
                 if let Some(guest) = focus {
-                    // At a terminal the keys that leave must still be read.
-                    let is_patient = !self.is_terminal;
-                    let count = self.line.type_to(guest, &bytes, is_patient)?;
-                    if count < bytes.len() {
-                        self.say("it does not read what is typed: some is dropped");
-                    }
+                    self.type_to(guest, &bytes)?;
                 }
             }
             Action::FocusNext => {
@@ -126,6 +123,20 @@ impl Input {
             Action::Edit(Edit::Leave) => self.close_prompt(),
             Action::Help => self.say(HELP),
             Action::Leave => {}
+        }
+        Ok(())
+    }
+
+    fn type_to(&mut self, guest: usize, bytes: &[u8]) -> std::io::Result<()> {
+        // At a terminal the keys that leave must still be read.
+        let is_patient = !self.is_terminal;
+        if self.line.type_to(guest, bytes, is_patient)? == bytes.len() {
+            self.dropped_for.remove(&guest);
+        } else if self.dropped_for.insert(guest) {
+            let name = self.name(guest);
+            self.say(&format!(
+                "{name} does not read what is typed: some is dropped"
+            ));
         }
         Ok(())
     }
@@ -266,6 +277,7 @@ mod tests {
             consoles: Arc::new(Mutex::new(consoles)),
             guest: None,
             is_terminal: true,
+            dropped_for: BTreeSet::new(),
             at_pause: Arc::default(),
             events: mpsc::channel().0,
         }
@@ -274,6 +286,14 @@ mod tests {
     impl Input {
         fn does(&mut self, action: Action) {
             self.act(action).expect("QEMU is there");
+        }
+
+        /// What was said since this was asked last.
+        fn said(&mut self) -> String {
+            let mut consoles = self.consoles();
+            let said = consoles.close_prompt();
+            consoles.show_prompt(PROMPT.into());
+            String::from_utf8(said).expect("it is text")
         }
 
         /// The commands that were given since this was asked last.
@@ -290,6 +310,28 @@ mod tests {
                 assert!(self.requests.receive(part.as_bytes()), "{part}");
             }
         }
+    }
+
+    #[test]
+    fn who_does_not_read_is_named_once_until_it_reads() {
+        let mut input = input();
+        let many = || Action::Type(vec![7; 100_000]);
+        input.does(many());
+        let told =
+            |name| format!("\r\ntrapline: {name} does not read what is typed: some is dropped\r\n");
+        assert_eq!(input.said(), told("a"));
+        input.does(many());
+        input.does(Action::Type(b"x".into()));
+        assert_eq!(input.said(), "");
+        input.focus(1);
+        input.does(many());
+        assert_eq!(input.said(), told("b"));
+        input.focus(0);
+        assert!(!input.line.sent().is_empty());
+        input.does(Action::Type(b"x".into()));
+        assert_eq!(input.said(), "", "that had room");
+        input.does(many());
+        assert_eq!(input.said(), told("a"));
     }
 
     #[test]

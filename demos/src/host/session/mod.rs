@@ -13,6 +13,7 @@ mod output;
 mod requests;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::Read,
     path::Path,
@@ -175,6 +176,7 @@ impl Session<'_> {
                 consoles,
                 guest: terminal.is_none().then_some(guest),
                 is_terminal: terminal.is_some(),
+                dropped_for: BTreeSet::new(),
                 at_pause: Arc::default(),
                 events,
             });
