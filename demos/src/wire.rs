@@ -8,8 +8,8 @@
 //!   0x00 0x40+n 0x00 0x00                 what follows is guest n's console; guest 0's at the start
 //! ```
 //! Towards the hypervisor the line works the same way. What is typed for a guest has [`TYPED_ROOM`] there, and the hypervisor
-//! says what of it has been taken, so that nothing waits in the line for a guest that does not read. [`Splitter`] takes the stream apart on either side. A report frame
-//! holds one [`Report`] as text; [`Report::parse`] reads what its `Display` writes.
+//! says what of it has been taken, so that nothing waits in the line for a guest that does not read. [`Splitter`] takes the stream
+//! apart on either side. A report frame holds one [`Report`] as text; [`Report::parse`] reads what its `Display` writes.
 
 use core::fmt;
 
