@@ -283,7 +283,7 @@ const fn is_name_character(character: char) -> bool {
 }
 
 /// A name has letters, digits and `-_.`, as it stands in log lines and commands.
-pub(super) fn check_name(name: &str, place: &Place) -> Result<()> {
+pub(super) fn check_name(name: &str, key: &str, place: &Place) -> Result<()> {
     let is_name = name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.len() <= LONGEST_NAME
         && name.chars().all(is_name_character);
@@ -294,7 +294,7 @@ pub(super) fn check_name(name: &str, place: &Place) -> Result<()> {
     let remedy = format!(
         "give letters, digits and -_. only, at most {LONGEST_NAME}, a letter or digit first"
     );
-    Err(Failure::input(what, place.of("name"), &remedy))
+    Err(Failure::input(what, place.of(key), &remedy))
 }
 
 impl GuestRequest {
@@ -302,7 +302,7 @@ impl GuestRequest {
         let refuse = |what: String, key: &str, remedy: &str| {
             Err(Failure::input(what, self.place.of(key), remedy))
         };
-        check_name(&self.name, &self.place)?;
+        check_name(&self.name, "name", &self.place)?;
         if self.bootargs.len() > LONGEST_BOOTARGS {
             let what = format!("the command line has {} bytes", self.bootargs.len());
             return refuse(what, "append", &format!("give at most {LONGEST_BOOTARGS}"));

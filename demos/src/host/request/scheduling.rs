@@ -70,7 +70,7 @@ impl Request {
                 let what = format!("`{}` has pCPU {shared} already", other.name);
                 return refuse(what, "pcpus", "give each pCPU to one pool");
             }
-            check_name(&pool.name, &pool.place)?;
+            check_name(&pool.name, "name", &pool.place)?;
             let is_taken = pools.iter().any(|(other, _)| other.name == pool.name);
             let is_number = PoolId::all().any(|id| id.to_string() == pool.name);
             if is_taken || is_number || pool.name == REST {

@@ -171,7 +171,7 @@ impl Actions<'_> {
     /// A pool with this name is there at some time.
     fn known_pool(&self, kind: &str, name: &str, place: &Place) -> Result<String> {
         if kind == "create-pool" {
-            pools::check_name(name, place)?;
+            pools::check_name(name, "pool", place)?;
         } else if !self.pools.contains(&name) {
             let what = format!("there is no pool `{}`", name.escape_debug());
             let remedy = choose(name, self.pools);

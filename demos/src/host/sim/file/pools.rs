@@ -55,7 +55,7 @@ impl Pools {
                 let what = format!("`{}` has pCPU {shared} already", other.name);
                 return refuse(what, "pcpus", "give each pCPU to one pool");
             }
-            check_name(&text.name, place)?;
+            check_name(&text.name, "name", place)?;
             if pools.iter().any(|other| other.name == text.name) {
                 let what = format!("two pools have the name `{}`", text.name);
                 return refuse(what, "name", "give each a name of its own");
@@ -126,14 +126,14 @@ impl Pools {
     }
 }
 
-/// A pool can be called so.
-pub(super) fn check_name(name: &str, place: &Place) -> Result<()> {
-    request::check_name(name, place)?;
+/// A pool can be called so, as `key` says.
+pub(super) fn check_name(name: &str, key: &str, place: &Place) -> Result<()> {
+    request::check_name(name, key, place)?;
     let is_number = PoolId::all().any(|id| id.to_string() == name);
     if is_number || [REST, ALL].contains(&name) {
         let what = format!("`{name}` is no name for this pool");
         let remedy = format!("give it one of its own (`{REST}` is the one of all other pCPUs)");
-        return Err(Failure::input(what, place.of("name"), &remedy));
+        return Err(Failure::input(what, place.of(key), &remedy));
     }
     Ok(())
 }

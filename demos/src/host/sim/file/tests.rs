@@ -536,6 +536,14 @@ fn actions_on_pools_and_pcpus_are_checked_before_anything_runs() {
             &["`p`"],
         ),
         (
+            "do = \"create-pool\"\nat_ms = 1\npool = \"pool0\"\npcpus = \"0\"\npolicy = \"fair\"",
+            &["`pool0` is no name", "s.toml:16: pool of this action"],
+        ),
+        (
+            "do = \"create-pool\"\nat_ms = 1\npool = \"q r\"\npcpus = \"0\"\npolicy = \"fair\"",
+            &["`q r` is no name", "s.toml:16: pool of this action"],
+        ),
+        (
             "do = \"create-pool\"\nabout_every_ms = 1\npcpus = \"0\"",
             &["action `create-pool` needs a `pool`"],
         ),

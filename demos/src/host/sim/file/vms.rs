@@ -81,7 +81,7 @@ impl Vms {
         place: Place,
     ) -> Result<()> {
         let within = |value, range, key| within(value, range, key, &place);
-        request::check_name(&text.name, &place)?;
+        request::check_name(&text.name, "name", &place)?;
         let count = within(text.count, 1..=MOST_VCPUS, "count")?.unwrap_or(1);
         let vcpus = within(text.vcpus, 1..=MOST_VCPUS, "vcpus")?.unwrap_or(1);
         let start = within(text.start_ms, 0..=duration_ms, "start_ms")?.unwrap_or(0);
