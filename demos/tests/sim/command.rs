@@ -87,6 +87,22 @@ fn without_a_scenario_those_that_there_are_are_listed() {
 }
 
 #[test]
+fn what_can_never_be_done_is_bad_input_in_its_line() {
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let path = directory.path().join("nobody.toml");
+    for action in ["pcpu = 0", "vcpu = 50"] {
+        let text = format!(
+            "duration_ms = 60\n[topology]\npcpus = 2\n\
+             [[vm]]\nname = \"a\"\naffinity = \"1\"\nworkload = \"cpu-bound\"\n\
+             [[action]]\ndo = \"migrate\"\n{action}\nabout_every_ms = 5\n"
+        );
+        fs::write(&path, text).expect("a file");
+        let arguments = path.display().to_string();
+        refused(&arguments, &["nobody.toml:9: do of this action"]);
+    }
+}
+
+#[test]
 fn the_same_seed_prints_the_same() {
     let table = printed("weights --duration 100 --seed 7");
     assert!(

@@ -1,5 +1,7 @@
 //! `[[action]]`: what others do to the VMs and the pCPUs meanwhile, at a time or by chance.
 
+use std::ops::Range;
+
 use trapline_sched::{
     PcpuId, PcpuSet, Weight,
     sim::{Action, ActionSpec, PolicySpec, When},
@@ -63,7 +65,7 @@ struct Parts {
     pools: Vec<Option<String>>,
     policies: Vec<Option<PolicySpec>>,
     weights: Vec<Option<Weight>>,
-    set: Option<PcpuSet>,
+    sets: Vec<Option<PcpuSet>>,
 }
 
 impl Actions<'_> {
@@ -153,9 +155,13 @@ impl Actions<'_> {
                 .collect::<Result<_>>()?,
             None => vec![None],
         };
-        let set = match &text.pcpus {
-            Some(list) => Some(pcpus_of(list, self.pcpus, "pcpus", place)?),
-            None => None,
+        let sets = match &text.pcpus {
+            Some(list) => vec![Some(pcpus_of(list, self.pcpus, "pcpus", place)?)],
+            None if needs("pcpus") => {
+                let all = PcpuSet::all(self.pcpus).iter();
+                all.map(|pcpu| Some(PcpuSet::only(pcpu))).collect()
+            }
+            None => vec![None],
         };
         Ok(Parts {
             vms,
@@ -164,7 +170,7 @@ impl Actions<'_> {
             pools,
             policies,
             weights,
-            set,
+            sets,
         })
     }
 
@@ -180,20 +186,23 @@ impl Actions<'_> {
         Ok(name.to_owned())
     }
 
-    /// Everything that `parts` leave open.
+    /// Everything that `parts` leave open: at least one action.
     fn choices(&self, text: &ActionText, parts: &Parts, place: &Place) -> Result<Vec<Action>> {
-        let count = [
-            parts.vms.len(),
-            parts.pcpus.len(),
-            parts.pools.len(),
-            parts.policies.len(),
-            parts.weights.len(),
-        ];
-        let count = count.into_iter().fold(1, usize::saturating_mul);
-        if count > MOST_CHOICES {
-            let what = format!("{count} different actions");
-            let remedy = format!("say more of what it is about: at most {MOST_CHOICES}");
-            return Err(Failure::input(what, place.of("do"), &remedy));
+        let refuse = |what, remedy: &str| Err(Failure::input(what, place.of("do"), remedy));
+        match self.count(text, parts) {
+            0 => {
+                let what = "there is no such vCPU that may run there".to_owned();
+                return refuse(
+                    what,
+                    "give a vcpu that the VM has, and a pcpu of its affinity",
+                );
+            }
+            1..=MOST_CHOICES => {}
+            count => {
+                let what = format!("{count} different actions");
+                let remedy = format!("say more of what it is about: at most {MOST_CHOICES}");
+                return refuse(what, &remedy);
+            }
         }
         let mut choices = Vec::new();
         for &vm in &parts.vms {
@@ -204,13 +213,38 @@ impl Actions<'_> {
                             let pool = pool.clone();
                             let policy = policy.clone();
                             let told = (vm, pcpu, pool, policy, weight);
-                            choices.extend(self.actions(text, parts, told, place)?);
+                            choices.extend(self.actions(text, parts, told));
                         }
                     }
                 }
             }
         }
         Ok(choices)
+    }
+
+    /// How many actions [`Self::choices`] makes of `parts`.
+    fn count(&self, text: &ActionText, parts: &Parts) -> usize {
+        let whose_and_where = if text.kind == "migrate" {
+            let pcpus = parts.pcpus.iter().flatten();
+            let pcpus = pcpus.fold(PcpuSet::EMPTY, |set, &pcpu| set.union(PcpuSet::only(pcpu)));
+            let moves = parts.vms.iter().flatten().map(|&vm| {
+                let affinity = self.vms.specs[vm].affinity;
+                let pcpus = affinity.map_or(pcpus, |affinity| affinity.intersection(pcpus));
+                self.vcpus_of(vm, parts.vcpu).len() * pcpus.len() as usize
+            });
+            moves.sum()
+        } else {
+            parts.vms.len() * parts.pcpus.len()
+        };
+        let others = [
+            parts.pools.len(),
+            parts.policies.len(),
+            parts.weights.len(),
+            parts.sets.len(),
+        ];
+        others
+            .into_iter()
+            .fold(whose_and_where, usize::saturating_mul)
     }
 
     #[expect(clippy::type_complexity, reason = "read by the match alone")]
@@ -225,29 +259,27 @@ impl Actions<'_> {
             Option<PolicySpec>,
             Option<Weight>,
         ),
-        place: &Place,
-    ) -> Result<Vec<Action>> {
-        Ok(vec![match (text.kind.as_str(), told) {
+    ) -> Vec<Action> {
+        vec![match (text.kind.as_str(), told) {
             ("pause", (Some(vm), ..)) => Action::Pause { vm },
             ("resume", (Some(vm), ..)) => Action::Resume { vm },
             ("set-weight", (Some(vm), .., Some(weight))) => Action::SetWeight { vm, weight },
             ("migrate", (Some(vm), Some(to), ..)) => {
-                return self.migrations(vm, parts.vcpu, to, text, place);
+                let affinity = self.vms.specs[vm].affinity;
+                let may_go = affinity.is_none_or(|affinity| affinity.contains(to));
+                let vcpus = self.vcpus_of(vm, parts.vcpu).filter(|_| may_go);
+                return vcpus.map(|vcpu| Action::Migrate { vm, vcpu, to }).collect();
             }
             ("drain", (_, Some(pcpu), ..)) => Action::Drain(pcpu),
             ("undrain", (_, Some(pcpu), ..)) => Action::Undrain(pcpu),
             ("set-policy", (_, _, pool, Some(policy), _)) => Action::SetPolicy { pool, policy },
             ("create-pool", (_, _, Some(name), Some(policy), _)) => {
-                let sets = match parts.set {
-                    Some(set) => vec![set],
-                    None => PcpuSet::all(self.pcpus).iter().map(PcpuSet::only).collect(),
-                };
                 let create = |pcpus| Action::CreatePool {
                     name: name.clone(),
                     pcpus,
                     policy: policy.clone(),
                 };
-                return Ok(sets.into_iter().map(create).collect());
+                return parts.sets.iter().flatten().copied().map(create).collect();
             }
             ("remove-pool", (_, _, Some(pool), ..)) => Action::RemovePool { pool },
             ("move-pcpu", (_, Some(pcpu), Some(pool), ..)) => Action::MovePcpu { pcpu, pool },
@@ -255,31 +287,17 @@ impl Actions<'_> {
             ("unplug", (_, Some(pcpu), ..)) => Action::Unplug(pcpu),
             ("plug", (_, Some(pcpu), pool, ..)) => Action::Plug { pcpu, pool },
             _ => unreachable!("its keys have been checked"),
-        }])
+        }]
     }
 
-    /// The moves of one vCPU of `vm`, or of any: where it may not go chance does not send it.
-    fn migrations(
-        &self,
-        vm: usize,
-        vcpu: Option<u16>,
-        to: PcpuId,
-        text: &ActionText,
-        place: &Place,
-    ) -> Result<Vec<Action>> {
-        let spec = &self.vms.specs[vm];
-        let may_go = spec.affinity.is_none_or(|affinity| affinity.contains(to));
-        if !may_go && text.about_every_ms.is_none() {
-            let what = format!("`{}` may not run there", spec.name);
-            let remedy = "give one of its affinity";
-            return Err(Failure::input(what, place.of("pcpu"), remedy));
+    /// Which of the vCPUs of `vm` `vcpu` is, or all: none if it has not so many.
+    fn vcpus_of(&self, vm: usize, vcpu: Option<u16>) -> Range<u16> {
+        let all = 0..self.vms.specs[vm].vcpus;
+        match vcpu {
+            Some(vcpu) if all.contains(&vcpu) => vcpu..vcpu + 1,
+            Some(_) => 0..0,
+            None => all,
         }
-        let vcpus = match vcpu {
-            Some(vcpu) => vcpu..vcpu + 1,
-            None => 0..spec.vcpus,
-        };
-        let vcpus = vcpus.filter(|&vcpu| may_go && vcpu < spec.vcpus);
-        Ok(vcpus.map(|vcpu| Action::Migrate { vm, vcpu, to }).collect())
     }
 
     /// Each key that the action needs is given, unless chance draws it, and no other.

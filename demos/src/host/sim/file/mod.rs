@@ -171,6 +171,8 @@ impl ScenarioFile {
                 known.push(created);
             }
         }
+        // Chance draws policies of those that can be made: what hinders them all is said here.
+        read.spec_of(&read.policy, &read.pools.all()[0])?;
         let drawn: Vec<&str> = policies::NAMES
             .into_iter()
             .filter(|&name| name != policies::Pinned::NAME && read.takes(name))

@@ -571,3 +571,69 @@ fn actions_on_pools_and_pcpus_are_checked_before_anything_runs() {
     let mean = 3 * MS;
     assert_eq!(scenario.actions[0].when, When::ByChance { mean });
 }
+
+#[test]
+fn an_action_by_chance_with_nothing_to_choose_from_is_refused() {
+    let text = |action: &str| {
+        machine("")
+            + &vm(&format!("vcpus = 2\naffinity = \"1\"\n{BUSY}"))
+            + "[[action]]\ndo = \"migrate\"\n"
+            + action
+    };
+    let nobody = &[
+        "there is no such vCPU that may run there",
+        "s.toml:11: do of this action",
+    ];
+    for action in [
+        "vm = \"a\"\npcpu = 0\nabout_every_ms = 5",
+        "pcpu = 0\nabout_every_ms = 5",
+        "vcpu = 50\nabout_every_ms = 5",
+        "vcpu = 2\npcpu = 1\nabout_every_ms = 5",
+        "vm = \"a\"\nvcpu = 0\npcpu = 0\nat_ms = 5",
+    ] {
+        refused(&text(action), nobody);
+    }
+    let file = parse(&text("about_every_ms = 5")).expect("a good file");
+    let choices = &file.scenario.actions[0].choices;
+    assert_eq!(choices.len(), 2, "two vCPUs, one pCPU");
+}
+
+#[test]
+fn an_action_by_chance_is_one_of_not_too_many() {
+    let text = |pcpus: u16, vm_keys: &str, action: &str| {
+        format!("duration_ms = 100\n[topology]\npcpus = {pcpus}\n")
+            + &vm(&format!("{vm_keys}\n{BUSY}"))
+            + "[[action]]\nabout_every_ms = 5\n"
+            + action
+    };
+    let migrate = "do = \"migrate\"";
+    let choices = |text: &str| {
+        let file = parse(text).expect("a good file");
+        file.scenario.actions[0].choices.len()
+    };
+    let refused = |text: &str, count: &str| {
+        let what = format!("{count} different actions");
+        refused(text, &[&what, "do of this action", "at most 4096"]);
+    };
+    assert_eq!(choices(&text(4, "vcpus = 1024", migrate)), 4096);
+    refused(&text(4, "vcpus = 1025", migrate), "4100");
+    refused(&text(4, "vcpus = 5\ncount = 205", migrate), "4100");
+    let near = "vcpus = 2048\naffinity = \"1-2\"";
+    assert_eq!(choices(&text(4, near, migrate)), 4096);
+    let one = "do = \"migrate\"\nvcpu = 65534";
+    assert_eq!(choices(&text(4, "vcpus = 65535", one)), 4);
+    let create = "do = \"create-pool\"\npool = \"p\"";
+    let fair = format!("{create}\npolicy = \"fair\"");
+    assert_eq!(choices(&text(1024, "", &fair)), 1024);
+    let policies = choices(&text(1, "", create));
+    let text = text(1024, "", create);
+    refused(&text, &(policies * 1024).to_string());
+}
+
+#[test]
+fn what_hinders_all_policies_is_said_instead_of_what_chance_lacks() {
+    let text = machine("policy = \"fair\"")
+        + &vm(BUSY)
+        + "[[window]]\npcpus = \"0\"\nus = 100\n[[action]]\ndo = \"set-policy\"\nabout_every_ms = 5\n";
+    refused(&text, &["a table needs at least one window for a VM"]);
+}
