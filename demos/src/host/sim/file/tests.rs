@@ -1,7 +1,9 @@
+use std::{fs, path::PathBuf};
+
 use trapline_sched::sim::{Action, Spread, When, Workload};
 
 use super::*;
-use crate::host::failure::BAD_INPUT;
+use crate::host::{failure::BAD_INPUT, places};
 
 /// A machine with four pCPUs and whatever else.
 fn machine(rest: &str) -> String {
@@ -636,4 +638,47 @@ fn what_hinders_all_policies_is_said_instead_of_what_chance_lacks() {
         + &vm(BUSY)
         + "[[window]]\npcpus = \"0\"\nus = 100\n[[action]]\ndo = \"set-policy\"\nabout_every_ms = 5\n";
     refused(&text, &["a table needs at least one window for a VM"]);
+}
+
+/// The instructions of each record for a cortex-a72 in docs/bench, by name.
+fn counted() -> Vec<BTreeMap<String, u64>> {
+    let entry = |line: &str| {
+        let (name, count) = line.split_once(' ').expect("a name and a count");
+        (name.to_owned(), count.parse().expect("a count"))
+    };
+    let records = fs::read_dir(places::workspace().join("docs/bench")).expect("a directory");
+    let paths = records.map(|record| record.expect("a file").path());
+    let is_ours = |path: &PathBuf| path.to_string_lossy().contains("/cortex-a72-");
+    let texts = paths.filter(is_ours).map(fs::read_to_string);
+    texts
+        .map(|text| text.expect("text").lines().map(entry).collect())
+        .collect()
+}
+
+#[test]
+fn costs_are_near_what_was_counted_and_the_guide_has_them() {
+    let is_near = |cost: u64, count: u64| cost.abs_diff(count) * 20 <= count;
+    let are_near = |counted: &BTreeMap<String, u64>| {
+        let exit = counted["hvc_psci_version"];
+        is_near(COSTS.exit, exit)
+            && is_near(COSTS.switch, counted["vcpu_switch"] - 2 * exit)
+            && is_near(COSTS.kick_delay, counted["sgi_running"] / 2)
+    };
+    let counted = counted();
+    assert!(counted.iter().any(are_near), "{COSTS:?}: {counted:?}");
+    let guide = places::workspace().join("docs/guide/simulator.md");
+    let guide = fs::read_to_string(guide).expect("text");
+    for (key, cost) in [
+        ("switch_ns", COSTS.switch),
+        ("exit_ns", COSTS.exit),
+        ("kick_ns", COSTS.kick_delay),
+        ("notice_ns", COSTS.notice),
+        ("migration_near_ns", COSTS.migration_near),
+        ("migration_far_ns", COSTS.migration_far),
+    ] {
+        let mut lines = guide.lines();
+        let line = lines.find(|line| line.starts_with(&format!("| `{key}` |")));
+        let line = line.expect("a line of the table");
+        assert!(line.ends_with(&format!("| {cost} |")), "{line}");
+    }
 }
