@@ -39,9 +39,12 @@ pub fn policies() -> Result<u8> {
         "policy       vcpu_switch  more than {}  wake_idle  wake_busy  at most",
         RoundRobin::NAME
     );
-    let mut plain = None;
+    let plain = figure(RoundRobin::NAME, "vcpu_switch", &[SWITCH])?.median;
     for policy in NAMES {
-        let switch = figure(policy, "vcpu_switch", &[SWITCH])?.median;
+        let switch = match policy {
+            RoundRobin::NAME => plain,
+            _ => figure(policy, "vcpu_switch", &[SWITCH])?.median,
+        };
         let idle = figure(policy, "wake", &[WAKE])?.median;
         // Under pinned, the pCPU belongs to one VM alone.
         let shares = policy != Pinned::NAME;
@@ -50,7 +53,7 @@ pub fn policies() -> Result<u8> {
         let busy = busy.map_or_else(Default::default, |busy| {
             [busy.median, busy.most].map(|ticks| ticks.to_string())
         });
-        let more = switch as i64 - *plain.get_or_insert(switch) as i64;
+        let more = switch as i64 - plain as i64;
         println!(
             "{policy:12} {switch:>11}  {more:>+21}  {idle:>9}  {:>9}  {:>7}",
             busy[0], busy[1]
