@@ -44,8 +44,8 @@ pub fn figures(cpu: &str, record: bool) -> Result<u8> {
         return Err(Failure::hypervisor("the bench guest printed no figures"));
     }
     let (own, polled) = POLLED;
-    let value = measure_polled(cpu)?.remove(own);
-    figures.extend(value.map(|value| (polled.to_owned(), value)));
+    let value = figure_named(own, &measure_polled(cpu)?)?;
+    figures.insert(polled.to_owned(), value);
     let path = record_path(cpu, &qemu)?;
     let recorded = fs::read_to_string(&path)
         .ok()
@@ -56,9 +56,6 @@ pub fn figures(cpu: &str, record: bool) -> Result<u8> {
             .iter()
             .map(|(name, value)| format!("{name} {value}\n"))
             .collect();
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(at(folder.display()))?;
-        }
         let directory = path.parent().unwrap_or(&path);
         fs::create_dir_all(directory).map_err(at(directory.display()))?;
         fs::write(&path, lines).map_err(at(path.display()))?;
@@ -94,6 +91,15 @@ fn measure_polled(cpu: &str) -> Result<Figures> {
     let ended = measure(bench_guest(), parameters, &options, &[MARKER])?;
     let lines = ended.marked[0].iter();
     Ok(lines.filter_map(|line| parse(line)).collect())
+}
+
+/// The one of `figures` that has this name.
+///
+/// # Errors
+/// There is none: the guest does not measure it any more, or calls it otherwise.
+fn figure_named(name: &str, figures: &Figures) -> Result<u64> {
+    let figure = figures.get(name).copied();
+    figure.ok_or_else(|| Failure::hypervisor(format!("the bench guest does not say `{name}`")))
 }
 
 fn record_path(cpu: &str, qemu: &str) -> Result<PathBuf> {
@@ -148,6 +154,14 @@ mod tests {
         let now = parse_record("hvc 103\nsgi 1031\nnew 7\n");
         assert_eq!(worse(&now, &recorded), ["old", "sgi"]);
         assert!(worse(&recorded, &recorded).is_empty());
+    }
+
+    #[test]
+    fn a_figure_that_is_missing_is_an_error() {
+        let figures = parse_record("sgi_running 1685\nsgi_waiting 2905\n");
+        assert_eq!(figure_named("sgi_waiting", &figures).ok(), Some(2905));
+        let failure = figure_named("sgi", &figures).expect_err("there is none");
+        assert!(failure.to_string().contains("`sgi`"), "{failure}");
     }
 
     #[test]
