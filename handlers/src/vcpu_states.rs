@@ -9,7 +9,10 @@
 //! vCPU writes, so one that has woken up is still shown as waiting until it is bound.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::{
+    mem::offset_of,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use trapline_vcpu::dispatch::Activity;
 
@@ -30,6 +33,11 @@ struct Record {
     activity: AtomicU32,
     reserved: [AtomicU32; 15],
 }
+
+const _: () = assert!(
+    offset_of!(Record, activity) == 0,
+    "guests read the word at the start of its record"
+);
 
 impl Default for Record {
     fn default() -> Self {
