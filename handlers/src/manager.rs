@@ -112,6 +112,7 @@ impl<'a, M: Managed> Manager<'a, M> {
     }
 
     /// Lets the pCPUs where vCPUs wait look for their wake-ups for `ticks` at most before they wait for an interrupt; 0: not at all.
+    /// Nothing here bounds the time: the caller does (in the demos, to 1 ms).
     pub fn set_halt_poll(&self, target: Target, ticks: u64) -> Result<(), ManageError> {
         self.change(target, |vcpu| vcpu.entitlement.halt_poll = ticks)
     }
