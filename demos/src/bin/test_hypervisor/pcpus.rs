@@ -66,8 +66,9 @@ fn answer(function: u32, argument: u64) -> Option<u64> {
     let pcpu = || PcpuId::new(u16::try_from(argument).ok()?);
     Some(match function {
         UNPLUG | PLUG | TOGETHER => {
-            *ASKED.lock() = Some((function, argument));
+            // First of all: somebody may be looking, and answer at once.
             LAST_ANSWER.store(PENDING, Relaxed);
+            *ASKED.lock() = Some((function, argument));
             call_all(machine);
             SUCCESS
         }
