@@ -61,7 +61,8 @@ impl fmt::Display for BadReservation {
         let Self { budget, period } = self;
         write!(
             f,
-            "a budget of {budget} ticks in a period of {period}: it must be at least 1 and at most the period"
+            "a budget of {budget} ticks in a period of {period}: it must be at least 1 and at most the period, and that at most {}",
+            Reservation::LONGEST_PERIOD
         )
     }
 }
@@ -69,10 +70,13 @@ impl fmt::Display for BadReservation {
 impl core::error::Error for BadReservation {}
 
 impl Reservation {
+    /// Deadlines that are so far ahead can still be told from those that are past, in a counter that wraps around.
+    pub const LONGEST_PERIOD: u64 = 1 << 62;
+
     /// # Errors
-    /// The budget is 0 or longer than the period.
+    /// The budget is 0 or longer than the period, or the period longer than [`Self::LONGEST_PERIOD`].
     pub const fn new(budget: u64, period: u64) -> Result<Self, BadReservation> {
-        if budget == 0 || budget > period {
+        if budget == 0 || budget > period || period > Self::LONGEST_PERIOD {
             return Err(BadReservation { budget, period });
         }
         Ok(Self { budget, period })
@@ -373,6 +377,7 @@ impl Entitlements {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
 
     const VCPU: VcpuId = VcpuId::new(1);
 
@@ -401,6 +406,14 @@ mod tests {
         assert!(Reservation::new(0, 5).is_err());
         assert!(Reservation::new(6, 5).is_err());
         assert!(Reservation::new(5, 5).is_ok());
+        let longest = Reservation::LONGEST_PERIOD;
+        assert!(Reservation::new(5, longest).is_ok());
+        let refusal = Reservation::new(5, longest + 1).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "a budget of 5 ticks in a period of 4611686018427387905: it must be at least 1 and at most the period, and that at most \
+             4611686018427387904"
+        );
     }
 
     #[test]

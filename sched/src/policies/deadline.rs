@@ -436,7 +436,7 @@ impl Queue {
         self.publish();
         let slice = match self.until {
             NEVER => Slice::UNLIMITED,
-            until => Slice::of(until - now),
+            until => Slice::of(until.saturating_sub(now)),
         };
         Slice {
             is_strict: entity.reservation.is_some(),

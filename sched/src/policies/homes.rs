@@ -222,7 +222,8 @@ mod tests {
         }
         let homes = Homes::new(2);
         homes.admit(B, percent(1), PcpuSet::all(1)).unwrap();
-        let huge = Reservation::new(u64::MAX - 1, u64::MAX).unwrap();
+        let huge =
+            Reservation::new(Reservation::LONGEST_PERIOD - 1, Reservation::LONGEST_PERIOD).unwrap();
         homes.admit(A, huge, PcpuSet::all(2)).unwrap();
         assert_eq!(homes.of(A), pcpu(1));
     }

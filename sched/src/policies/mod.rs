@@ -167,7 +167,9 @@ pub fn policy_by_name(name: &str, options: PolicyOptions) -> Result<Box<dyn Poli
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Choice, Entitlement, Entitlements, GroupId, PcpuId, Ready, VcpuId, Weight};
+    use crate::{
+        Choice, Entitlement, Entitlements, GroupId, PcpuId, Ready, Reservation, VcpuId, Weight,
+    };
     use alloc::{format, string::ToString, sync::Arc, vec};
 
     fn options(slice_ticks: u64, period_ticks: u64) -> PolicyOptions {
@@ -175,13 +177,13 @@ mod tests {
             group: Some(GroupId::new(0)),
             ticks: 1,
         };
-        let pcpu = PcpuId::new(0).unwrap();
+        let frames = PcpuSet::all(2).iter().map(|pcpu| (pcpu, vec![window]));
         PolicyOptions {
             slice_ticks,
             max_vcpus: 4,
             pcpus: PcpuSet::all(2),
             period_ticks,
-            table: Some(Table::new([(pcpu, vec![window])]).unwrap()),
+            table: Some(Table::new(frames).unwrap()),
         }
     }
 
@@ -233,6 +235,10 @@ mod tests {
         ];
         let ticks = [0, 1, 9, 1 << 40, 1 << 63, u64::MAX];
         let vcpu = |index: usize| VcpuId::new((index % 4) as u16);
+        let locals = [0, 1].map(PcpuId::new).map(Option::unwrap);
+        let longest = Reservation::LONGEST_PERIOD;
+        let reservations = [(1, 3), (longest / 2, longest), (1, longest), (2, 9)];
+        let reservations = reservations.map(|(budget, period)| Reservation::new(budget, period));
         for (name, slice) in NAMES
             .into_iter()
             .flat_map(|name| ticks.map(|slice| (name, slice)))
@@ -244,13 +250,14 @@ mod tests {
                     weight: Weight::new([1, 1024, 1024, 10_000][index]).unwrap(),
                     slice: [None, Some(slice)][index % 2].filter(|&slice| slice > 0),
                     cap: Some(20),
+                    reservation: reservations[index].ok(),
                     ..Entitlement::default()
                 };
-                let admitted = policy.admit(vcpu(index), &entitlement, PcpuSet::all(2));
+                let affinity = PcpuSet::only(locals[index % 2]);
+                let admitted = policy.admit(vcpu(index), &entitlement, affinity);
                 assert!(admitted.is_ok(), "{name}");
                 entitlements.set(vcpu(index), &entitlement);
             }
-            let locals = [0, 1].map(PcpuId::new).map(Option::unwrap);
             let mut locals = locals.map(|pcpu| policy.local(pcpu, &entitlements));
             let mut running = [None, None];
             for step in 0..500 {
@@ -269,7 +276,9 @@ mod tests {
                 local.withdraw(other, now);
                 local.enqueue(other, Ready::Woken, now);
                 local.preempts(vcpu(step), now);
-                if let Choice::Run(pick) = local.pick(now) {
+                if step % 7 == 0 && local.take(other, now).is_some() {
+                    running[here] = Some(other);
+                } else if let Choice::Run(pick) = local.pick(now) {
                     running[here] = Some(pick.vcpu);
                 }
                 let _ = local.push(now, &mut |_, _| false);
