@@ -17,10 +17,10 @@
 //! may still use it until its deadline; so long others may be late.
 
 use super::{
-    fifo::Member,
     homes::Homes,
     ranking::{Rank, Ranking},
     roster::Roster,
+    server::{Entity, NEVER, ticks},
 };
 use crate::{
     Allowed, Bounds, Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy,
@@ -31,8 +31,6 @@ use crate::{
 use alloc::{boxed::Box, sync::Arc};
 use core::ops::Range;
 
-/// No time.
-const NEVER: u64 = u64::MAX;
 /// The first place in the order of turns: there are as many before it as after it.
 const MIDDLE: u64 = 1 << 62;
 
@@ -160,88 +158,6 @@ impl Shared {
     fn rest_for_one_more(&self, pcpu: PcpuId) -> u64 {
         self.rest(pcpu, self.crowd(pcpu) + 1)
     }
-}
-
-/// A vCPU that is ready or runs here.
-#[derive(Clone, Copy)]
-struct Entity {
-    vcpu: VcpuId,
-    /// `None` if it has none, or not here.
-    reservation: Option<Reservation>,
-    /// Below 0 if it could not be stopped in time: its next budget is smaller.
-    left: i64,
-    deadline: u64,
-    /// What is left of its turn when it runs without budget.
-    turn: u64,
-    /// Where it stands among those that take turns.
-    place: u64,
-    /// It has a home, elsewhere.
-    is_astray: bool,
-}
-
-impl Member for Entity {
-    fn vcpu(&self) -> VcpuId {
-        self.vcpu
-    }
-}
-
-impl Entity {
-    fn has_budget(&self) -> bool {
-        self.reservation.is_some() && self.left > 0
-    }
-
-    /// Whose is less runs first.
-    fn rank(&self) -> u64 {
-        if self.has_budget() {
-            self.deadline
-        } else {
-            NEVER
-        }
-    }
-
-    /// If it waits for budget: when it gets some, and its rank then.
-    fn next_budget(&self) -> Option<(u64, u64)> {
-        let reservation = self.reservation.filter(|_| self.left <= 0)?;
-        Some((
-            self.deadline,
-            self.deadline.saturating_add(reservation.period()),
-        ))
-    }
-
-    /// Starts anew, unless what is left is no more than its part of the time until its deadline.
-    fn restart(&mut self, now: u64) {
-        let Some(reservation) = self.reservation else {
-            return;
-        };
-        let time = self.deadline.saturating_sub(now);
-        let claim = i128::from(self.left) * i128::from(reservation.period());
-        let is_too_much = claim > i128::from(time) * i128::from(reservation.budget());
-        if time == 0 || is_too_much || cfg!(mutant = "deadline_starts_anew_at_each_wake") {
-            self.left = ticks(reservation.budget());
-            self.deadline = now.saturating_add(reservation.period());
-        }
-    }
-
-    /// As it is at `now`, with `reservation` from now on.
-    fn renew(&mut self, reservation: Option<Reservation>, now: u64) {
-        if reservation != self.reservation {
-            self.reservation = reservation;
-            self.restart(now);
-        }
-        if let (Some((due, next)), Some(reservation)) = (self.next_budget(), self.reservation)
-            && due <= now
-        {
-            self.left = self.left.saturating_add(ticks(reservation.budget()));
-            self.deadline = next;
-            if next <= now {
-                self.restart(now);
-            }
-        }
-    }
-}
-
-fn ticks(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 struct Queue {

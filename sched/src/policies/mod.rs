@@ -20,6 +20,7 @@ mod priority;
 mod ranking;
 mod roster;
 mod round_robin;
+mod server;
 mod table;
 mod turn;
 mod urgencies;
