@@ -284,11 +284,15 @@ impl Queue {
     fn refresh(&mut self, now: u64) {
         let changes = self.entitlements.changes();
         if core::mem::replace(&mut self.changes, changes) != changes {
-            for _ in 0..self.ready.len() {
-                let Some(index) = self.find(|entity| self.is_stale(entity)) else {
-                    break;
-                };
-                self.renew(index, now);
+            for index in 0..self.ready.slots() {
+                // It gets the slot that it had.
+                if self
+                    .ready
+                    .taken(index)
+                    .is_some_and(|entity| self.is_stale(entity))
+                {
+                    self.renew(index, now);
+                }
             }
         }
         while let Some(index) = self.due.first()

@@ -23,7 +23,7 @@ use crate::{
     Allowed, Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready,
     Slice, VcpuId,
 };
-use alloc::{boxed::Box, sync::Arc};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::num::NonZero;
 
 /// The most important first.
@@ -93,6 +93,7 @@ impl Policy for Priority {
             ready: Roster::with_room(entitlements.len()),
             ranking: Ranking::with_capacity(entitlements.len()),
             changes: entitlements.changes(),
+            stale: Vec::with_capacity(entitlements.len()),
             running: None,
             is_given: false,
             last_place: 0,
@@ -141,6 +142,8 @@ struct Queue {
     ranking: Ranking,
     /// What [`Entitlements::changes`] said when it was looked whose priority has changed.
     changes: u32,
+    /// The slots of those, while they get it; there is room for all.
+    stale: Vec<usize>,
     running: Option<Entity>,
     /// The one that runs does so for what is left of another's turn.
     is_given: bool,
@@ -192,14 +195,16 @@ impl Queue {
             return;
         }
         let is_stale = |entity: &Entity| entity.priority != entitlements.priority(entity.vcpu);
-        for _ in 0..self.ready.len() {
-            let Some(index) = self.find(is_stale) else {
-                break;
-            };
+        let mut stale = core::mem::take(&mut self.stale);
+        let ready = self.ranking.iter();
+        stale.extend(ready.filter(|&index| is_stale(self.ready.get(index))));
+        for index in stale.drain(..) {
             let entity = self.remove(index);
             let priority = entitlements.priority(entity.vcpu);
+            // It gets the slot that it had, and the others keep theirs.
             self.insert(Entity { priority, ..entity }, false);
         }
+        self.stale = stale;
     }
 
     /// The most important that is ready and wanted.

@@ -60,6 +60,17 @@ impl<M: Member> Roster<M> {
         &self.members[slot]
     }
 
+    /// The one in `slot`, if it is taken.
+    pub(super) fn taken(&self, slot: usize) -> Option<&M> {
+        let member = self.members.get(slot)?;
+        (self.slot(member.vcpu()) == Some(slot)).then_some(member)
+    }
+
+    /// All slots that are taken are below this.
+    pub(super) fn slots(&self) -> usize {
+        self.members.len()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.members.len() - self.free.len()
     }
@@ -83,5 +94,8 @@ mod tests {
         assert_eq!(roster.insert(VcpuId::new(2)), slots[0]);
         assert_eq!(*roster.get(slots[0]), VcpuId::new(2));
         assert_eq!((roster.len(), roster.slot(VcpuId::new(9))), (2, None));
+        roster.remove(slots[1]);
+        let taken = (0..roster.slots()).map(|slot| roster.taken(slot).is_some());
+        assert_eq!(taken.collect::<Vec<_>>(), [true, false]);
     }
 }
