@@ -30,19 +30,28 @@ impl<V: Vcpu> VcpuHandle<V> {
         Ok(())
     }
 
-    /// What it shall get.
+    /// What it shall get; what all get for whom nothing is said, once it was retired.
     pub fn entitlement(&self) -> Entitlement {
-        self.pool.entitlements().get(self.id)
+        let entitlement = self.pool.entitlements().get(self.id);
+        self.unless_gone(entitlement).unwrap_or_default()
     }
 
-    /// The pool that it belongs to.
+    /// The pool that it belongs to; the first one once it was retired.
     pub fn pool_id(&self) -> PoolId {
-        self.entry.pool()
+        let pool = self.entry.pool();
+        self.unless_gone(pool).unwrap_or(PoolId::FIRST)
     }
 
-    /// Where it may run, whatever pool it belongs to; none once it was retired.
+    /// Where it may run, whatever pool it belongs to; nowhere once it was retired.
     pub fn affinity(&self) -> PcpuSet {
-        self.entry.asked()
+        let affinity = self.entry.asked();
+        self.unless_gone(affinity).unwrap_or(PcpuSet::EMPTY)
+    }
+
+    /// What was read from its entry, unless another one has its number by now, and its entry. Whoever asks while somebody retires it
+    /// may get either.
+    fn unless_gone<T>(&self, read: T) -> Option<T> {
+        (!self.is_gone()).then_some(read)
     }
 
     /// What of its affinity its pool has. Not of one that was retired.

@@ -152,7 +152,7 @@ impl<V: Vcpu> Pool<V> {
     /// now, and on the others as soon as it has them.
     ///
     /// # Errors
-    /// See [`Self::create_vcpu_in`]; the pool must have one of them.
+    /// See [`Self::create_vcpu_in`]; the machine must have all of them, and the pool one.
     pub fn restore_vcpu_in(
         self: &Arc<Self>,
         pool: PoolId,
@@ -161,9 +161,12 @@ impl<V: Vcpu> Pool<V> {
         make: impl FnOnce(Arc<VcpuHandle<V>>) -> V,
         shared: V::Shared,
     ) -> Result<Arc<VcpuHandle<V>>, CreateError> {
-        let check = || match affinity.intersection(self.partition(pool).pcpus()) {
-            none if none.is_empty() => self.check_affinity(affinity, pool),
-            some => Ok(some),
+        let check = || {
+            self.check_presence(affinity)?;
+            match affinity.intersection(self.partition(pool).pcpus()) {
+                none if none.is_empty() => self.check_affinity(affinity, pool),
+                some => Ok(some),
+            }
         };
         self.create(pool, (affinity, check), entitlement, make, shared)
     }
@@ -250,12 +253,7 @@ impl<V: Vcpu> Pool<V> {
     /// # Errors
     /// It has none, or not all of them.
     pub fn check_affinity(&self, set: PcpuSet, pool: PoolId) -> Result<PcpuSet, AffinityError> {
-        if set.is_empty() {
-            return Err(AffinityError::Empty);
-        }
-        if let Some(absent) = set.difference(self.pcpus).first() {
-            return Err(AffinityError::AbsentPcpu(absent));
-        }
+        self.check_presence(set)?;
         let pcpus = self.partition(pool).pcpus();
         match set.difference(pcpus).first() {
             Some(outside) if set != self.pcpus => Err(AffinityError::OutsidePool {
@@ -264,6 +262,17 @@ impl<V: Vcpu> Pool<V> {
                 pcpus,
             }),
             _ => Ok(set.intersection(pcpus)),
+        }
+    }
+
+    /// The machine has all of `set`, and there is one.
+    fn check_presence(&self, set: PcpuSet) -> Result<(), AffinityError> {
+        if set.is_empty() {
+            return Err(AffinityError::Empty);
+        }
+        match set.difference(self.pcpus).first() {
+            Some(absent) => Err(AffinityError::AbsentPcpu(absent)),
+            None => Ok(()),
         }
     }
 

@@ -202,10 +202,35 @@ fn a_vcpu_that_was_promised_a_pcpu_that_is_off_gets_it_when_that_is_back() {
     pool.unplug(pcpu(3)).unwrap();
     let refused = restore(set("3")).err().unwrap();
     assert!(refused.starts_with("pcpu3 is not in pool0"), "{refused}");
+    let refused = restore(set("2-3,8")).err().unwrap();
+    assert_eq!(refused, AffinityError::AbsentPcpu(pcpu(8)).to_string());
     let handle = restore(set("2-3")).unwrap();
     assert_eq!(pool.entitlements().affinity(handle.id()), set("2"));
     pool.plug(pcpu(3), PoolId::FIRST).unwrap();
     assert_eq!(pool.entitlements().affinity(handle.id()), set("2-3"));
+}
+
+#[test]
+fn one_that_was_retired_says_nothing_of_the_next_one_with_its_number() {
+    let (pool, first) = machine();
+    let gone = pool.create_vcpu(set("0"), &Entitlement::default(), Nothing, ());
+    let gone = gone.unwrap();
+    let second = pool.create_pool("second", set("6-7"), Box::new(RoundRobin::with_slice(10)));
+    let second = second.unwrap();
+    gone.retire().ok().expect("it is off");
+    let entitlement = Entitlement {
+        priority: 3,
+        ..Entitlement::default()
+    };
+    let next = pool.create_vcpu_in(second, set("6"), &entitlement, Nothing, ());
+    let next = next.unwrap();
+    assert_eq!(next.id(), gone.id());
+    assert_eq!((next.affinity(), next.pool_id()), (set("6"), second));
+    assert_eq!(next.entitlement().priority, 3);
+    assert_eq!(gone.affinity(), PcpuSet::EMPTY);
+    assert_eq!(gone.pool_id(), PoolId::FIRST);
+    assert_eq!(gone.entitlement(), Entitlement::default());
+    assert_eq!(first.affinity(), PcpuSet::all(8));
 }
 
 #[test]
