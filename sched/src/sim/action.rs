@@ -369,12 +369,12 @@ impl Engine {
         self.change_rules(act)
     }
 
-    /// From now on the rules are others for all.
+    /// From now on the rules are others for all, if it is not refused.
     fn change_rules<E: ToString>(&self, act: impl FnOnce() -> Result<(), E>) -> Result<(), String> {
+        let changed = self.change(act).ok_or(BUSY)?;
+        changed.map_err(|refusal| refusal.to_string())?;
         self.regime_at.set(self.now());
-        let changed = self.change(act);
-        let changed = changed.ok_or(BUSY)?;
-        changed.map_err(|refusal| refusal.to_string())
+        Ok(())
     }
 }
 

@@ -157,7 +157,8 @@ impl Engine {
     /// had not promised to be much quicker.
     pub(super) fn check_wait(&self, pcpu: &Pcpu, vcpu: VcpuId, waited: u64) {
         let allowed = self.longest_pull();
-        if waited <= allowed {
+        // In the middle of a change some of the rules are others already.
+        if waited <= allowed || self.is_changing.get() {
             return;
         }
         let (now, name, handle) = (self.now(), self.name(), self.handle(vcpu));

@@ -102,23 +102,36 @@ const SLICE: u64 = 10;
 impl Engine {
     /// Does it now; what is refused changes nothing.
     pub(super) fn perform(&self, action: Outside) {
-        self.note_change(action);
+        if self.does(action) {
+            self.note_change(action);
+        }
+        self.tell_pollers();
+    }
+
+    /// False if it was refused.
+    fn does(&self, action: Outside) -> bool {
         match action {
             Outside::Interrupt(vcpu) => self.interrupt(vcpu),
             Outside::Pause(vcpu) => self.handle(vcpu).suspend(BlockReason::Paused),
             Outside::Resume(vcpu) => self.handle(vcpu).resume(BlockReason::Paused),
             Outside::PowerOn(vcpu) => self.power_on(vcpu),
-            Outside::Migrate(vcpu, pcpu) => drop(self.handle(vcpu).migrate(pcpu)),
+            Outside::Migrate(vcpu, pcpu) => return self.handle(vcpu).migrate(pcpu).is_ok(),
             Outside::SetAffinity(vcpu, set) => {
-                drop(self.change(|| self.handle(vcpu).set_affinity(set)));
+                let set = self.change(|| self.handle(vcpu).set_affinity(set));
+                return set.is_some_and(|set| set.is_ok());
             }
             Outside::RequestSync(vcpu) => drop(self.handle(vcpu).request_sync()),
-            Outside::Drain(pcpu) => drop(self.pool().drain(pcpu)),
-            Outside::Undrain(pcpu) => drop(self.change(|| self.pool().undrain(pcpu))),
+            Outside::Drain(pcpu) => return self.pool().drain(pcpu),
+            Outside::Undrain(pcpu) => {
+                return self.change(|| self.pool().undrain(pcpu)) == Some(true);
+            }
             Outside::Stop(vcpu) => self.handle(vcpu).stop(),
-            change => drop(self.change(|| self.regroup(change))),
+            change => {
+                let changed = self.change(|| self.regroup(change));
+                return changed.is_some_and(|changed| changed.is_ok());
+            }
         }
-        self.tell_pollers();
+        true
     }
 
     /// From now on the rules are others, for one vCPU or all.
