@@ -242,9 +242,7 @@ impl Machine {
         if *stage != Stage::On {
             return Err(UnplugError::NotOn(pcpu, stage.power()));
         }
-        let before = self.pool.pool_of(pcpu);
-        self.pool.unplug(pcpu).map_err(UnplugError::Needed)?;
-        *pool = before.unwrap_or(PoolId::FIRST);
+        *pool = self.pool.unplug(pcpu).map_err(UnplugError::Needed)?;
         *stage = Stage::Leaving {
             until: timer::now() + timer::frequency() * PATIENCE_SECONDS,
         };

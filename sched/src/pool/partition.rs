@@ -86,7 +86,8 @@ impl<V: Vcpu> Pool<V> {
         &self.partitions[pool.index()]
     }
 
-    /// The pool that has `pcpu`, unless that is unplugged.
+    /// The pool that has `pcpu`, unless that is unplugged. Also `None`, or the one that had it, for a moment while a pCPU changes its
+    /// pool: who changes pools knows better.
     pub fn pool_of(&self, pcpu: PcpuId) -> Option<PoolId> {
         let pool = self.partitions.iter().find(|pool| pool.has(pcpu))?;
         Some(pool.id())

@@ -164,11 +164,11 @@ impl<V: Vcpu> Pool<V> {
     }
 
     /// Takes `pcpu` out of its pool and out of service, as [`Self::drain`] does: nobody is sent there any more, and it answers
-    /// [`crate::Decision::Drained`] once it has given everything away.
+    /// [`crate::Decision::Drained`] once it has given everything away. The answer is the pool that had it.
     ///
     /// # Errors
     /// It is its pool's last one, or the only place of a vCPU, or its pool could not keep what it has promised without it.
-    pub fn unplug(&self, pcpu: PcpuId) -> Result<(), PoolChangeError> {
+    pub fn unplug(&self, pcpu: PcpuId) -> Result<PoolId, PoolChangeError> {
         self.with_regime(|regime| {
             let pool = self.owner(pcpu)?;
             let rest = self.without(pool, PcpuSet::only(pcpu))?;
@@ -176,7 +176,7 @@ impl<V: Vcpu> Pool<V> {
             self.reform(regime, plans)?;
             self.draining.insert(pcpu, Ordering::SeqCst);
             self.nudge(pcpu, About::Requests);
-            Ok(())
+            Ok(pool)
         })
     }
 

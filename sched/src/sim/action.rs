@@ -332,7 +332,7 @@ impl Engine {
                 let vcpus: Vec<_> = vcpus(*vm).map(|id| self.handle(id).clone()).collect();
                 self.change_pools(|| self.pool().move_vcpus(&vcpus, pool))?;
             }
-            &Action::Unplug(pcpu) => self.change_pools(|| self.pool().unplug(pcpu))?,
+            &Action::Unplug(pcpu) => self.change_pools(|| self.pool().unplug(pcpu).map(drop))?,
             Action::Plug { pcpu, pool } => {
                 let pool = pool_id(pool)?;
                 let plug = || self.pool().plug(*pcpu, pool);

@@ -172,7 +172,7 @@ impl Engine {
                 let members = members.filter(|handle| handle.entitlement().group == group);
                 pool.move_vcpus(&members.cloned().collect::<Vec<_>>(), to)
             }
-            Outside::Unplug(pcpu) => pool.unplug(pcpu),
+            Outside::Unplug(pcpu) => pool.unplug(pcpu).map(drop),
             Outside::Plug(pcpu, to) => self.come_back(pcpu, || pool.plug(pcpu, to)),
             _ => Ok(()),
         }
