@@ -1,4 +1,4 @@
-//! The crossing protocols, every interleaving: up to three pCPUs and three vCPUs, the real code.
+//! The crossing protocols, every interleaving: up to three pCPUs and four vCPUs, the real code.
 //!
 //! Each model lets two parties act at once, then lets every pCPU look that was kicked or has its timer set, and asks
 //! whether what was promised has happened. A pCPU that nobody told does not look. `README.md` has the command.
@@ -18,6 +18,7 @@ use loom::{sync::atomic::AtomicU64, thread};
 
 const P0: PcpuId = PcpuId::from_low_bits(0);
 const P1: PcpuId = PcpuId::from_low_bits(1);
+const P2: PcpuId = PcpuId::from_low_bits(2);
 
 /// Time stands still; kicks are remembered.
 #[derive(Default)]
@@ -165,7 +166,7 @@ impl Start {
         let pool = Pool::new(PoolConfig {
             name: "all".into(),
             pcpus,
-            max_vcpus: 3,
+            max_vcpus: 4,
             policy,
             fallback_slice: 10,
             host: host.clone(),
@@ -437,6 +438,37 @@ fn loom_going_idle_against_receiving() {
             busy.hardware.timer = None;
         }
         assert_eq!(a.place(), Place::Loaded(P1), "no pCPU idles while it waits");
+    });
+}
+
+/// Whoever idles asks where most wait, in vain, while somebody who can run there comes to a third one.
+#[test]
+fn loom_asking_in_vain_against_receiving() {
+    explore_to(3, || {
+        let start = Start::new(3);
+        let mut crowded = start.pcpu(P0);
+        let _waiting = [P0, P0].map(|pcpu| start.running(PcpuSet::only(pcpu)));
+        assert_eq!(crowded.schedule(), Decision::Run);
+        let mut busy = start.pcpu(P1);
+        let _b = start.running(PcpuSet::only(P1));
+        assert_eq!(busy.schedule(), Decision::Run);
+        let a = start.running(PcpuSet::all(3));
+        let mut idler = start.pcpu(P2);
+        start.forget_kicks();
+        let other = thread::spawn(move || {
+            let _ = busy.schedule();
+            busy
+        });
+        let _ = idler.schedule();
+        crowded.look();
+        let mut busy = other.join().unwrap();
+        // Only kicks count: a slice is too long to idle.
+        while crowded.look() | busy.look() | idler.look() {
+            for pcpu in [&mut crowded, &mut busy] {
+                pcpu.hardware.timer = None;
+            }
+        }
+        assert_eq!(a.place(), Place::Loaded(P2), "no pCPU idles while it waits");
     });
 }
 

@@ -94,6 +94,28 @@ fn loom_close_against_undrain() {
     });
 }
 
+/// Whoever wants it back and cannot have it keeps it from closing only as long as that takes.
+#[test]
+fn loom_close_against_a_plug_that_is_refused() {
+    explore(|| {
+        let (start, [_first, mut second], _) = parked_on_the_second();
+        start.pool.drain(P1);
+        assert_eq!(second.schedule(), Decision::Drained);
+        start.forget_kicks();
+        let other = thread::spawn({
+            let pool = start.pool.clone();
+            move || pool.while_open(P1, || ()).is_some()
+        });
+        let is_closed = second.sched.close().is_ok();
+        let was_open = other.join().unwrap();
+        if !is_closed {
+            assert!(was_open, "nobody else kept it from closing");
+            assert!(second.look(), "it is told to try again");
+            assert_eq!(second.sched.close(), Ok(()));
+        }
+    });
+}
+
 #[test]
 fn loom_reopen_against_a_policy_that_takes_over() {
     explore(|| {

@@ -62,3 +62,20 @@ fn loom_polling_against_a_vcpu_that_comes() {
         assert!(a.is_parked(), "the one that waits has made room");
     });
 }
+
+#[test]
+fn loom_polling_against_a_drain() {
+    explore(|| {
+        let (start, mut pcpu, a) = polling_pcpu();
+        let other = thread::spawn({
+            let pool = start.pool.clone();
+            move || pool.drain(P0)
+        });
+        pcpu.wait_polling();
+        assert!(other.join().unwrap());
+        pcpu.look();
+        assert!(pcpu.sched.is_drained(), "it has seen it, or was told");
+        assert!(a.is_parked(), "it waits without a pCPU");
+        assert_eq!(pcpu.sched.close(), Ok(()), "it polls no more");
+    });
+}

@@ -1,11 +1,9 @@
 //! What moves between pools, against who wakes, parks or moves it at the same time.
 
-use super::{P0, P1, Pcpu, Start, explore, explore_to, interrupt, round_robin};
-use crate::{BlockReason, Decision, PcpuId, PcpuSet, Place, PoolId, VcpuHandle};
+use super::{P0, P1, P2, Pcpu, Start, explore, explore_to, interrupt, round_robin};
+use crate::{BlockReason, Decision, PcpuSet, Place, PoolId, VcpuHandle};
 use alloc::{boxed::Box, sync::Arc};
 use loom::thread;
-
-const P2: PcpuId = PcpuId::from_low_bits(2);
 
 /// A second pool with `pcpus`, and `members` of the first one in it.
 fn second_pool(start: &Start, pcpus: PcpuSet, members: &[Arc<VcpuHandle<super::Model>>]) -> PoolId {

@@ -52,11 +52,15 @@ impl<V: Vcpu> Pool<V> {
     }
 
     /// What `act` does while `pcpu` does not close; `None` if it is closed. For who changes the regime.
-    pub(super) fn while_open<R>(&self, pcpu: PcpuId, act: impl FnOnce() -> R) -> Option<R> {
+    pub(crate) fn while_open<R>(&self, pcpu: PcpuId, act: impl FnOnce() -> R) -> Option<R> {
         let attention = &self.cell(pcpu).attention;
         attention.hold().then(|| {
             let result = act();
             attention.release();
+            if self.is_draining(pcpu) {
+                // It stays out of service, and may have tried to close meanwhile.
+                self.nudge(pcpu, About::Requests);
+            }
             result
         })
     }
