@@ -186,6 +186,16 @@ fn nobody_idles_while_pcpus_go_and_come_back() {
 }
 
 #[test]
+fn pcpus_where_many_wait_give_to_those_where_few_do() {
+    let shown = run("even-out");
+    for (index, vm) in shown.outcome.vms.iter().enumerate() {
+        // The others are paused.
+        let expected = if index % 2 == 0 { 0.0 } else { 0.5 };
+        near(vm.share * 2.0, expected, 0.01);
+    }
+}
+
+#[test]
 fn who_has_to_move_to_be_fair_moves() {
     let shown = run("uneven");
     let part = |name| shown.part(name).share * 6.0;

@@ -1,14 +1,16 @@
 //! What must be true of a whole run: shares, caps and deadlines, as far as what happened meanwhile leaves them to the policy.
 
-use super::{Action, Outcome, Scenario, VmSpec, Workload};
+use super::{Action, ActionSpec, Outcome, Scenario, VmSpec, When, Workload};
 use crate::{
     PcpuId,
-    policies::{Credit, Deadline, Fair},
+    policies::{Credit, Deadline, Fair, RoundRobin},
 };
 
 /// Of what a fair policy gives a VM, so much may be missing or too much, and so many slices of each of its vCPUs.
 const TOLERANCE: f64 = 0.05;
 const TOLERATED_SLICES: f64 = 8.0;
+/// Of so many pCPUs each looks at all others where fewer might wait.
+const ALL_LOOKED_AT: u32 = 16;
 
 /// Where nothing but the policy decides who gets how much, each gets what it is entitled to.
 pub(super) fn expect_fairness(scenario: &Scenario, outcome: &Outcome) {
@@ -196,13 +198,63 @@ pub(super) fn expect_slack(scenario: &Scenario, outcome: &Outcome) {
     }
 }
 
+/// Where round-robin evens out who only computes, each has its turns among no more than there must be on one pCPU.
+pub(super) fn expect_balance(scenario: &Scenario, outcome: &Outcome) {
+    for (number, pool) in scenario.pools().iter().enumerate() {
+        let options = &pool.policy.options;
+        let vms = || {
+            let all = scenario.vms.iter().zip(&outcome.vms).enumerate();
+            all.filter(move |(_, (spec, _))| spec.pool == number)
+        };
+        let all: u64 = vms().map(|(_, (spec, _))| u64::from(spec.vcpus)).sum();
+        // In each period a pCPU where too many wait gives one away.
+        let settles = |from: u64| {
+            let is_in_time = options.period_ticks.checked_mul(2 * all + 2);
+            is_in_time.is_some_and(|time| from.saturating_add(time) <= scenario.warm_up)
+        };
+        let is_steady = |spec: &VmSpec| {
+            let is_anywhere = spec.affinity.is_none_or(|set| set == pool.pcpus);
+            is_anywhere && spec.workload == Workload::CpuBound && settles(spec.start)
+        };
+        let pauses_early = |spec: &ActionSpec| match spec.when {
+            When::At { first, every: None } => {
+                let mut choices = spec.choices.iter();
+                settles(first) && choices.all(|action| matches!(action, Action::Pause { .. }))
+            }
+            _ => false,
+        };
+        if pool.policy.name != RoundRobin::NAME
+            || pool.pcpus.len() > ALL_LOOKED_AT
+            || !vms().all(|(_, (spec, _))| is_steady(spec))
+            || !scenario.actions.iter().all(pauses_early)
+        {
+            continue;
+        }
+        let is_paused = |index| {
+            let mut choices = scenario.actions.iter().flat_map(|spec| &spec.choices);
+            choices.any(|action| matches!(action, Action::Pause { vm } if *vm == index))
+        };
+        let busy = || vms().filter(|&(index, _)| !is_paused(index));
+        let vcpus: u64 = busy().map(|(_, (spec, _))| u64::from(spec.vcpus)).sum();
+        let together = vcpus.div_ceil(u64::from(pool.pcpus.len())).max(1);
+        let turns = (1.0 - TOLERANCE) * (outcome.virtual_time / together) as f64;
+        let least = (turns as u64).saturating_sub(options.slice_ticks * together);
+        for (_, (spec, vm)) in busy() {
+            let (name, run, least) = (&vm.name, vm.run, least * u64::from(spec.vcpus));
+            assert!(
+                run >= least,
+                "VM `{name}` ran for {run} ns, and where {together} share a pCPU at most it runs for {least} at least"
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         PcpuSet, PolicyOptions, Reservation, Weight,
-        policies::RoundRobin,
-        sim::{ActionSpec, Costs, PolicySpec, RunOptions, Topology, VmSpec, When, run, run_with},
+        sim::{Costs, PolicySpec, RunOptions, Topology, run, run_with},
     };
     use alloc::{boxed::Box, string::String, vec, vec::Vec};
 
@@ -281,6 +333,35 @@ mod tests {
         let policy = scenario(Credit::NAME, Action::Pause { vm: 2 }).policy;
         let again = Action::SetPolicy { pool: None, policy };
         assert_eq!(complaint(&scenario(Credit::NAME, again)), None);
+    }
+
+    /// Eight VMs are put on two pCPUs by turns; those on one of them are paused, and what is left on the other evens out.
+    #[test]
+    fn who_only_computes_has_a_fair_part_of_pcpus_that_even_out() {
+        let mut scenario = scenario(RoundRobin::NAME, Action::Pause { vm: 0 });
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        scenario.vms = names.map(|name| vm(name, Workload::CpuBound)).into();
+        scenario.topology.pcpus = 2;
+        (scenario.warm_up, scenario.duration) = (300 * MS, 600 * MS);
+        (
+            scenario.policy.options.pcpus,
+            scenario.policy.options.max_vcpus,
+        ) = (PcpuSet::all(2), 8);
+        let pause = |vm| ActionSpec {
+            when: When::At {
+                first: 7 * MS,
+                every: None,
+            },
+            choices: vec![Action::Pause { vm }],
+        };
+        scenario.actions = [0, 2, 4, 6].map(pause).into();
+        let options = RunOptions::default();
+        let own = run(&scenario, 1, &options);
+        assert!(own.is_ok(), "{own:?}");
+        let lazy = || -> Box<dyn crate::Policy> { Box::new(RoundRobin::new(MS, u64::MAX - 1)) };
+        let failure = run_with(&scenario, 1, &options, lazy).unwrap_err();
+        let said = failure.rule;
+        assert!(said.contains("where 2 share a pCPU at most"), "{said}");
     }
 
     #[test]

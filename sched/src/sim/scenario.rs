@@ -336,5 +336,6 @@ fn play(engine: &Rc<Engine>, scenario: &Scenario, seed: u64, options: &RunOption
     expect::expect_fairness(scenario, &outcome);
     expect::expect_budgets(scenario, &outcome, options.interleave);
     expect::expect_slack(scenario, &outcome);
+    expect::expect_balance(scenario, &outcome);
     outcome
 }
