@@ -135,7 +135,8 @@ impl<V: Vcpu> Pool<V> {
     fn least_loaded(&self, candidates: PcpuSet, last: Option<PcpuId>, turn: u64) -> (PcpuId, u32) {
         let near = last.map_or(PcpuSet::EMPTY, |last| self.cell(last).near);
         let near = candidates.intersection(near);
-        let sample = near.part(turn).union(candidates.part(turn));
+        let far = candidates.difference(near);
+        let sample = near.part(turn).union(far.part(turn));
         let waiting = sample.iter().map(|pcpu| (pcpu, self.waiting(pcpu)));
         let least = waiting.min_by_key(|&(pcpu, waiting)| (waiting, !near.contains(pcpu)));
         least.expect("rule: an affinity is never empty")
@@ -159,7 +160,8 @@ impl<V: Vcpu> Pool<V> {
             .difference(self.draining.load(Ordering::Relaxed))
             .difference(PcpuSet::only(here));
         let near = busy.intersection(self.cell(here).near);
-        let sample = near.part(turn).union(busy.part(turn)).difference(tried);
+        let far = busy.difference(near);
+        let sample = near.part(turn).union(far.part(turn)).difference(tried);
         let waiting = sample.iter().map(|pcpu| (pcpu, self.waiting(pcpu)));
         let quieter = waiting.filter(|&(_, waiting)| waiting <= most);
         let best = quieter.min_by_key(|&(pcpu, waiting)| (!near.contains(pcpu), waiting));

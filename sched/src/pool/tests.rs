@@ -8,7 +8,8 @@ use crate::{
 };
 use alloc::{boxed::Box, string::ToString};
 
-struct Clusters;
+/// So many pCPUs share a cache.
+struct Clusters(usize);
 
 impl Host for Clusters {
     fn now(&self) -> u64 {
@@ -22,7 +23,7 @@ impl Host for Clusters {
     }
 
     fn cluster(&self, pcpu: PcpuId) -> u64 {
-        pcpu.index() as u64 / 2
+        (pcpu.index() / self.0) as u64
     }
 
     fn microseconds(&self, ticks: u64) -> Option<u64> {
@@ -50,17 +51,17 @@ fn set(text: &str) -> PcpuSet {
 
 /// The machine, and a vCPU of it that may run anywhere.
 fn machine() -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
-    machine_of(8)
+    machine_of(8, 2)
 }
 
-fn machine_of(pcpus: u16) -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
+fn machine_of(pcpus: u16, cluster: usize) -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
     let pool = Pool::new(PoolConfig {
         name: "all".into(),
         pcpus: PcpuSet::all(pcpus),
         max_vcpus: 2,
         policy: Box::new(RoundRobin::with_slice(10)),
         fallback_slice: 10,
-        host: Arc::new(Clusters),
+        host: Arc::new(Clusters(cluster)),
     })
     .unwrap();
     let entitlement = Entitlement::default();
@@ -159,7 +160,7 @@ fn near_pcpus_where_two_fewer_wait_come_before_far_ones_where_fewer_do() {
 /// On a machine larger than what is looked at each time.
 #[test]
 fn who_has_to_wait_finds_after_some_turns_where_the_fewest_do_wherever_that_is() {
-    let (pool, handle) = machine_of(64);
+    let (pool, handle) = machine_of(64, 2);
     pool.nobody_idles();
     for pcpu in pool.pcpus().iter() {
         pool.cell(pcpu).waiting.store(9, Ordering::Relaxed);
@@ -173,6 +174,27 @@ fn who_has_to_wait_finds_after_some_turns_where_the_fewest_do_wherever_that_is()
         let found = turns.filter(|&found| found == quiet).count();
         let is_near = quiet == pcpu(2);
         assert!(found == 16 || found > 0 && !is_near, "{quiet}: {found}");
+        pool.cell(quiet).waiting.store(9, Ordering::Relaxed);
+    }
+}
+
+/// Those that share a cache with it are not looked at twice.
+#[test]
+fn who_has_to_wait_finds_each_time_where_the_fewest_do_among_16_near_ones_and_16_others() {
+    let (pool, handle) = machine_of(32, 16);
+    pool.nobody_idles();
+    for pcpu in pool.pcpus().iter() {
+        pool.online.insert(pcpu, Ordering::Relaxed);
+        pool.cell(pcpu).waiting.store(9, Ordering::Relaxed);
+    }
+    for quiet in [2, 20].map(pcpu) {
+        pool.cell(quiet).waiting.store(0, Ordering::Relaxed);
+        for turn in 0..16 {
+            handle.switches.increment();
+            assert_eq!(pool.choose(&handle, Some(pcpu(3))), quiet);
+            let quieter = pool.quieter(PoolId::FIRST, pcpu(3), 2, PcpuSet::EMPTY, turn);
+            assert_eq!(quieter, Some(quiet), "{turn}");
+        }
         pool.cell(quiet).waiting.store(9, Ordering::Relaxed);
     }
 }
