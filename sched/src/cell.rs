@@ -96,6 +96,11 @@ impl<V> Cell<V> {
         }
     }
 
+    /// Where those that are ready here may run, and perhaps more.
+    pub(crate) fn reach(&self) -> PcpuSet {
+        self.reach.load(Ordering::Relaxed)
+    }
+
     /// `asker` idles, and asks this pCPU for a vCPU. It tells it so afterwards.
     pub(crate) fn ask(&self, asker: PcpuId) {
         self.askers.insert(asker, Ordering::Relaxed);

@@ -28,7 +28,7 @@ pub use machine::{Decision, Look, Machine, Woken};
 pub use watch::PolicyFailure;
 
 use crate::{
-    BlockReason, LocalPolicy, PcpuId, Policy, Pool, PoolId, Slice, TraceEvent, Vcpu, VcpuId,
+    BlockReason, LocalPolicy, PcpuId, PcpuSet, Policy, Pool, PoolId, Slice, TraceEvent, Vcpu, VcpuId,
     attention::{About, Raised},
     cell::{Cell, RECONSIDERED},
     deadlines::Deadlines,
@@ -114,6 +114,8 @@ pub struct LocalScheduler<V: Vcpu> {
     next_spread: u64,
     /// How often it was.
     spreads: u64,
+    /// Where nobody could go who was looked for last: others come first.
+    spread_tried: PcpuSet,
     /// The policy idles the pCPU until then.
     resume_at: Option<u64>,
 }
@@ -136,6 +138,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             spread_period: policy.policy.balance_period(),
             next_spread: 0,
             spreads: 0,
+            spread_tried: PcpuSet::EMPTY,
             pool_id: policy.pool,
             promises: policy.policy,
             generation: policy.generation,

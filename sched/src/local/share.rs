@@ -109,19 +109,30 @@ impl<V: Vcpu> LocalScheduler<V> {
         if period == NEVER || cfg!(mutant = "nobody_spreads") {
             return;
         }
-        let mut tried = PcpuSet::EMPTY;
+        if cfg!(mutant = "spread_tries_the_same_again") {
+            self.spread_tried = PcpuSet::EMPTY;
+        }
         for _ in 0..TRIES {
-            let pool = &self.pool;
             let fewer = match cfg!(mutant = "spread_to_equals") {
                 true => 1,
                 false => IMBALANCE,
             };
-            let to = pool.quieter(self.pool_id, self.id, fewer, tried, self.spreads);
-            let Some(to) = to else { return };
-            if let Some(id) = self.relieve(to, now) {
-                return self.hand_over(id, to, now);
+            let (tried, turn) = (self.spread_tried, self.spreads);
+            let to = self
+                .pool
+                .quieter(self.pool_id, self.id, fewer, tried, turn);
+            let gift = to.map(|(to, _)| (to, self.relieve(to, now)));
+            match gift {
+                Some((to, None)) => self.spread_tried.insert(to),
+                Some((to, Some(id))) => {
+                    self.spread_tried = PcpuSet::EMPTY;
+                    return self.hand_over(id, to, now);
+                }
+                None => {
+                    self.spread_tried = PcpuSet::EMPTY;
+                    return;
+                }
             }
-            tried.insert(to);
         }
     }
 

@@ -142,8 +142,9 @@ impl<V: Vcpu> Pool<V> {
         least.expect("rule: an affinity is never empty")
     }
 
-    /// The busy pCPU of `pool` where the fewest wait, and at least `fewer` fewer than on `here`, and that is not in `tried`: of 16
-    /// near ones, if there is one among them, else of 16 others, which are others in each turn.
+    /// The busy pCPU of `pool` where the fewest wait, and at least `fewer` fewer than on `here`, where one that is ready `here` may
+    /// run, and that is not in `tried`, with how many wait there: of 16 near ones, if there is one among them, else of 16 others, which
+    /// are others in each turn.
     pub(crate) fn quieter(
         &self,
         pool: PoolId,
@@ -151,11 +152,12 @@ impl<V: Vcpu> Pool<V> {
         fewer: u32,
         tried: PcpuSet,
         turn: u64,
-    ) -> Option<PcpuId> {
+    ) -> Option<(PcpuId, u32)> {
         let most = self.waiting(here).checked_sub(fewer)?;
         let partition = self.partition(pool);
         let busy = partition.pcpus().difference(partition.idle_pcpus());
         let busy = busy
+            .intersection(self.cell(here).reach())
             .intersection(self.online.load(Ordering::Relaxed))
             .difference(self.draining.load(Ordering::Relaxed))
             .difference(PcpuSet::only(here));
@@ -164,8 +166,7 @@ impl<V: Vcpu> Pool<V> {
         let sample = near.part(turn).union(far.part(turn)).difference(tried);
         let waiting = sample.iter().map(|pcpu| (pcpu, self.waiting(pcpu)));
         let quieter = waiting.filter(|&(_, waiting)| waiting <= most);
-        let best = quieter.min_by_key(|&(pcpu, waiting)| (!near.contains(pcpu), waiting));
-        best.map(|(pcpu, _)| pcpu)
+        quieter.min_by_key(|&(pcpu, waiting)| (!near.contains(pcpu), waiting))
     }
 
     /// Claims an idle pCPU of `set` for the vCPU of `handle`, which was on `last`: the caller must post to it.

@@ -141,11 +141,18 @@ fn near_pcpus_where_two_fewer_wait_come_before_far_ones_where_fewer_do() {
     }
     let quieter = |here, tried| {
         let quieter = pool.quieter(PoolId::FIRST, pcpu(here), 2, set(tried), 0);
-        quieter.map(PcpuId::index)
+        quieter.map(|(pcpu, _)| pcpu.index())
     };
+    let reach = |pcpus| pool.cell(pcpu(5)).set_reach(set(pcpus));
+    for index in [0, 5, 6] {
+        pool.cell(pcpu(index)).set_reach(PcpuSet::all(8));
+    }
     assert_eq!(quieter(5, "7"), Some(4), "it is near");
     assert_eq!(quieter(5, "4"), Some(0), "the fewest wait there");
     assert_eq!(quieter(5, "0,4"), None, "one fewer is not enough");
+    reach("0-3,5-7");
+    assert_eq!(quieter(5, "7"), Some(0), "nobody here may run on the other");
+    reach("0-7");
     assert_eq!(quieter(6, "0,4"), None);
     assert_eq!(quieter(0, "7"), None);
     pool.publish_idle(PoolId::FIRST, pcpu(4));
@@ -187,13 +194,14 @@ fn who_has_to_wait_finds_each_time_where_the_fewest_do_among_16_near_ones_and_16
         pool.online.insert(pcpu, Ordering::Relaxed);
         pool.cell(pcpu).waiting.store(9, Ordering::Relaxed);
     }
+    pool.cell(pcpu(3)).set_reach(PcpuSet::all(32));
     for quiet in [2, 20].map(pcpu) {
         pool.cell(quiet).waiting.store(0, Ordering::Relaxed);
         for turn in 0..16 {
             handle.switches.increment();
             assert_eq!(pool.choose(&handle, Some(pcpu(3))), quiet);
             let quieter = pool.quieter(PoolId::FIRST, pcpu(3), 2, PcpuSet::EMPTY, turn);
-            assert_eq!(quieter, Some(quiet), "{turn}");
+            assert_eq!(quieter, Some((quiet, 0)), "{turn}");
         }
         pool.cell(quiet).waiting.store(9, Ordering::Relaxed);
     }

@@ -174,6 +174,33 @@ fn who_may_not_go_and_who_prefers_to_stay_are_not_sent_away() {
     );
 }
 
+/// However many others there are where nobody waits.
+#[test]
+fn who_may_go_to_one_pcpu_only_gets_there() {
+    let guests = || {
+        let here = ["0"; 6].map(|place| (busy(), place));
+        let there = ["1", "2", "3", "4", "5", "6", "7", "7"].map(|place| (busy(), place));
+        here.into_iter().chain(there)
+    };
+    let mut sim = machine(8, round_robin(), guests(), &[]);
+    sim.run_until(50);
+    sim.allow(0..6, "0,7");
+    sim.run_until(50 + PERIOD);
+    assert_eq!(sim.gifts(), 1, "those where nobody may go are not tried");
+    // One that may go anywhere prefers to stay: nobody knows before it is tried that nobody goes there.
+    let mut sim = machine(8, round_robin(), guests(), &[]);
+    sim.run_until(50);
+    let handle = sim.handle(vcpu(0)).clone();
+    handle.set_soft_affinity(set("0")).unwrap();
+    sim.allow(0..1, "0-7");
+    sim.allow(1..6, "0,7");
+    sim.run_until(50 + 3 * PERIOD + 2 * SLICE);
+    assert!(sim.gifts() >= 1);
+    sim.run_until(1000);
+    assert_eq!(sim.gifts(), 2, "four and four");
+    assert_eq!(sim.haunts(vcpu(0), 0), set("0"));
+}
+
 #[test]
 fn equal_priorities_even_out_and_nobody_goes_where_more_important_ones_run() {
     let policy = || Box::new(Priority::new(SLICE, PERIOD, 8));
