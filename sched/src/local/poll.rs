@@ -41,6 +41,8 @@ impl<V: Vcpu> LocalScheduler<V> {
         let Some(until) = handle.account.since(BLOCKED).filter(|_| waits) else {
             return false;
         };
+        // The limit may have been lowered since the last wait.
+        let window = window.min(handle.entry.halt_poll());
         let until = until.saturating_add(window);
         if now >= until || self.current.polling == Stage::Over {
             self.current.polling = Stage::Over;

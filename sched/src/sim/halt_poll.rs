@@ -157,6 +157,29 @@ fn a_pcpu_that_polls_counts_as_idle_for_who_wakes_up() {
 }
 
 #[test]
+fn a_lower_limit_counts_from_the_next_wait_on() {
+    let sender = Script::forever([Compute(20), Interrupt(VCPU1)]);
+    let waiter = Script::forever([Compute(5), Wait]);
+    let ticks_of_next_wait = |limit| {
+        let mut sim = machine([sender.clone(), waiter.clone()], LIMIT);
+        // It runs, has been polled for, and will be.
+        let runs = |now: &u64| {
+            sim.run_until(*now);
+            !sim.handle(VCPU1).state.load().is_blocked()
+        };
+        let now = (2_000..2_040).find(runs).expect("every 20 ticks");
+        let before = sim.handle(VCPU1).snapshot(now).halt_polls;
+        assert!(before.won > 80);
+        sim.handle(VCPU1).set_entitlement(&polled(limit)).unwrap();
+        sim.run_until(now + 20);
+        sim.handle(VCPU1).snapshot(now + 20).halt_polls.ticks - before.ticks
+    };
+    assert!(ticks_of_next_wait(LIMIT) > 10);
+    assert!((1..=5).contains(&ticks_of_next_wait(4)));
+    assert_eq!(ticks_of_next_wait(0), 0);
+}
+
+#[test]
 fn a_pause_ends_the_polling() {
     let mut sim = pings(LIMIT, 20);
     sim.run_until(2_000);
