@@ -61,12 +61,16 @@ impl<V: Vcpu> LocalScheduler<V> {
         let Some(vcpu) = &self.loaded else {
             return false;
         };
-        let preferred = vcpu.handle().entry.preferred();
+        let handle = vcpu.handle();
+        let preferred = handle.entry.preferred();
         let is_content = preferred.is_empty() || preferred.contains(self.id);
         if is_content || cfg!(mutant = "stay_where_it_waits") {
             return false;
         }
-        !preferred.intersection(self.idle_pcpus()).is_empty()
+        // Its policy may have a home for it, where it wakes up whatever it prefers.
+        let better = preferred.intersection(handle.allowed());
+        let idle = better.intersection(self.idle_pcpus());
+        handle.entry.home().is_none() && !idle.is_empty()
     }
 
     /// Loads who runs next, if nobody is loaded, or if the loaded one's turn is over.

@@ -2,8 +2,8 @@
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation, Stretch};
 use crate::{
-    Entitlement, PcpuId, PcpuSet, Policy, VcpuId,
-    policies::{Priority, RoundRobin},
+    Entitlement, PcpuId, PcpuSet, Policy, Reservation, VcpuId,
+    policies::{Deadline, Priority, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
 
@@ -263,6 +263,37 @@ fn an_idle_pcpu_takes_from_one_that_shares_its_cache_although_more_wait_elsewher
         .find(|stretch| stretch.pcpu == pcpu(3) && stretch.start >= 100);
     let first = first.expect("it does not idle").vcpu.index();
     assert!(first >= 6, "vcpu{first}");
+}
+
+/// Its registers stay where they are if it would wake up there anyway.
+#[test]
+fn who_cannot_wake_up_where_it_prefers_waits_loaded() {
+    let sleeper = || Script::forever([Compute(5), WaitFor(7)]);
+    let switches = |sim: &Simulation| sim.handle(vcpu(0)).switches.read();
+    let policies: [(Box<dyn Policy>, &str); 2] = [
+        (round_robin(), "0"),
+        (Box::new(Deadline::with_slice(SLICE, 8)), "0-3"),
+    ];
+    for (policy, affinity) in policies {
+        let name = policy.name();
+        let mut sim = machine(4, policy, [(sleeper(), affinity)], &[]);
+        let handle = sim.handle(vcpu(0)).clone();
+        let reserved = Entitlement {
+            reservation: Some(Reservation::new(5, 10).unwrap()),
+            ..Entitlement::default()
+        };
+        handle.set_entitlement(&reserved).unwrap();
+        sim.run_until(30);
+        let home = handle.last_pcpu();
+        let elsewhere = PcpuSet::all(4).difference(PcpuSet::only(home));
+        handle.set_soft_affinity(elsewhere).unwrap();
+        sim.run_until(50);
+        let before = switches(&sim);
+        sim.run_until(1000);
+        assert!(sim.times(vcpu(0)).run > 300);
+        assert_eq!(handle.last_pcpu(), home, "{name}");
+        assert_eq!(switches(&sim), before, "{name}");
+    }
 }
 
 #[test]
