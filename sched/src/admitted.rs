@@ -132,8 +132,13 @@ impl LocalPolicy for AdmittedLocal {
         self.local.surrender(allowed)
     }
 
-    fn relieve(&mut self, to: PcpuId, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        self.local.relieve(to, allowed)
+    fn relieve(
+        &mut self,
+        to: PcpuId,
+        waiting: usize,
+        allowed: &mut dyn FnMut(VcpuId) -> bool,
+    ) -> Option<VcpuId> {
+        self.local.relieve(to, waiting, allowed)
     }
 
     fn charge(&mut self, vcpu: VcpuId, ticks: u64, now: u64) {

@@ -254,9 +254,14 @@ pub trait LocalPolicy: Send {
     /// was true is the one: `allowed` has reserved a pCPU for it.
     fn surrender(&mut self, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId>;
 
-    /// Takes out the vCPU that had best wait on `to` instead, of those for which `allowed` is true: `to` is busy, and fewer wait
-    /// there. Asked once in each [`Policy::balance_period`], for a few pCPUs at most.
-    fn relieve(&mut self, _to: PcpuId, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+    /// Takes out the vCPU that had best wait on `to` instead, of those for which `allowed` is true: `to` is busy, and only `waiting`
+    /// wait there. Asked once in each [`Policy::balance_period`], for a few pCPUs at most.
+    fn relieve(
+        &mut self,
+        _to: PcpuId,
+        _waiting: usize,
+        allowed: &mut dyn FnMut(VcpuId) -> bool,
+    ) -> Option<VcpuId> {
         self.surrender(allowed)
     }
 

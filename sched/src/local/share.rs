@@ -118,10 +118,8 @@ impl<V: Vcpu> LocalScheduler<V> {
                 false => IMBALANCE,
             };
             let (tried, turn) = (self.spread_tried, self.spreads);
-            let to = self
-                .pool
-                .quieter(self.pool_id, self.id, fewer, tried, turn);
-            let gift = to.map(|(to, _)| (to, self.relieve(to, now)));
+            let to = self.pool.quieter(self.pool_id, self.id, fewer, tried, turn);
+            let gift = to.map(|(to, waiting)| (to, self.relieve(to, waiting, now)));
             match gift {
                 Some((to, None)) => self.spread_tried.insert(to),
                 Some((to, Some(id))) => {
@@ -136,8 +134,8 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// Lets the policy name a ready vCPU that may go to `to`. One that has preferred pCPUs is not sent away from them.
-    fn relieve(&mut self, to: PcpuId, now: u64) -> Option<VcpuId> {
+    /// Lets the policy name a ready vCPU that may go to `to`, where `waiting` wait. One that has preferred pCPUs is not sent away from them.
+    fn relieve(&mut self, to: PcpuId, waiting: u32, now: u64) -> Option<VcpuId> {
         let (ready, here) = (&self.ready, self.id);
         let may_go = |id| {
             ready.get(id).is_some_and(|vcpu: &V| {
@@ -146,7 +144,8 @@ impl<V: Vcpu> LocalScheduler<V> {
                 !is_worse && vcpu.handle().can_run_on(to)
             })
         };
-        let id = self.policy.relieve(to, &mut |id| may_go(id))?;
+        let waiting = waiting as usize;
+        let id = self.policy.relieve(to, waiting, &mut |id| may_go(id))?;
         if may_go(id) {
             return Some(id);
         }

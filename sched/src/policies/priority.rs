@@ -10,8 +10,8 @@
 //! with m pCPUs the m most important vCPUs run, as far as their affinities let them. [POSIX.1-2017: SCHED_RR; Linux:
 //! real-time scheduling class, push and pull] A priority promises nothing to those that have less: they may wait forever.
 //!
-//! Equal vCPUs are moved for each other's sake once in each balance period: where two more wait than on another pCPU, the last of
-//! those that are equal to what runs there goes there. They are counted with all that wait, whatever their priorities.
+//! Equal vCPUs are moved for each other's sake once in each balance period: where two more wait than on another pCPU, and two more of
+//! those that are equal to what runs there, the last of these goes there.
 
 use super::{
     fifo::Member,
@@ -94,6 +94,7 @@ impl Policy for Priority {
             ranking: Ranking::with_capacity(entitlements.len()),
             changes: entitlements.changes(),
             stale: Vec::with_capacity(entitlements.len()),
+            equals: [0; 1 << u8::BITS],
             running: None,
             is_given: false,
             last_place: 0,
@@ -140,6 +141,8 @@ struct Queue {
     ready: Roster<Entity>,
     /// The most important first, and equal ones in the order of their turns.
     ranking: Ranking,
+    /// By priority: how many are ready.
+    equals: [u16; 1 << u8::BITS],
     /// What [`Entitlements::changes`] said when it was looked whose priority has changed.
     changes: u32,
     /// The slots of those, while they get it; there is room for all.
@@ -168,6 +171,7 @@ impl Queue {
         }
         let index = self.ready.insert(entity);
         self.ranking.insert(index, entity.rank());
+        self.equals[usize::from(entity.priority)] += 1;
         let urgency = entity.urgency();
         self.urgencies.set_waiting(entity.vcpu, urgency, self.pcpu);
         self.publish();
@@ -176,6 +180,7 @@ impl Queue {
     fn remove(&mut self, index: usize) -> Entity {
         self.ranking.remove(index);
         let entity = self.ready.remove(index);
+        self.equals[usize::from(entity.priority)] -= 1;
         self.urgencies.set_gone(entity.vcpu);
         self.publish();
         entity
@@ -227,7 +232,13 @@ impl Queue {
     fn publish(&self) {
         let urgency = |entity: Option<&Entity>| entity.map_or(Urgency::NONE, Entity::urgency);
         let (running, waiting) = (urgency(self.running.as_ref()), urgency(self.first()));
-        self.urgencies.publish(self.pcpu, running, waiting);
+        let equals = self.running.map_or(0, |running| self.equals(&running));
+        self.urgencies.publish(self.pcpu, running, equals, waiting);
+    }
+
+    /// How many are ready that have the priority of `entity`.
+    fn equals(&self, entity: &Entity) -> u16 {
+        self.equals[usize::from(entity.priority)]
     }
 
     /// The most important that is ready here and should run instead of what some pCPU runs, and that pCPU.
@@ -294,13 +305,22 @@ impl LocalPolicy for Queue {
         Some(self.remove(index).vcpu)
     }
 
-    fn relieve(&mut self, to: PcpuId, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
-        let running = self.urgencies.running(to);
-        let may_go = |&index: &usize| {
-            let entity = self.ready.get(index);
-            entity.urgency() == running && allowed(entity.vcpu)
-        };
-        let index = self.ranking.iter().filter(may_go).last()?;
+    /// The last one that may go of those that are equal to what runs there, if no more of these are before it there than here.
+    fn relieve(
+        &mut self,
+        to: PcpuId,
+        _waiting: usize,
+        allowed: &mut dyn FnMut(VcpuId) -> bool,
+    ) -> Option<VcpuId> {
+        let (running, there) = self.urgencies.running(to);
+        let there = usize::from(there);
+        let is_equal = |&index: &usize| self.ready.get(index).urgency() == running;
+        let equals = || self.ranking.iter().filter(is_equal);
+        if equals().count() < there + 2 && !cfg!(mutant = "priority_counts_all") {
+            return None;
+        }
+        let may_go = |&index: &usize| allowed(self.ready.get(index).vcpu);
+        let index = equals().skip(there).filter(may_go).last()?;
         Some(self.remove(index).vcpu)
     }
 

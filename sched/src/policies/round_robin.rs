@@ -5,7 +5,7 @@
 //! ```
 //! With n ready on a pCPU nobody waits longer than n slices. A vCPU that waits for an interrupt and wakes goes to the end
 //! like everybody else: its own slice ends early, the others' do not. Turns are as frequent on all pCPUs as numbers allow: where
-//! two more wait than elsewhere, the last one goes there, once in each balance period. [Silberschatz et al., Operating System Concepts:
+//! two more wait than elsewhere, the last one that may goes there, once in each balance period, unless it would have its turn later. [Silberschatz et al., Operating System Concepts:
 //! Round-Robin Scheduling]
 
 use super::fifo::Fifo;
@@ -118,10 +118,21 @@ impl LocalPolicy for Queue {
         self.remove(|&ready| allowed(ready))
     }
 
-    /// The last one: it has waited least, and there are fewer before it there.
-    fn relieve(&mut self, _to: PcpuId, allowed: &mut dyn FnMut(VcpuId) -> bool) -> Option<VcpuId> {
+    /// The last one that may go, if no more are before it there than here: who is moved again and again comes nearer to its turn
+    /// all the same.
+    fn relieve(
+        &mut self,
+        _to: PcpuId,
+        waiting: usize,
+        allowed: &mut dyn FnMut(VcpuId) -> bool,
+    ) -> Option<VcpuId> {
+        let first = if cfg!(mutant = "relieve_whoever_is_next") {
+            0
+        } else {
+            waiting
+        };
         let may_go = |&index: &usize| self.ready.get(index).is_some_and(|&vcpu| allowed(vcpu));
-        let index = (0..self.ready.len()).rev().find(may_go)?;
+        let index = (first..self.ready.len()).rev().find(may_go)?;
         self.ready.remove(index)
     }
 
@@ -180,10 +191,18 @@ mod tests {
     #[test]
     fn who_has_waited_least_goes_where_fewer_wait() {
         let (mut local, to) = (queue_of_three(), PcpuId::new(1).unwrap());
-        assert_eq!(local.relieve(to, &mut |_| true), Some(C));
-        assert_eq!(local.relieve(to, &mut |vcpu| vcpu == A), Some(A));
-        assert_eq!(local.relieve(to, &mut |_| false), None);
+        assert_eq!(local.relieve(to, 1, &mut |_| true), Some(C));
+        assert_eq!(local.relieve(to, 0, &mut |vcpu| vcpu == A), Some(A));
+        assert_eq!(local.relieve(to, 0, &mut |_| false), None);
         assert_eq!(next(&mut local), Some(B));
+    }
+
+    #[test]
+    fn nobody_goes_where_more_come_before_it_than_here() {
+        let (mut local, to) = (queue_of_three(), PcpuId::new(1).unwrap());
+        assert_eq!(local.relieve(to, 1, &mut |vcpu| vcpu == A), None);
+        assert_eq!(local.relieve(to, 2, &mut |vcpu| vcpu == B), None);
+        assert_eq!(local.relieve(to, 1, &mut |vcpu| vcpu == B), Some(B));
     }
 
     #[test]

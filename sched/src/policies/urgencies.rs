@@ -34,8 +34,12 @@ pub(super) struct Urgencies {
     vcpus: Box<[AtomicU32]>,
 }
 
+/// The part of [`Front::running`] that says how urgent it is.
+const URGENCY: u32 = 0xffff;
+
 #[derive(Default)]
 struct Front {
+    /// Its urgency in bits 15:0, and in bits 31:16 how many are ready that are as urgent.
     running: AtomicU32,
     /// The most urgent of those that are ready and do not run.
     waiting: AtomicU32,
@@ -72,19 +76,21 @@ impl Urgencies {
         self.vcpus[vcpu.index()].store(0, Relaxed);
     }
 
-    /// What runs on `pcpu`, and the most urgent that is ready there.
-    pub(super) fn publish(&self, pcpu: PcpuId, running: Urgency, waiting: Urgency) {
+    /// What runs on `pcpu`, how many are ready there that are as urgent, and the most urgent that is.
+    pub(super) fn publish(&self, pcpu: PcpuId, running: Urgency, equals: u16, waiting: Urgency) {
         let front = &self.fronts[pcpu.index()];
-        for (word, Urgency(new)) in [(&front.running, running), (&front.waiting, waiting)] {
+        let running = u32::from(equals) << 16 | running.0;
+        for (word, new) in [(&front.running, running), (&front.waiting, waiting.0)] {
             if word.load(Relaxed) != new {
                 word.store(new, Relaxed);
             }
         }
     }
 
-    /// What runs on `pcpu`.
-    pub(super) fn running(&self, pcpu: PcpuId) -> Urgency {
-        Urgency(self.fronts[pcpu.index()].running.load(Relaxed))
+    /// What runs on `pcpu`, and how many are ready there that are as urgent.
+    pub(super) fn running(&self, pcpu: PcpuId) -> (Urgency, u16) {
+        let running = self.fronts[pcpu.index()].running.load(Relaxed);
+        (Urgency(running & URGENCY), (running >> 16) as u16)
     }
 
     fn fronts(&self) -> impl Iterator<Item = (PcpuId, &Front)> {
@@ -94,8 +100,9 @@ impl Urgencies {
 
     /// Those that run something less urgent, and what that is.
     fn below(&self, urgency: Urgency) -> impl Iterator<Item = (Urgency, PcpuId)> {
-        let running =
-            |(pcpu, front): (PcpuId, &Front)| (Urgency(front.running.load(Relaxed)), pcpu);
+        let running = |(pcpu, front): (PcpuId, &Front)| {
+            (Urgency(front.running.load(Relaxed) & URGENCY), pcpu)
+        };
         let busy = self.fronts().map(running);
         busy.filter(move |&(running, _)| running != Urgency::NONE && running < urgency)
     }
@@ -159,15 +166,15 @@ mod models {
             entitlements.set_place(vcpu, PcpuSet::all(2), None);
             for pcpu in [here, there] {
                 urgencies.join(pcpu);
-                urgencies.publish(pcpu, more, Urgency::NONE);
+                urgencies.publish(pcpu, more, 0, Urgency::NONE);
             }
             let other = Arc::clone(&urgencies);
             let turns = thread::spawn(move || {
-                other.publish(there, less, Urgency::NONE);
+                other.publish(there, less, 0, Urgency::NONE);
                 other.misplaced(there, &entitlements)
             });
             urgencies.set_waiting(vcpu, middle, here);
-            urgencies.publish(here, more, middle);
+            urgencies.publish(here, more, 0, middle);
             let pushed = urgencies.least(middle, |_| true);
             let pulled = turns.join().unwrap();
             assert!(pushed == Some(there) || pulled == Some(here));

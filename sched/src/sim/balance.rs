@@ -217,6 +217,20 @@ fn equal_priorities_even_out_and_nobody_goes_where_more_important_ones_run() {
     expect_runs(&sim.runs(4, 900), &[300, 300, 300, 900]);
 }
 
+/// More wait on the first pCPU, but not more of those that are equal to what runs on the other.
+#[test]
+fn less_important_ones_that_wait_do_not_send_more_important_ones_away() {
+    let policy = Box::new(Priority::new(SLICE, PERIOD, 9));
+    let here = ["0"; 6].map(|place| (busy(), place));
+    let there = ["1"; 3].map(|place| (busy(), place));
+    let guests = here.into_iter().chain(there);
+    let mut sim = machine(2, policy, guests, &[5, 5, 1, 1, 1, 1, 5, 5, 5]);
+    sim.run_until(50);
+    sim.allow([0, 1, 6, 7, 8], "0-1");
+    sim.run_until(1000);
+    assert_eq!(sim.gifts(), 0, "two and three cannot be more equal");
+}
+
 #[test]
 fn a_policy_that_sees_to_it_itself_is_not_helped() {
     let guests = ["0", "0", "0", "1"].map(|place| (busy(), place));

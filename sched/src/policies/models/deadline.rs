@@ -116,11 +116,11 @@ proptest! {
 
     #[test]
     fn deadline_is_what_its_model_says(
-        periods in prop::collection::vec(prop::option::of((20..60_u64, 1..=10_u64)), usize::from(VCPUS)),
+        periods in prop::collection::vec(prop::option::of((50..150_u64, 1..=10_u64)), usize::from(VCPUS)),
         events in events(),
     ) {
         // All together reserve the pCPU at most.
-        let reservation = |&(period, tenths): &(u64, u64)| (tenths * period / 50).max(1);
+        let reservation = |&(period, tenths): &(u64, u64)| (tenths * period / (10 * u64::from(VCPUS))).max(1);
         let entitlement = |demand: &Option<(u64, u64)>| Entitlement {
             reservation: demand
                 .as_ref()

@@ -19,10 +19,21 @@ use crate::{
 use alloc::{sync::Arc, vec::Vec};
 use proptest::prelude::*;
 
-/// How many vCPUs there are.
-const VCPUS: u16 = 5;
+/// How many vCPUs there are: more than a ranking looks at one by one.
+const VCPUS: u16 = 12;
+/// How many there are on another pCPU, of each priority.
+const OTHERS: u16 = 3;
+/// So many priorities there are.
+const PRIORITIES: u8 = 3;
+/// For so many a policy has room.
+const ROOM: u16 = VCPUS + OTHERS * PRIORITIES as u16;
 /// The slice of those that have none of their own, in ticks.
 const SLICE: u64 = 10;
+
+const OTHER: PcpuId = match PcpuId::new(1) {
+    Some(other) => other,
+    None => panic!("rule: there can be two pCPUs"),
+};
 
 /// What happens next.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +51,24 @@ enum Event {
     /// Somebody waits for this one: it should run next.
     Hurry(u16),
     /// Another pCPU has fewer, and gets one, if the policy wants to be asked.
-    Relieve,
+    Relieve(Place),
+}
+
+/// A pCPU where fewer wait.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// The priority of all that are there.
+    priority: u8,
+    /// One runs, and so many wait.
+    waiting: u16,
+    /// Bit n: vCPU n may go there.
+    allowed: u16,
+}
+
+impl Place {
+    fn allows(self, vcpu: u16) -> bool {
+        self.allowed & 1 << vcpu != 0
+    }
 }
 
 /// What a policy does, said slowly and obviously.
@@ -72,8 +100,8 @@ trait Model {
         None
     }
 
-    /// Who goes where fewer wait, and is not here any more.
-    fn relieve(&mut self) -> Option<u16> {
+    /// Who goes to `place`, and is not here any more.
+    fn relieve(&mut self, _place: Place) -> Option<u16> {
         None
     }
 
@@ -91,8 +119,19 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Yield),
         1 => (0..VCPUS).prop_map(Event::YieldTo),
         1 => (0..VCPUS).prop_map(Event::Hurry),
-        1 => Just(Event::Relieve),
+        1 => place().prop_map(Event::Relieve),
     ]
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    // Most may go.
+    let allowed = (any::<u16>(), any::<u16>()).prop_map(|(some, others)| some | others);
+    let place = |(priority, waiting, allowed)| Place {
+        priority,
+        waiting,
+        allowed,
+    };
+    (0..PRIORITIES, 0..OTHERS, allowed).prop_map(place)
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -115,7 +154,8 @@ fn id(vcpu: u16) -> VcpuId {
 struct Core<'a> {
     local: &'a mut dyn LocalPolicy,
     model: &'a mut dyn Model,
-    is_balanced: bool,
+    /// Another pCPU's, if the policy wants to be asked who goes there.
+    other: Option<&'a mut dyn LocalPolicy>,
     now: u64,
     ready: Vec<u16>,
     /// Who runs, and when its slice is over, if it has one; and whether it is even if nobody waits.
@@ -263,15 +303,30 @@ impl Core<'_> {
                 self.hurry(vcpu);
             }
             Event::Hurry(_) => {}
-            Event::Relieve if self.is_balanced => {
-                let other = PcpuId::new(1).expect("in range");
-                let gone = self.local.relieve(other, &mut |_| true);
-                assert_eq!(gone, self.model.relieve().map(id), "at {}", self.now);
-                self.ready.retain(|&ready| gone != Some(id(ready)));
-            }
-            Event::Relieve => {}
+            Event::Relieve(place) => self.relieve(place),
         }
         self.choose();
+    }
+
+    fn relieve(&mut self, place: Place) {
+        let Some(other) = self.other.as_deref_mut() else {
+            return;
+        };
+        let first = VCPUS + OTHERS * u16::from(place.priority);
+        let there = (first..=first + place.waiting).map(id);
+        there
+            .clone()
+            .for_each(|vcpu| other.enqueue(vcpu, Ready::Woken, self.now));
+        let Choice::Run(running) = other.pick(self.now) else {
+            unreachable!("somebody is ready");
+        };
+        let mut allowed = |vcpu: VcpuId| place.allows(vcpu.index() as u16);
+        let waiting = place.waiting.into();
+        let gone = self.local.relieve(OTHER, waiting, &mut allowed);
+        assert_eq!(gone, self.model.relieve(place).map(id), "at {}", self.now);
+        self.ready.retain(|&ready| gone != Some(id(ready)));
+        other.leave(running.vcpu, self.now);
+        there.for_each(|vcpu| other.withdraw(vcpu, self.now));
     }
 
     fn preempt(&mut self) {
@@ -295,18 +350,31 @@ fn compare(
     entitlements: &[Entitlement],
     events: &[Event],
 ) {
-    let table = Arc::new(Entitlements::new(VCPUS));
+    let table = Arc::new(Entitlements::new(ROOM));
     for (vcpu, entitlement) in (0..VCPUS).zip(entitlements) {
         let home = policy.admit(id(vcpu), entitlement, PcpuSet::all(1));
         table.set(id(vcpu), entitlement);
         table.set_place(id(vcpu), PcpuSet::all(1), home.expect("it can be kept"));
     }
+    for priority in 0..PRIORITIES {
+        let entitlement = Entitlement {
+            priority,
+            ..Entitlement::default()
+        };
+        let first = VCPUS + OTHERS * u16::from(priority);
+        (first..first + OTHERS).for_each(|vcpu| table.set(id(vcpu), &entitlement));
+    }
     let pcpu = PcpuSet::all(1).first().expect("there is one");
     let mut local = policy.local(pcpu, &table);
+    let is_balanced = policy.balance_period().is_some();
+    let mut other = is_balanced.then(|| policy.local(OTHER, &table));
     let mut core = Core {
         local: &mut *local,
         model,
-        is_balanced: policy.balance_period().is_some(),
+        other: match &mut other {
+            Some(other) => Some(&mut **other),
+            None => None,
+        },
         now: 0,
         ready: Vec::new(),
         running: None,

@@ -1,4 +1,4 @@
-use super::{Model, SLICE, VCPUS, cases, compare, events};
+use super::{Model, PRIORITIES, Place, ROOM, SLICE, VCPUS, cases, compare, events};
 use crate::{Entitlement, Ready, policies::Priority};
 use alloc::vec::Vec;
 use proptest::prelude::*;
@@ -54,6 +54,20 @@ impl Model for Ranks {
         self.running.map(|vcpu| self.left[usize::from(vcpu)])
     }
 
+    fn relieve(&mut self, place: Place) -> Option<u16> {
+        let ready = self.ready.iter().copied();
+        let equals: Vec<u16> = ready
+            .filter(|&vcpu| self.priority(vcpu) == place.priority)
+            .collect();
+        if equals.len() < usize::from(place.waiting) + 2 {
+            return None;
+        }
+        let later = equals[usize::from(place.waiting)..].iter().copied();
+        let last = later.filter(|&vcpu| place.allows(vcpu)).last()?;
+        self.ready.retain(|&ready| ready != last);
+        Some(last)
+    }
+
     fn is_preempted(&mut self, running: u16, _now: u64) -> Option<bool> {
         let less = self.priority(running);
         Some(self.ready.iter().any(|&vcpu| self.priority(vcpu) > less))
@@ -65,12 +79,12 @@ proptest! {
 
     #[test]
     fn priority_is_what_its_model_says(
-        priorities in prop::collection::vec(0..3_u8, usize::from(VCPUS)),
+        priorities in prop::collection::vec(0..PRIORITIES, usize::from(VCPUS)),
         events in events(),
     ) {
         let entitlement = |&priority: &u8| Entitlement { priority, ..Entitlement::default() };
         let entitlements: Vec<_> = priorities.iter().map(entitlement).collect();
         let mut model = Ranks { priorities, left: [0; VCPUS as usize], ready: Vec::new(), running: None };
-        compare(&Priority::with_slice(SLICE, VCPUS), &mut model, &entitlements, &events);
+        compare(&Priority::with_slice(SLICE, ROOM), &mut model, &entitlements, &events);
     }
 }

@@ -1,4 +1,4 @@
-use super::{Model, SLICE, cases, compare, events};
+use super::{Model, Place as There, SLICE, cases, compare, events};
 use crate::{
     Ready,
     policies::{Pinned, RoundRobin},
@@ -21,17 +21,13 @@ impl Turns {
         self.0.iter().position(|&other| other == place)
     }
 
-    /// The first of those that are ready, or the last.
-    fn remove(&mut self, is_last: bool) -> Option<u16> {
-        let is_ready = |place: &Place| matches!(place, Place::Ready(_));
-        let index = match is_last {
-            true => self.0.iter().rposition(is_ready)?,
-            false => self.0.iter().position(is_ready)?,
-        };
-        match self.0.remove(index) {
-            Place::Ready(vcpu) => Some(vcpu),
+    /// Those that are ready, the next one first.
+    fn ready(&self) -> Vec<u16> {
+        let ready = self.0.iter().filter_map(|place| match place {
+            Place::Ready(vcpu) => Some(*vcpu),
             Place::Called(_) => None,
-        }
+        });
+        ready.collect()
     }
 }
 
@@ -53,8 +49,10 @@ impl Model for Turns {
 
     fn charge(&mut self, _vcpu: u16, _ticks: u64, _now: u64) {}
 
-    fn pick(&mut self, _now: u64) -> Option<u16> {
-        self.remove(false)
+    fn pick(&mut self, now: u64) -> Option<u16> {
+        let next = self.ready().first().copied()?;
+        self.leave(next, now);
+        Some(next)
     }
 
     fn call(&mut self, vcpu: u16, _now: u64) -> Option<bool> {
@@ -66,8 +64,12 @@ impl Model for Turns {
         Some(index.is_some())
     }
 
-    fn relieve(&mut self) -> Option<u16> {
-        self.remove(true)
+    fn relieve(&mut self, there: There) -> Option<u16> {
+        let ready = self.ready();
+        let later = ready.iter().skip(there.waiting.into()).copied();
+        let last = later.filter(|&vcpu| there.allows(vcpu)).last()?;
+        self.0.retain(|&place| place != Place::Ready(last));
+        Some(last)
     }
 
     fn slice(&self, _now: u64) -> Option<u64> {
