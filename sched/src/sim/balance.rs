@@ -2,8 +2,8 @@
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation, Stretch};
 use crate::{
-    Entitlement, PcpuId, PcpuSet, Policy, Reservation, VcpuId,
-    policies::{Deadline, Priority, RoundRobin},
+    Entitlement, PcpuId, PcpuSet, Policy, Reservation, VcpuId, Weight,
+    policies::{Deadline, Fair, Priority, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
 
@@ -232,7 +232,7 @@ fn less_important_ones_that_wait_do_not_send_more_important_ones_away() {
 }
 
 #[test]
-fn a_policy_that_sees_to_it_itself_is_not_helped() {
+fn a_policy_that_leaves_vcpus_where_they_are_is_not_helped() {
     let guests = ["0", "0", "0", "1"].map(|place| (busy(), place));
     let mut sim = machine(
         2,
@@ -243,6 +243,25 @@ fn a_policy_that_sees_to_it_itself_is_not_helped() {
     sim.run_until(50);
     sim.allow(0..4, "0-1");
     sim.run_until(500);
+    assert_eq!(sim.gifts(), 0);
+}
+
+/// One that weighs as much as three others is content with them on another pCPU, though two of these wait.
+#[test]
+fn a_policy_that_sees_to_it_itself_is_not_helped() {
+    let guests = ["0", "0", "0", "1"].map(|place| (busy(), place));
+    let mut sim = machine(2, Box::new(Fair::with_slice(SLICE, 4)), guests, &[]);
+    for (index, weight) in [100, 100, 100, 300].into_iter().enumerate() {
+        let entitlement = Entitlement {
+            weight: Weight::new(weight).unwrap(),
+            ..Entitlement::default()
+        };
+        let handle = sim.handle(vcpu(index)).clone();
+        handle.set_entitlement(&entitlement).unwrap();
+    }
+    sim.run_until(50);
+    sim.allow(0..4, "0-1");
+    sim.run_until(1000);
     assert_eq!(sim.gifts(), 0);
 }
 
