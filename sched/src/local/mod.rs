@@ -28,7 +28,8 @@ pub use machine::{Decision, Look, Machine, Woken};
 pub use watch::PolicyFailure;
 
 use crate::{
-    BlockReason, LocalPolicy, PcpuId, PcpuSet, Policy, Pool, PoolId, Slice, TraceEvent, Vcpu, VcpuId,
+    BlockReason, LocalPolicy, PcpuId, PcpuSet, Policy, Pool, PoolId, Slice, TraceEvent, Vcpu,
+    VcpuId,
     attention::{About, Raised},
     cell::{Cell, RECONSIDERED},
     deadlines::Deadlines,
@@ -131,11 +132,12 @@ impl<V: Vcpu> LocalScheduler<V> {
             is_waiting: false,
             polling: Stage::Before,
         };
-        Self {
+        let (period, now) = (policy.policy.balance_period(), pool.host().now());
+        let mut local = Self {
             id,
             pool,
             cell,
-            spread_period: policy.policy.balance_period(),
+            spread_period: None,
             next_spread: 0,
             spreads: 0,
             spread_tried: PcpuSet::EMPTY,
@@ -164,7 +166,9 @@ impl<V: Vcpu> LocalScheduler<V> {
             is_ranked: false,
             must_balance: false,
             resume_at: None,
-        }
+        };
+        local.spread_every(period, now);
+        local
     }
 
     /// The pCPU.
@@ -355,8 +359,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             self.expel(machine, now);
         }
         self.pool_id = successor.pool;
-        self.spread_period = successor.policy.balance_period();
-        self.next_spread = now;
+        self.spread_every(successor.policy.balance_period(), now);
         self.cell.retire(AtWork {
             pool: successor.pool,
             policy: core::mem::replace(&mut self.promises, successor.policy),

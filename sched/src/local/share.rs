@@ -3,7 +3,9 @@
 //!
 //! An idle pCPU asks. Busy ones do not: the one where more wait looks by itself, once in a balance period that its policy has said, and
 //! only when it has chosen anew anyway. It gives one vCPU away, to a pCPU where at least two fewer wait: so there are no fewer here than
-//! there afterwards, and it does not come back. Near ones come first, the one with the fewest of them, of at most 16 near ones and 16
+//! there afterwards, and as long as no other one gives there at the same time, it does not come back. Of several that do, each sees
+//! what is there before the others' gifts; then that one has more, and gives again a period later. So each looks at a time of its own in
+//! the period, by its number. Near ones come first, the one with the fewest of them, of at most 16 near ones and 16
 //! others, which are others each time. [Linux: load_balance, which pulls]
 
 use super::LocalScheduler;
@@ -100,13 +102,28 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
+    /// From `now` on one goes to where fewer wait in each `period`, if it has any. Each pCPU looks at a time of its own in it, so
+    /// that not all that have more give to the same one at once.
+    pub(super) fn spread_every(&mut self, period: Option<NonZero<u64>>, now: u64) {
+        self.spread_period = period;
+        self.spread_tried = PcpuSet::EMPTY;
+        let pcpus = u64::from(self.pool.pcpus().len().max(1));
+        let offset = period.map_or(NEVER, |period| {
+            let turn = self.id.index() as u64 % pcpus;
+            (u128::from(period.get()) * u128::from(turn) / u128::from(pcpus)) as u64
+        });
+        self.next_spread = now.saturating_add(offset);
+    }
+
     /// Gives one vCPU to where fewer wait.
     #[inline(never)]
     fn spread(&mut self, now: u64) {
-        let period = self.spread_period.map_or(NEVER, NonZero::get);
-        self.next_spread = now.saturating_add(period);
+        let Some(period) = self.spread_period else {
+            return;
+        };
+        self.next_spread = now.saturating_add(period.get());
         self.spreads = self.spreads.wrapping_add(1);
-        if period == NEVER || cfg!(mutant = "nobody_spreads") {
+        if cfg!(mutant = "nobody_spreads") {
             return;
         }
         if cfg!(mutant = "spread_tries_the_same_again") {

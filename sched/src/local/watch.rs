@@ -155,8 +155,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             return;
         }
         self.has_fallen_back = true;
-        self.spread_period = self.pool.fallback().balance_period();
-        self.next_spread = now;
+        self.spread_every(self.pool.fallback().balance_period(), now);
         self.watched = None;
         self.charge(now);
         core::mem::swap(&mut self.policy, &mut self.fallback);

@@ -2,7 +2,7 @@
 
 use super::{Instruction::*, Outside, Script, Setup, Simulation, Stretch};
 use crate::{
-    Entitlement, PcpuId, PcpuSet, Policy, Reservation, VcpuId, Weight,
+    Entitlement, PcpuId, PcpuSet, Policy, PoolId, Reservation, VcpuId, Weight,
     policies::{Deadline, Fair, Priority, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
@@ -114,6 +114,37 @@ fn three_on_one_busy_pcpu_and_one_on_another_even_out() {
     assert_eq!(sim.gifts(), 1);
     expect_runs(&sim.runs(4, 1000), &[500; 4]);
     assert_eq!(sim.gifts(), 1);
+}
+
+/// The two that have more do not look at the same time.
+#[test]
+fn pcpus_look_at_different_times_in_a_balance_period() {
+    let policy = || Box::new(RoundRobin::new(SLICE, 40 * SLICE));
+    let first_gift = |giver: u16, swaps: bool| {
+        let here = [giver; 3].map(|pcpu| (busy(), ["0", "1", "2", "3"][usize::from(pcpu)]));
+        let there = (busy(), "3");
+        let mut sim = machine(4, policy(), here.into_iter().chain([there]), &[]);
+        if swaps {
+            sim.run_until(2000);
+            let pool = sim.engine.pool().clone();
+            pool.set_policy(PoolId::FIRST, policy()).unwrap();
+        }
+        sim.allow(0..3, &["0,3", "1,3", "2-3", "3"][usize::from(giver)]);
+        let start = sim.engine.now();
+        let later = (start..start + 1000).find(|&now| {
+            sim.run_until(now);
+            sim.gifts() == 1
+        });
+        (later.expect("it gives in each period") - start) % (40 * SLICE)
+    };
+    for swaps in [false, true] {
+        let gifts = [0, 1, 2].map(|giver| first_gift(giver, swaps));
+        for (giver, gift) in gifts.into_iter().enumerate() {
+            let expected = giver as u64 * 10 * SLICE;
+            let is_near = (expected..=expected + 2 * SLICE).contains(&gift);
+            assert!(is_near, "{gifts:?}");
+        }
+    }
 }
 
 #[test]
