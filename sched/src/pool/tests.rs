@@ -247,7 +247,7 @@ fn one_that_was_retired_says_nothing_of_the_next_one_with_its_number() {
     let gone = gone.unwrap();
     let second = pool.create_pool("second", set("6-7"), Box::new(RoundRobin::with_slice(10)));
     let second = second.unwrap();
-    gone.retire().ok().expect("it is off");
+    gone.retire().expect("it is off");
     let entitlement = Entitlement {
         priority: 3,
         ..Entitlement::default()

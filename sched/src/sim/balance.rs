@@ -129,7 +129,7 @@ fn pcpus_look_at_different_times_in_a_balance_period() {
             let pool = sim.engine.pool().clone();
             pool.set_policy(PoolId::FIRST, policy()).unwrap();
         }
-        sim.allow(0..3, &["0,3", "1,3", "2-3", "3"][usize::from(giver)]);
+        sim.allow(0..3, ["0,3", "1,3", "2-3", "3"][usize::from(giver)]);
         let start = sim.engine.now();
         let later = (start..start + 1000).find(|&now| {
             sim.run_until(now);

@@ -63,7 +63,7 @@ impl Model for Ranks {
             return None;
         }
         let later = equals[usize::from(place.waiting)..].iter().copied();
-        let last = later.filter(|&vcpu| place.allows(vcpu)).last()?;
+        let last = later.rev().find(|&vcpu| place.allows(vcpu))?;
         self.ready.retain(|&ready| ready != last);
         Some(last)
     }

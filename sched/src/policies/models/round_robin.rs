@@ -67,7 +67,7 @@ impl Model for Turns {
     fn relieve(&mut self, there: There) -> Option<u16> {
         let ready = self.ready();
         let later = ready.iter().skip(there.waiting.into()).copied();
-        let last = later.filter(|&vcpu| there.allows(vcpu)).last()?;
+        let last = later.rev().find(|&vcpu| there.allows(vcpu))?;
         self.0.retain(|&place| place != Place::Ready(last));
         Some(last)
     }
