@@ -102,49 +102,49 @@ const SLICE: u64 = 10;
 impl Engine {
     /// Does it now; what is refused changes nothing.
     pub(super) fn perform(&self, action: Outside) {
-        if self.does(action) {
-            self.note_change(action);
-        }
-        self.tell_pollers();
-    }
-
-    /// False if it was refused.
-    fn does(&self, action: Outside) -> bool {
+        self.note_change(action);
         match action {
             Outside::Interrupt(vcpu) => self.interrupt(vcpu),
             Outside::Pause(vcpu) => self.handle(vcpu).suspend(BlockReason::Paused),
             Outside::Resume(vcpu) => self.handle(vcpu).resume(BlockReason::Paused),
             Outside::PowerOn(vcpu) => self.power_on(vcpu),
-            Outside::Migrate(vcpu, pcpu) => return self.handle(vcpu).migrate(pcpu).is_ok(),
+            Outside::Migrate(vcpu, pcpu) => drop(self.handle(vcpu).migrate(pcpu)),
             Outside::SetAffinity(vcpu, set) => {
-                let set = self.change(|| self.handle(vcpu).set_affinity(set));
-                return set.is_some_and(|set| set.is_ok());
+                drop(self.change(|| self.handle(vcpu).set_affinity(set)));
             }
             Outside::RequestSync(vcpu) => drop(self.handle(vcpu).request_sync()),
-            Outside::Drain(pcpu) => return self.pool().drain(pcpu),
+            Outside::Drain(pcpu) => drop(self.pool().drain(pcpu)),
             Outside::Undrain(pcpu) => {
-                return self.change(|| self.pool().undrain(pcpu)) == Some(true);
+                let is_done = self.change(|| self.pool().undrain(pcpu));
+                self.note_regime(is_done == Some(true));
             }
             Outside::Stop(vcpu) => self.handle(vcpu).stop(),
             change => {
                 let changed = self.change(|| self.regroup(change));
-                return changed.is_some_and(|changed| changed.is_ok());
+                self.note_regime(changed.is_some_and(|changed| changed.is_ok()));
             }
         }
-        true
+        self.tell_pollers();
     }
 
-    /// From now on the rules are others, for one vCPU or all.
+    /// If it `has_changed`, the rules are others for all from now on. While it changed nobody was held to them.
+    fn note_regime(&self, has_changed: bool) {
+        if has_changed {
+            self.regime_at.set(self.now());
+        }
+    }
+
+    /// From now on the rules are others for one vCPU or all, by what is not refused or concerns one only.
     fn note_change(&self, action: Outside) {
         let changed_at = match action {
-            Outside::Interrupt(_) | Outside::RequestSync(_) => return,
             Outside::Pause(vcpu)
             | Outside::Resume(vcpu)
             | Outside::PowerOn(vcpu)
             | Outside::Migrate(vcpu, _)
             | Outside::SetAffinity(vcpu, _)
             | Outside::Stop(vcpu) => &self.seat(vcpu).changed_at,
-            _ => &self.regime_at,
+            Outside::Drain(_) => &self.regime_at,
+            _ => return,
         };
         changed_at.set(self.now());
     }
