@@ -151,7 +151,8 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// Lets the policy name a ready vCPU that may go to `to`, where `waiting` wait. One that has preferred pCPUs is not sent away from them.
+    /// Lets the policy name a ready vCPU that may go to `to`, where `waiting` wait. One that has preferred pCPUs is not sent away from
+    /// them.
     fn relieve(&mut self, to: PcpuId, waiting: u32, now: u64) -> Option<VcpuId> {
         let (ready, here) = (&self.ready, self.id);
         let may_go = |id| {

@@ -5,8 +5,8 @@
 //! ```
 //! With n ready on a pCPU nobody waits longer than n slices. A vCPU that waits for an interrupt and wakes goes to the end
 //! like everybody else: its own slice ends early, the others' do not. Turns are as frequent on all pCPUs as numbers allow: where
-//! two more wait than elsewhere, the last one that may goes there, once in each balance period, unless it would have its turn later. [Silberschatz et al., Operating System Concepts:
-//! Round-Robin Scheduling]
+//! two more wait than elsewhere, the last one that may goes there, once in each balance period, unless it would have its turn later.
+//! [Silberschatz et al., Operating System Concepts: Round-Robin Scheduling]
 
 use super::fifo::Fifo;
 use crate::{
@@ -118,8 +118,8 @@ impl LocalPolicy for Queue {
         self.remove(|&ready| allowed(ready))
     }
 
-    /// The last one that may go, if no more are before it there than here: who is moved again and again comes nearer to its turn
-    /// all the same.
+    /// The last one that may go, if no more are before it there than here: who is moved again and again does not get further from
+    /// its turn.
     fn relieve(
         &mut self,
         _to: PcpuId,

@@ -15,8 +15,8 @@
 //! some, they are among those only: it has to wait anyway. A pCPU that goes idle asks the one near it with
 //! the most ready vCPUs, or if none near has any, the one with the most. That one gives away what the policy can do without, to
 //! the nearest idle pCPU; if nobody there may run on the one that asked, that one asks the next. If somebody may and the policy lets nobody
-//! go, it is not told, as it would ask the same one again: it is in the bitmap at each choice there. Whoever has work and sees nobody idle does
-//! nothing for others but now and then, as [`crate::local`] says; other moves between busy pCPUs are the policies'.
+//! go, it is not told, as it would ask the same one again: it is in the bitmap at each choice there. Whoever has work and sees nobody
+//! idle does nothing for others but now and then, as [`crate::local`] says; other moves between busy pCPUs are the policies'.
 //!
 //! An idle pCPU is a bit in the bitmap of its pool; whoever clears that bit has claimed it and must post there. Where two words are
 //! crossed there is `fence(SeqCst)` on both sides: who makes a vCPU wait looks for an idle pCPU afterwards, who goes idle
