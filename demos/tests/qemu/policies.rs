@@ -106,6 +106,7 @@ fn locks(lock: &str, wait: &str) -> (Output, f64) {
     let text = format!(
         "pcpus = 4
 policy = \"fair\"
+slice_us = 1000
 
 [[vm]]
 name = \"a\"
