@@ -101,16 +101,16 @@ fn sleepers_stay_near_their_caches_and_what_is_busy_evens_out() {
     let shown = run("clusters");
     let (server, batch) = (shown.part("server"), shown.part("batch"));
     assert!(server.migrations > 10_000, "{}", server.migrations);
-    // Of 15 other pCPUs 3 are near.
+    // Of 15 other pCPUs 3 are near: by chance four of five moves would be far.
     assert!(
-        2 * server.far_migrations < server.migrations,
+        5 * server.far_migrations < 3 * server.migrations,
         "{} of {} moves are far",
         server.far_migrations,
         server.migrations
     );
     near(batch.share, 0.5, 0.005);
     near(server.share, 0.47, 0.015);
-    assert!(batch.migrations < 100, "{} moves", batch.migrations);
+    assert!(batch.migrations < 400, "{} moves", batch.migrations);
     assert!(server.worst_wait < MS, "{} ns", server.worst_wait);
 }
 
