@@ -5,12 +5,15 @@ use crate::Look;
 
 /// A pCPU with a vCPU whose last wait was short, so that it polls in the next one.
 fn polling_pcpu() -> (Start, Pcpu, Arc<VcpuHandle<Model>>) {
-    let (start, pcpu, [a]) = busy_pcpu();
+    let (start, mut pcpu, [a]) = busy_pcpu();
     let polled = Entitlement {
         halt_poll: 8,
         ..Entitlement::default()
     };
     a.set_entitlement(&polled).expect("no policy minds");
+    // It was told of that with a kick, which would make it look in any case.
+    assert_eq!(pcpu.schedule(), Decision::Run);
+    start.forget_kicks();
     a.halt_poll.end(8, 1, false);
     (start, pcpu, a)
 }
