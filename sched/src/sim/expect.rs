@@ -69,25 +69,13 @@ impl Disturbed<'_> {
         self.scenario.actions.iter().flat_map(|spec| &spec.choices)
     }
 
-    /// How much a cap has to be held against may be more, or held otherwise.
+    /// How much a cap has to be held against may be more, or held otherwise. A weight says how much one gets of what there is below
+    /// the cap; the rest says when and where.
     fn has_other_cap(&self) -> bool {
-        self.actions().any(|action| match action {
-            // A weight says how much one gets of what there is below the cap; the rest says when and where.
-            Action::Pause { .. }
-            | Action::Resume { .. }
-            | Action::SetWeight { .. }
-            | Action::Migrate { .. }
-            | Action::Drain(_)
-            | Action::Undrain(_) => false,
-            Action::MoveVm { vm, .. } => *vm == self.index,
-            // A policy that takes over begins its budgets anew, if it has any.
-            Action::SetPolicy { .. }
-            | Action::CreatePool { .. }
-            | Action::RemovePool { .. }
-            | Action::MovePcpu { .. }
-            | Action::Unplug(_)
-            | Action::Plug { .. } => true,
-        })
+        let is_moved =
+            |action: &Action| matches!(action, Action::MoveVm { vm, .. } if *vm == self.index);
+        self.actions()
+            .any(|action| begins_anew(action) || is_moved(action))
     }
 
     /// Its jobs may be late although it has reserved enough: it was paused or moved away from where it has its reservation, or has to
@@ -97,23 +85,30 @@ impl Disturbed<'_> {
             let affinity = self.scenario.vms[self.index].affinity;
             affinity.is_none_or(|affinity| affinity.contains(pcpu))
         };
-        self.actions().any(|action| match action {
+        let is_disturbed = |action: &Action| match action {
             Action::Pause { vm } | Action::Migrate { vm, .. } | Action::MoveVm { vm, .. } => {
                 *vm == self.index
             }
             &Action::Drain(pcpu) => may_run_on(pcpu),
-            // What had to come before them counts.
-            Action::Resume { .. } | Action::Undrain(_) => false,
-            // A reservation stays what and where it is.
-            Action::SetWeight { .. } => false,
-            Action::SetPolicy { .. }
+            // What had to come before `Resume` and `Undrain` counts; a reservation is not changed by a weight.
+            _ => false,
+        };
+        self.actions()
+            .any(|action| begins_anew(action) || is_disturbed(action))
+    }
+}
+
+/// A policy takes over, which begins its budgets anew if it has any, or its pCPUs are others.
+const fn begins_anew(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::SetPolicy { .. }
             | Action::CreatePool { .. }
             | Action::RemovePool { .. }
             | Action::MovePcpu { .. }
             | Action::Unplug(_)
-            | Action::Plug { .. } => true,
-        })
-    }
+            | Action::Plug { .. }
+    )
 }
 
 /// No VM got more than its cap lets it have, and who has reserved what its jobs need has missed no deadline.
