@@ -21,6 +21,17 @@ use super::{
     request::Place,
 };
 
+/// One `[[pool]]`, in a run's file and in a scenario alike.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PoolText {
+    pub name: String,
+    pub pcpus: String,
+    pub policy: Option<String>,
+    #[serde(default)]
+    pub policy_options: BTreeMap<String, i64>,
+}
+
 /// More than thousands of guests can want.
 const LONGEST_FILE: u64 = 1 << 20;
 

@@ -10,14 +10,14 @@ use std::{ops::RangeInclusive, path::Path};
 
 use trapline_sched::policies;
 
-use self::text::{DeviceText, DmaText, FileText, PoolText, ResetText, VmText};
+use self::text::{DeviceText, DmaText, FileText, ResetText, VmText};
 use super::{
     Failure,
     consoles::Target,
     cross,
     failure::Result,
     request::{DEFAULT_MEMORY_MIB, GuestRequest, GuestSource, Place, PoolRequest},
-    toml_text::{self, choose, within},
+    toml_text::{self, PoolText, choose, within},
     virtio::Backend,
 };
 use crate::config::{

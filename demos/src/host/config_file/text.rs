@@ -14,7 +14,7 @@ use super::{
 };
 use crate::host::{
     failure::Result,
-    toml_text::{self, Lists, lines_of_tables, lines_with_options},
+    toml_text::{self, Lists, PoolText, lines_of_tables, lines_with_options},
 };
 
 /// The whole file.
@@ -38,17 +38,6 @@ pub(super) struct FileText {
     pub pool: Vec<PoolText>,
     #[serde(default)]
     pub vm: Vec<VmText>,
-}
-
-/// One `[[pool]]`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PoolText {
-    pub name: String,
-    pub pcpus: String,
-    pub policy: Option<String>,
-    #[serde(default)]
-    pub policy_options: BTreeMap<String, i64>,
 }
 
 /// One `[[vm]]`.

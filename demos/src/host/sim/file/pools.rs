@@ -2,12 +2,12 @@
 
 use trapline_sched::{PcpuSet, PoolId};
 
-use super::{Options, check_policy, options_of, text::PoolText};
+use super::{Options, check_policy, options_of};
 use crate::host::{
     Failure,
     failure::Result,
     request::{self, Place},
-    toml_text::choose,
+    toml_text::{PoolText, choose},
 };
 
 /// What the pool of all other pCPUs is called, and that of all if there is no other.

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use crate::host::{
     config_file::scheduling::{EntitlementText, WindowText},
     failure::Result,
-    toml_text::{self, lines_of_keys, lines_of_tables},
+    toml_text::{self, PoolText, lines_of_keys, lines_of_tables},
 };
 
 /// What explains such a file.
@@ -58,17 +58,6 @@ pub(super) struct CostsText {
     pub notice_ns: Option<i64>,
     pub migration_near_ns: Option<i64>,
     pub migration_far_ns: Option<i64>,
-}
-
-/// One `[[pool]]`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PoolText {
-    pub name: String,
-    pub pcpus: String,
-    pub policy: Option<String>,
-    #[serde(default)]
-    pub policy_options: BTreeMap<String, i64>,
 }
 
 /// One `[[vm]]`.
