@@ -1,9 +1,9 @@
 //! What a machine's user asks of it while guests run, as calls: each is done as a whole or refused with its reason.
 //!
 //! ```text
-//!  text, GUI, API of the embedder --> Manager --> Settings of a VM --> Pool::set_all --> the policy admits
+//!  text, GUI, API of the embedder --> Manager --> Settings of a VM --> Scheduler::set_all --> the policy admits
 //!                                        |'-----> Agenda of a VM (start, stop, reset, pause, resume)
-//!                                        '------> Pool::set_policy, create_pool, move_vcpus, ...
+//!                                        '------> Scheduler::set_policy, create_pool, move_vcpus, ...
 //! ```
 //! What a VM shall get ([`Settings`]) lasts longer than its vCPUs: it can be changed while the VM is off, and holds for the next
 //! life. [`Managed`] says what the embedder's machine is made of. Nothing here is for exit paths: it allocates, and may wait for
@@ -27,8 +27,8 @@ pub use error::ManageError;
 pub use settings::{Settings, VcpuSettings};
 pub use status::{PcpuStatus, PoolStatus, VcpuActivity, VcpuStatus, VmStatus};
 use trapline_sched::{
-    PcpuId, PcpuSet, Policy, PolicyOptions, Pool, PoolChangeError, PoolId, PoolInfo, Reservation,
-    Vcpu, VcpuHandle, VcpuId, Weight, policy_by_name,
+    PcpuId, PcpuSet, Policy, PolicyOptions, PoolChangeError, PoolId, PoolInfo, Reservation,
+    Scheduler, Vcpu, VcpuHandle, VcpuId, Weight, policy_by_name,
 };
 
 use crate::agenda::Request;
@@ -39,7 +39,7 @@ pub trait Managed {
     type Vcpu: Vcpu;
 
     /// All its pCPUs and vCPUs.
-    fn pool(&self) -> &Pool<Self::Vcpu>;
+    fn scheduler(&self) -> &Scheduler<Self::Vcpu>;
 
     /// How many VMs there are, whether on or off; they are numbered from 0.
     fn vm_count(&self) -> usize;
@@ -155,14 +155,14 @@ impl<'a, M: Managed> Manager<'a, M> {
         Target { vm, vcpu }: Target,
         edit: impl Fn(&mut VcpuSettings),
     ) -> Result<(), ManageError> {
-        let (machine, pool) = (self.0, self.0.pool());
+        let (machine, scheduler) = (self.0, self.0.scheduler());
         machine.with_vm(vm, |settings, handles| {
-            match settings.changed(vcpu, edit, pool, handles) {
+            match settings.changed(vcpu, edit, scheduler, handles) {
                 Ok(next) => {
                     *settings = next;
                     Ok(())
                 }
-                Err(error) => Err(error.named(machine.vm_name(vm), pool)),
+                Err(error) => Err(error.named(machine.vm_name(vm), scheduler)),
             }
         })
     }
@@ -172,7 +172,7 @@ impl<'a, M: Managed> Manager<'a, M> {
     /// # Errors
     /// There is none.
     pub fn find_pool(&self, name: &str) -> Result<PoolId, ManageError> {
-        let pools = self.0.pool().pools();
+        let pools = self.0.scheduler().pools();
         let is_it = |pool: &&PoolInfo| pool.name == name || pool.id.to_string() == name;
         let found = pools.iter().find(is_it).map(|pool| pool.id);
         found.ok_or_else(|| ManageError::UnknownPool {
@@ -183,7 +183,7 @@ impl<'a, M: Managed> Manager<'a, M> {
 
     /// The pCPUs that `pool` has; none if there is no such pool.
     pub fn pcpus_of(&self, pool: PoolId) -> PcpuSet {
-        settings::pcpus_of(self.0.pool(), pool)
+        settings::pcpus_of(self.0.scheduler(), pool)
     }
 
     /// Lets the policy called `name` say who runs next in `pool` from now on.
@@ -206,7 +206,7 @@ impl<'a, M: Managed> Manager<'a, M> {
     /// It cannot keep what some vCPU shall get; the old one goes on then.
     pub fn replace_policy(&self, pool: PoolId, policy: Box<dyn Policy>) -> Result<(), ManageError> {
         let name = policy.name();
-        let result = self.0.pool().set_policy(pool, policy);
+        let result = self.0.scheduler().set_policy(pool, policy);
         result.map_err(|error| ManageError::TakeOver {
             policy: name,
             error,
@@ -223,7 +223,7 @@ impl<'a, M: Managed> Manager<'a, M> {
     /// Makes a pool called `name` of `pcpus`, which leave the pools that have them, with the policy called `policy`.
     ///
     /// # Errors
-    /// See [`Self::set_policy`] and [`Pool::create_pool`].
+    /// See [`Self::set_policy`] and [`Scheduler::create_pool`].
     pub fn create_pool(
         &self,
         name: &str,
@@ -232,41 +232,41 @@ impl<'a, M: Managed> Manager<'a, M> {
         options: PolicyOptions,
     ) -> Result<PoolId, ManageError> {
         let policy = self.policy(policy, options)?;
-        let result = self.0.pool().create_pool(name, pcpus, policy);
+        let result = self.0.scheduler().create_pool(name, pcpus, policy);
         result.map_err(|error| self.pool_error(error))
     }
 
     /// Gives the pCPUs of `pool` to `heir`, and `pool` is no more.
     ///
     /// # Errors
-    /// A VM belongs to it, even if it is off; or see [`Pool::remove_pool`].
+    /// A VM belongs to it, even if it is off; or see [`Scheduler::remove_pool`].
     pub fn remove_pool(&self, pool: PoolId, heir: PoolId) -> Result<(), ManageError> {
         let is_in_it = |&vm: &usize| self.0.with_vm(vm, |settings, _| settings.pool() == pool);
         if let Some(vm) = (0..self.0.vm_count()).find(is_in_it) {
             let vm = self.0.vm_name(vm).to_owned();
             return Err(ManageError::PoolInUse { pool, vm });
         }
-        let result = self.0.pool().remove_pool(pool, heir);
+        let result = self.0.scheduler().remove_pool(pool, heir);
         result.map_err(|error| self.pool_error(error))
     }
 
     /// Moves `pcpu` to `pool`.
     ///
     /// # Errors
-    /// See [`Pool::move_pcpu`].
+    /// See [`Scheduler::move_pcpu`].
     pub fn move_pcpu(&self, pcpu: PcpuId, pool: PoolId) -> Result<(), ManageError> {
-        let result = self.0.pool().move_pcpu(pcpu, pool);
+        let result = self.0.scheduler().move_pcpu(pcpu, pool);
         result.map_err(|error| self.pool_error(error))
     }
 
     /// Moves VM `vm` with all its vCPUs to `pool`, for this life and the next ones.
     ///
     /// # Errors
-    /// See [`Pool::move_vcpus`]. A VM that is off is not started later if its vCPUs may run on no pCPU of the pool.
+    /// See [`Scheduler::move_vcpus`]. A VM that is off is not started later if its vCPUs may run on no pCPU of the pool.
     pub fn set_pool(&self, vm: usize, pool: PoolId) -> Result<(), ManageError> {
         let machine = self.0;
         let result = machine.with_vm(vm, |settings, handles| {
-            settings.move_to(pool, machine.pool(), handles)
+            settings.move_to(pool, machine.scheduler(), handles)
         });
         result.map_err(|error| self.pool_error(error))
     }
@@ -311,11 +311,11 @@ impl<'a, M: Managed> Manager<'a, M> {
 
     /// How the pools are.
     pub fn pools(&self) -> Vec<PoolStatus> {
-        PoolStatus::all(self.0.pool())
+        PoolStatus::all(self.0.scheduler())
     }
 
     /// How `pcpu` is at `now`; `None` if the machine does not have it.
     pub fn pcpu(&self, pcpu: PcpuId, now: u64) -> Option<PcpuStatus> {
-        PcpuStatus::of(self.0.pool(), pcpu, now)
+        PcpuStatus::of(self.0.scheduler(), pcpu, now)
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     attention::Attention,
     hurry::Named,
     pcpu_set::AtomicPcpuSet,
-    pool::AtWork,
+    scheduler::AtWork,
     sync::{ArrayQueue, AtomicU32, Ordering},
 };
 use alloc::boxed::Box;

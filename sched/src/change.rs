@@ -1,12 +1,12 @@
 //! What vCPUs shall get and where they may run: how that is admitted, changed, and given up.
 
 use crate::{
-    AffinityError, CreateError, Entitlement, PcpuId, PcpuSet, Policy, Pool, PoolId, Refusal, Vcpu,
-    VcpuHandle, VcpuId,
+    AffinityError, CreateError, Entitlement, PcpuId, PcpuSet, Policy, PoolId, Refusal, Scheduler,
+    Vcpu, VcpuHandle, VcpuId,
 };
 use alloc::format;
 
-impl<V: Vcpu> Pool<V> {
+impl<V: Vcpu> Scheduler<V> {
     /// A new vCPU has the number `vcpu`, and may run on what `check` says of `affinity`. The result is a pCPU where it may run.
     pub(crate) fn admit_new(
         &self,
@@ -74,16 +74,16 @@ impl<V: Vcpu> VcpuHandle<V> {
     /// # Errors
     /// It could not run there, or would not get what it is entitled to; nothing has changed then.
     pub fn set_affinity(&self, set: PcpuSet) -> Result<(), AffinityError> {
-        let (pool, id) = (self.pool(), self.id());
-        let entitlements = pool.entitlements();
-        let is_there = pool.with_regime(|regime| {
+        let (scheduler, id) = (self.scheduler(), self.id());
+        let entitlements = scheduler.entitlements();
+        let is_there = scheduler.with_regime(|regime| {
             // The number of one that was retired may be another one's by now.
             let own = entitlements.pool(id);
             let Some(policy) = regime.policy(own).ok().filter(|_| !self.is_gone()) else {
                 return Ok(false);
             };
-            let allowed = pool.check_affinity(set, own)?;
-            let home = pool.ask(&**policy, id, &entitlements.get(id), allowed);
+            let allowed = scheduler.check_affinity(set, own)?;
+            let home = scheduler.ask(&**policy, id, &entitlements.get(id), allowed);
             let home = home.map_err(AffinityError::Entitlement)?;
             entitlements.set_pool(id, own, set);
             entitlements.set_place(id, allowed, home);
@@ -101,13 +101,13 @@ impl<V: Vcpu> VcpuHandle<V> {
     /// # Errors
     /// The machine does not have one of them.
     pub fn set_soft_affinity(&self, set: PcpuSet) -> Result<(), AffinityError> {
-        let pool = self.pool();
-        if let Some(absent) = set.difference(pool.pcpus()).first() {
+        let scheduler = self.scheduler();
+        if let Some(absent) = set.difference(scheduler.pcpus()).first() {
             return Err(AffinityError::AbsentPcpu(absent));
         }
-        pool.with_regime(|_| {
+        scheduler.with_regime(|_| {
             if !self.is_gone() {
-                pool.entitlements().prefer(self.id(), set);
+                scheduler.entitlements().prefer(self.id(), set);
             }
         });
         Ok(())
@@ -118,15 +118,15 @@ impl<V: Vcpu> VcpuHandle<V> {
     /// # Errors
     /// The policy cannot keep it; nothing has changed then.
     pub fn set_entitlement(&self, entitlement: &Entitlement) -> Result<(), Refusal> {
-        let (pool, id) = (self.pool(), self.id());
-        let entitlements = pool.entitlements();
-        let is_there = pool.with_regime(|regime| {
+        let (scheduler, id) = (self.scheduler(), self.id());
+        let entitlements = scheduler.entitlements();
+        let is_there = scheduler.with_regime(|regime| {
             let policy = regime.policy(entitlements.pool(id));
             let Some(policy) = policy.ok().filter(|_| !self.is_gone()) else {
                 return Ok(false);
             };
             let allowed = entitlements.affinity(id);
-            let home = pool.ask(&**policy, id, entitlement, allowed)?;
+            let home = scheduler.ask(&**policy, id, entitlement, allowed)?;
             entitlements.set(id, entitlement);
             entitlements.set_place(id, allowed, home);
             Ok(true)

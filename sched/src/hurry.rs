@@ -44,7 +44,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     }
 
     pub(crate) fn hurry_on(&self, pcpu: PcpuId) {
-        self.pool().cell(pcpu).hurried.name(self.id());
+        self.scheduler().cell(pcpu).hurried.name(self.id());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// A physical CPU of the pool: 0 to 63, or to 1,023 with the feature `many-pcpus`.
+/// A physical CPU of the machine: 0 to 63, or to 1,023 with the feature `many-pcpus`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PcpuId(u16);
 
@@ -39,17 +39,17 @@ impl fmt::Display for PcpuId {
     }
 }
 
-/// A vCPU, numbered within its pool. Its index in its VM and its MPIDR are other numbers.
+/// A vCPU, numbered within its scheduler. Its index in its VM and its MPIDR are other numbers.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct VcpuId(u16);
 
 impl VcpuId {
-    /// The vCPU with this number; whether the pool has one is another question.
+    /// The vCPU with this number; whether there is one is another question.
     pub const fn new(index: u16) -> Self {
         Self(index)
     }
 
-    /// The number, below the pool's `max_vcpus` for every vCPU that the pool has created.
+    /// The number, below the scheduler's `max_vcpus` for every vCPU that it has created.
     pub const fn index(self) -> usize {
         self.0 as usize
     }

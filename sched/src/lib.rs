@@ -42,7 +42,7 @@ mod models;
 mod pcpu_set;
 pub mod policies;
 mod policy;
-mod pool;
+mod scheduler;
 #[cfg(all(not(loom), any(test, feature = "sim")))]
 pub mod sim;
 mod state;
@@ -63,7 +63,9 @@ pub use local::{CloseError, Decision, LocalScheduler, Look, Machine, PolicyFailu
 pub use pcpu_set::{ParsePcpuSetError, PcpuSet};
 pub use policies::{PolicyError, PolicyOptions, policy_by_name};
 pub use policy::{Allowed, Bounds, Choice, LocalPolicy, Pick, Policy, Ready, Refusal, Slice};
-pub use pool::{CreateError, LocalError, Pool, PoolChangeError, PoolConfig, PoolError, PoolInfo};
+pub use scheduler::{
+    CreateError, LocalError, PoolChangeError, PoolInfo, Scheduler, SchedulerConfig, SchedulerError,
+};
 pub use state::{BlockReason, Place, PowerState};
 pub use together::Change;
 pub use trace::{TraceEvent, TraceRecord, TraceRing};

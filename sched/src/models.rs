@@ -9,7 +9,7 @@ mod pools;
 
 use crate::{
     BlockReason, Decision, Entitlement, Host, LocalScheduler, Machine, PcpuId, PcpuSet, Place,
-    Pool, PoolConfig, PoolId, PowerState, Vcpu, VcpuHandle, admitted::Admitted,
+    PoolId, PowerState, Scheduler, SchedulerConfig, Vcpu, VcpuHandle, admitted::Admitted,
     policies::RoundRobin,
 };
 use alloc::{boxed::Box, sync::Arc};
@@ -154,7 +154,7 @@ impl Pcpu {
 }
 
 struct Start {
-    pool: Arc<Pool<Model>>,
+    scheduler: Arc<Scheduler<Model>>,
     host: Arc<Still>,
 }
 
@@ -163,7 +163,7 @@ impl Start {
         let host = Arc::new(Still::default());
         let policy = Box::new(round_robin(10));
         let pcpus = PcpuSet::all(pcpus);
-        let pool = Pool::new(PoolConfig {
+        let scheduler = Scheduler::new(SchedulerConfig {
             name: "all".into(),
             pcpus,
             max_vcpus: 4,
@@ -172,13 +172,13 @@ impl Start {
             host: host.clone(),
         });
         Self {
-            pool: pool.expect("a valid pool"),
+            scheduler: scheduler.expect("a valid scheduler"),
             host,
         }
     }
 
     fn pcpu(&self, pcpu: PcpuId) -> Pcpu {
-        let sched = self.pool.local(pcpu).expect("each once");
+        let sched = self.scheduler.local(pcpu).expect("each once");
         Pcpu {
             sched,
             hardware: Hardware { pcpu, timer: None },
@@ -199,7 +199,7 @@ impl Start {
             resets: 0,
         };
         let (entitlement, shared) = (Entitlement::default(), Shared::default());
-        self.pool
+        self.scheduler
             .create_vcpu_in(pool, affinity, &entitlement, make, shared)
             .expect("there is room")
     }
@@ -240,9 +240,10 @@ fn busy_pcpu<const N: usize>() -> (Start, Pcpu, [Arc<VcpuHandle<Model>>; N]) {
     (start, pcpu, vcpus)
 }
 
-fn succeed(pool: &Pool<Model>, slice: u64) {
+fn succeed(scheduler: &Scheduler<Model>, slice: u64) {
     let successor = round_robin(slice);
-    pool.set_policy(PoolId::FIRST, Box::new(successor))
+    scheduler
+        .set_policy(PoolId::FIRST, Box::new(successor))
         .expect("it admits all");
 }
 
@@ -299,9 +300,9 @@ fn loom_a_policy_takes_over_against_park_and_wake() {
     explore(|| {
         let (start, mut pcpu, [a, b]) = busy_pcpu();
         let other = thread::spawn({
-            let (a, pool) = (a.clone(), start.pool.clone());
+            let (a, scheduler) = (a.clone(), start.scheduler.clone());
             move || {
-                succeed(&pool, 20);
+                succeed(&scheduler, 20);
                 interrupt(&a);
             }
         });
@@ -323,11 +324,11 @@ fn loom_policies_take_over_while_one_comes() {
         assert_eq!(pcpu.schedule(), Decision::Run);
         start.forget_kicks();
         let other = thread::spawn({
-            let (a, pool) = (a.clone(), start.pool.clone());
+            let (a, scheduler) = (a.clone(), start.scheduler.clone());
             move || {
-                succeed(&pool, 20);
+                succeed(&scheduler, 20);
                 a.resume(BlockReason::Paused);
-                succeed(&pool, 30);
+                succeed(&scheduler, 30);
             }
         });
         while pcpu.look() {}
@@ -549,16 +550,17 @@ fn loom_one_idle_pcpu_is_claimed_once() {
             pcpus.each_mut().map(Pcpu::schedule),
             [Decision::Run, Decision::Idle]
         );
-        let claim = |pool: &Pool<Model>| {
-            pool.claim_nearest(PoolId::FIRST, PcpuSet::all(2), None)
+        let claim = |scheduler: &Scheduler<Model>| {
+            scheduler
+                .claim_nearest(PoolId::FIRST, PcpuSet::all(2), None)
                 .is_some()
         };
         start.forget_kicks();
         let other = thread::spawn({
-            let pool = start.pool.clone();
-            move || claim(&pool)
+            let scheduler = start.scheduler.clone();
+            move || claim(&scheduler)
         });
-        let here = claim(&start.pool);
+        let here = claim(&start.scheduler);
         assert!(here ^ other.join().unwrap());
         assert_eq!(busy.place(), Place::Loaded(P0));
     });

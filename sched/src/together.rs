@@ -4,7 +4,7 @@
 //! it get back what they had, in reverse order and where they were: each step back ends where the step forward began, so a policy
 //! that admitted that once admits it again.
 
-use crate::{AffinityError, Entitlement, PcpuSet, Policy, Pool, Vcpu, VcpuHandle, VcpuId};
+use crate::{AffinityError, Entitlement, PcpuSet, Policy, Scheduler, Vcpu, VcpuHandle, VcpuId};
 use alloc::{sync::Arc, vec::Vec};
 
 /// What one vCPU shall have from now on.
@@ -17,7 +17,7 @@ pub struct Change<V: Vcpu> {
     pub affinity: Option<PcpuSet>,
 }
 
-impl<V: Vcpu> Pool<V> {
+impl<V: Vcpu> Scheduler<V> {
     /// Makes all `changes`, which are of different vCPUs, as [`VcpuHandle::set_entitlement`] and [`VcpuHandle::set_affinity`] would
     /// make them. Those of vCPUs that were retired are left out. On no exit path.
     ///
@@ -91,7 +91,7 @@ impl<V: Vcpu> Pool<V> {
 mod tests {
     use super::*;
     use crate::{
-        Host, PcpuId, PoolConfig, Reservation, Weight,
+        Host, PcpuId, Reservation, SchedulerConfig, Weight,
         policies::{Deadline, RoundRobin},
     };
     use alloc::{boxed::Box, string::ToString};
@@ -129,9 +129,9 @@ mod tests {
         }
     }
 
-    /// A pool of two pCPUs with vCPUs that have these parts of one, in percent.
-    fn pool(policy: Box<dyn Policy>, percents: &[u64]) -> (Arc<Pool<Plain>>, Handles) {
-        let pool = Pool::new(PoolConfig {
+    /// A scheduler of two pCPUs with vCPUs that have these parts of one, in percent.
+    fn machine(policy: Box<dyn Policy>, percents: &[u64]) -> (Arc<Scheduler<Plain>>, Handles) {
+        let scheduler = Scheduler::new(SchedulerConfig {
             name: "all".into(),
             pcpus: PcpuSet::all(2),
             max_vcpus: 8,
@@ -139,14 +139,14 @@ mod tests {
             fallback_slice: 1,
             host: Arc::new(Idle),
         });
-        let pool = pool.unwrap();
+        let scheduler = scheduler.unwrap();
         let create = |&percent: &u64| {
             let (all, entitlement) = (PcpuSet::all(2), reserved(percent));
-            let vcpu = pool.create_vcpu(all, &entitlement, Plain, ());
+            let vcpu = scheduler.create_vcpu(all, &entitlement, Plain, ());
             vcpu.unwrap()
         };
         let handles = percents.iter().map(create).collect();
-        (pool, handles)
+        (scheduler, handles)
     }
 
     fn all_at(
@@ -162,10 +162,13 @@ mod tests {
         handles.iter().map(change).collect()
     }
 
-    fn state(pool: &Pool<Plain>, handles: &Handles) -> Vec<(Entitlement, PcpuSet, Option<PcpuId>)> {
+    fn state(
+        scheduler: &Scheduler<Plain>,
+        handles: &Handles,
+    ) -> Vec<(Entitlement, PcpuSet, Option<PcpuId>)> {
         let handles = handles.iter();
         let state = handles.map(|vcpu| {
-            let home = pool.entitlements().home(vcpu.id());
+            let home = scheduler.entitlements().home(vcpu.id());
             (vcpu.entitlement(), vcpu.affinity(), home)
         });
         state.collect()
@@ -173,21 +176,24 @@ mod tests {
 
     #[test]
     fn all_of_them_get_it() {
-        let (pool, handles) = pool(Box::new(RoundRobin::with_slice(1)), &[10, 10, 10]);
+        let (scheduler, handles) = machine(Box::new(RoundRobin::with_slice(1)), &[10, 10, 10]);
         let entitlement = Entitlement {
             weight: Weight::new(7).unwrap(),
             ..Entitlement::default()
         };
         let first = PcpuSet::all(1);
-        assert_eq!(pool.set_all(&all_at(&handles, &entitlement, first)), Ok(()));
-        assert_eq!(state(&pool, &handles), [(entitlement, first, None); 3]);
+        assert_eq!(
+            scheduler.set_all(&all_at(&handles, &entitlement, first)),
+            Ok(())
+        );
+        assert_eq!(state(&scheduler, &handles), [(entitlement, first, None); 3]);
     }
 
     /// The third of three is refused after the first has moved away and the second to where the first was.
     #[test]
     fn none_gets_it_if_one_cannot() {
-        let (pool, handles) = pool(Box::new(Deadline::with_slice(1, 8)), &[60, 50, 30]);
-        let before = state(&pool, &handles);
+        let (scheduler, handles) = machine(Box::new(Deadline::with_slice(1, 8)), &[60, 50, 30]);
+        let before = state(&scheduler, &handles);
         let mut changes = all_at(&handles, &reserved(40), PcpuSet::all(2));
         let [first, second] = [0, 1].map(|index| PcpuSet::only(PcpuId::new(index).unwrap()));
         changes[0].affinity = Some(second);
@@ -195,12 +201,13 @@ mod tests {
         changes[1].affinity = Some(first);
         changes[2].affinity = Some(second);
         changes[2].entitlement = reserved(90);
-        let (vcpu, why) = pool.set_all(&changes).unwrap_err();
+        let (vcpu, why) = scheduler.set_all(&changes).unwrap_err();
         assert_eq!(vcpu, handles[2].id());
         assert!(why.to_string().contains("90 ticks"), "{why}");
-        assert_eq!(state(&pool, &handles), before);
+        assert_eq!(state(&scheduler, &handles), before);
         // Nothing of it is left with the policy either: what fitted beside the three fits now, and no more.
-        let create = |percent| pool.create_vcpu(PcpuSet::all(2), &reserved(percent), Plain, ());
+        let create =
+            |percent| scheduler.create_vcpu(PcpuSet::all(2), &reserved(percent), Plain, ());
         assert!(create(41).is_err());
         assert!(create(40).is_ok());
         assert!(create(20).is_ok());
@@ -209,30 +216,30 @@ mod tests {
 
     #[test]
     fn a_pcpu_that_the_pool_does_not_have_is_named_before_anything_is_asked() {
-        let (pool, handles) = pool(Box::new(Deadline::with_slice(1, 8)), &[60, 50]);
-        let before = state(&pool, &handles);
+        let (scheduler, handles) = machine(Box::new(Deadline::with_slice(1, 8)), &[60, 50]);
+        let before = state(&scheduler, &handles);
         let mut changes = all_at(&handles, &reserved(1), PcpuSet::all(2));
         changes[1].affinity = Some(PcpuSet::all(3));
         let absent = AffinityError::AbsentPcpu(PcpuId::new(2).unwrap());
-        assert_eq!(pool.set_all(&changes), Err((handles[1].id(), absent)));
+        assert_eq!(scheduler.set_all(&changes), Err((handles[1].id(), absent)));
         changes[1].affinity = Some(PcpuSet::EMPTY);
         assert_eq!(
-            pool.set_all(&changes),
+            scheduler.set_all(&changes),
             Err((handles[1].id(), AffinityError::Empty))
         );
-        assert_eq!(state(&pool, &handles), before);
+        assert_eq!(state(&scheduler, &handles), before);
     }
 
     #[test]
     fn one_that_is_gone_is_left_out() {
-        let (pool, handles) = pool(Box::new(RoundRobin::with_slice(1)), &[10, 10]);
+        let (scheduler, handles) = machine(Box::new(RoundRobin::with_slice(1)), &[10, 10]);
         let _ = handles[0].retire().unwrap();
         let changes = all_at(&handles, &reserved(50), PcpuSet::all(1));
-        assert_eq!(pool.set_all(&changes), Ok(()));
+        assert_eq!(scheduler.set_all(&changes), Ok(()));
         assert_eq!(handles[1].entitlement(), reserved(50));
-        let (_, _, home) = state(&pool, &handles)[0];
+        let (_, _, home) = state(&scheduler, &handles)[0];
         assert_eq!(
-            (pool.entitlements().affinity(handles[0].id()), home),
+            (scheduler.entitlements().affinity(handles[0].id()), home),
             (PcpuSet::EMPTY, None)
         );
     }

@@ -255,7 +255,7 @@ fn create_vcpus(
     space: &Arc<AddressSpace>,
 ) -> Result<Vec<Arc<VcpuHandle<GuestVcpu>>>, Refusal> {
     let preferred = PcpuSet::from_bits(machine.slots[index].config.soft_affinity);
-    let preferred = preferred.intersection(machine.pool.pcpus());
+    let preferred = preferred.intersection(machine.scheduler.pcpus());
     let mut handles = Vec::with_capacity(vcpus.count());
     for (vcpu, own) in settings.vcpus().iter().enumerate() {
         let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
@@ -263,9 +263,10 @@ fn create_vcpus(
         let make = move |handle| Aarch64VCpu::new(handle, affinity, space, extension);
         let shared = VcpuShared::default();
         let (pool, entitlement) = (settings.pool(), &own.entitlement);
-        let created = machine
-            .pool
-            .restore_vcpu_in(pool, own.affinity, entitlement, make, shared);
+        let created =
+            machine
+                .scheduler
+                .restore_vcpu_in(pool, own.affinity, entitlement, make, shared);
         match created {
             Ok(handle) => {
                 handle

@@ -242,7 +242,7 @@ impl Machine {
         if *stage != Stage::On {
             return Err(UnplugError::NotOn(pcpu, stage.power()));
         }
-        *pool = self.pool.unplug(pcpu).map_err(UnplugError::Needed)?;
+        *pool = self.scheduler.unplug(pcpu).map_err(UnplugError::Needed)?;
         *stage = Stage::Leaving {
             until: timer::now() + timer::frequency() * PATIENCE_SECONDS,
         };
@@ -372,13 +372,15 @@ impl Machine {
 
     /// pCPU `pcpu` belongs to `pool`, or to the first one if that is no more.
     fn join(&self, pcpu: PcpuId, pool: &mut PoolId) -> Result<(), PoolChangeError> {
-        self.pool.plug(pcpu, *pool).or_else(|error| match error {
-            PoolChangeError::NoPool(_) => {
-                *pool = PoolId::FIRST;
-                self.pool.plug(pcpu, *pool)
-            }
-            other => Err(other),
-        })
+        self.scheduler
+            .plug(pcpu, *pool)
+            .or_else(|error| match error {
+                PoolChangeError::NoPool(_) => {
+                    *pool = PoolId::FIRST;
+                    self.scheduler.plug(pcpu, *pool)
+                }
+                other => Err(other),
+            })
     }
 
     /// The pCPU of `engine` is on again.

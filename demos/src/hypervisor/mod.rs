@@ -39,10 +39,12 @@ use trapline_handlers::{Dispatcher, Request, TimerQueue, pl031::WallTime};
 use trapline_platform::{
     BootInfo,
     dt::{Gic, Machine as Hardware},
-    engine::{self, Between, PoolHost},
+    engine::{self, Between, SchedulerHost},
     heap, panic, pcpu, power, timer,
 };
-use trapline_sched::{LocalScheduler, PcpuId, PcpuSet, PolicyFailure, Pool, PoolConfig, VcpuId};
+use trapline_sched::{
+    LocalScheduler, PcpuId, PcpuSet, PolicyFailure, Scheduler, SchedulerConfig, VcpuId,
+};
 use trapline_vcpu::{
     Aarch64PerCpu,
     arch::aarch64::read_id_register,
@@ -69,7 +71,7 @@ pub use hotplug::{PcpuPower, PlugError, UnplugError};
 /// What all pCPUs share.
 pub struct Machine {
     /// The vCPUs and the pCPUs that run them.
-    pub pool: Arc<Pool<GuestVcpu>>,
+    pub scheduler: Arc<Scheduler<GuestVcpu>>,
     /// Which VM has which VMID.
     pub vmids: Arc<VmidAllocator>,
     /// What stage 2 looks like here.
@@ -154,7 +156,7 @@ pub fn run_this_pcpu() -> ! {
 /// returns when it wants to be called again, a value of the host's counter.
 pub fn run_this_pcpu_and(mut besides: impl FnMut(&'static Machine) -> Option<u64>) -> ! {
     let (id, machine) = enlist();
-    let scheduler = machine.scheduler(id);
+    let scheduler = machine.local_scheduler(id);
     let engine = engine::engine(
         scheduler,
         Dispatcher::new(id),
@@ -202,8 +204,11 @@ fn wait_for_machine() -> &'static Machine {
 
 impl Machine {
     /// The scheduler of pCPU `pcpu`, the caller's own, once: from now on it may be asked to leave.
-    pub fn scheduler(&self, pcpu: PcpuId) -> LocalScheduler<GuestVcpu> {
-        let scheduler = self.pool.local(pcpu).expect("each pCPU comes here once");
+    pub fn local_scheduler(&self, pcpu: PcpuId) -> LocalScheduler<GuestVcpu> {
+        let scheduler = self
+            .scheduler
+            .local(pcpu)
+            .expect("each pCPU comes here once");
         self.hotplug.arrive(pcpu);
         scheduler
     }
@@ -316,7 +321,7 @@ impl Machine {
         if !*is_at_work || now.is_idle {
             return is_at_work.then_some(begin);
         }
-        if let Some(idle) = self.pool.idle_pcpus().first() {
+        if let Some(idle) = self.scheduler.idle_pcpus().first() {
             engine::call_attention(idle.index() as u16);
             *is_at_work = false;
             return None;
@@ -354,8 +359,9 @@ impl Machine {
     fn call(&self) {
         // What it is called for comes before the choice: see `Hotplug::is_waiting`.
         fence(SeqCst);
-        let here = PcpuId::new(pcpu::this_pcpu()).filter(|&here| self.pool.pcpus().contains(here));
-        let to = self.pool.idle_pcpus().first().or(here);
+        let here =
+            PcpuId::new(pcpu::this_pcpu()).filter(|&here| self.scheduler.pcpus().contains(here));
+        let to = self.scheduler.idle_pcpus().first().or(here);
         engine::call_attention(to.map_or_else(devices::keeper, |pcpu| pcpu.index() as u16));
     }
 
@@ -409,13 +415,13 @@ fn prepare(
         .pools
         .split_first()
         .ok_or(("pools", "there is none"))?;
-    let pool = Pool::new(PoolConfig {
+    let scheduler = Scheduler::new(SchedulerConfig {
         name: first.name.clone(),
         pcpus,
         max_vcpus,
         policy: policy_of(first)?,
         fallback_slice: timer::ticks_of_us(first.policy.slice_us),
-        host: Arc::new(PoolHost {
+        host: Arc::new(SchedulerHost {
             on_parked,
             mpidrs: hardware.mpidrs(),
             on_policy_failed,
@@ -424,7 +430,8 @@ fn prepare(
     .map_err(|error| ("pool", error))?;
     for plan in others {
         let pcpus = PcpuSet::from_bits(plan.pcpus);
-        pool.create_pool(&plan.name, pcpus, policy_of(plan)?)
+        scheduler
+            .create_pool(&plan.name, pcpus, policy_of(plan)?)
             .map_err(|error| ("pool", error))?;
     }
     let desk = Desk::new(first.policy.clone());
@@ -436,7 +443,7 @@ fn prepare(
         Ok(Slot::new(index, guest, settings))
     });
     Ok(Machine {
-        pool,
+        scheduler,
         vmids: Arc::new(VmidAllocator::new(geometry.vmid_bits(), pcpu_count)),
         geometry,
         pcpu_count,

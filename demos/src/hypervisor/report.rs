@@ -213,7 +213,7 @@ fn vcpu_report(handle: &trapline_sched::VcpuHandle<GuestVcpu>, now: u64) -> Vcpu
 
 fn pcpu_report(machine: &Machine, id: PcpuId, now: u64) -> PcpuReport {
     let counters = machine
-        .pool
+        .scheduler
         .pcpu_counters(id, now)
         .expect("the pCPU is in the pool");
     PcpuReport {
@@ -244,7 +244,7 @@ pub(super) fn describe_pcpus(out: &mut dyn Write) {
         }
     }
     for id in (0..machine.pcpu_count as u16).filter_map(PcpuId::new) {
-        let Some(ring) = machine.pool.trace(id) else {
+        let Some(ring) = machine.scheduler.trace(id) else {
             continue;
         };
         let _ = writeln!(out, "{id}: last events, oldest first");

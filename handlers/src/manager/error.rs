@@ -4,7 +4,7 @@ use alloc::{borrow::ToOwned, string::String, vec::Vec};
 use core::fmt;
 
 use trapline_sched::{
-    AffinityError, PolicyError, Pool, PoolChangeError, PoolId, Vcpu, policies::NAMES,
+    AffinityError, PolicyError, PoolChangeError, PoolId, Scheduler, Vcpu, policies::NAMES,
 };
 
 /// Why nothing was done. Its text has the numbers, and what there is to choose from.
@@ -146,7 +146,7 @@ pub(super) enum SettingsError {
 }
 
 impl SettingsError {
-    pub(super) fn named<V: Vcpu>(self, vm: &str, pool: &Pool<V>) -> ManageError {
+    pub(super) fn named<V: Vcpu>(self, vm: &str, scheduler: &Scheduler<V>) -> ManageError {
         match self {
             Self::NoSuchVcpu { vcpu, count } => ManageError::UnknownVcpu {
                 vm: vm.to_owned(),
@@ -159,7 +159,7 @@ impl SettingsError {
                 error,
             } => ManageError::Vcpu {
                 vcpu: (vm.to_owned(), vcpu),
-                policy: pool.policy_name(of).unwrap_or_default(),
+                policy: scheduler.policy_name(of).unwrap_or_default(),
                 error,
             },
         }

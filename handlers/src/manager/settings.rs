@@ -3,7 +3,8 @@
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use trapline_sched::{
-    AffinityError, Change, Entitlement, PcpuSet, Pool, PoolChangeError, PoolId, Vcpu, VcpuHandle,
+    AffinityError, Change, Entitlement, PcpuSet, PoolChangeError, PoolId, Scheduler, Vcpu,
+    VcpuHandle,
 };
 
 use super::error::SettingsError;
@@ -17,7 +18,7 @@ pub struct VcpuSettings {
     pub affinity: PcpuSet,
 }
 
-/// What the vCPUs of one VM shall get, by index. A VM begins each life with it, by [`Pool::restore_vcpu_in`] where its pool has
+/// What the vCPUs of one VM shall get, by index. A VM begins each life with it, by [`Scheduler::restore_vcpu_in`] where its pool has
 /// perhaps other pCPUs than when it was set.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
@@ -50,7 +51,7 @@ impl Settings {
         &self,
         vcpu: Option<usize>,
         edit: impl Fn(&mut VcpuSettings),
-        pool: &Pool<V>,
+        scheduler: &Scheduler<V>,
         handles: &[Arc<VcpuHandle<V>>],
     ) -> Result<Self, SettingsError> {
         let mut next = self.clone();
@@ -67,8 +68,9 @@ impl Settings {
             is_other.then_some(after.affinity)
         });
         for (vcpu, affinity) in affinities.clone().enumerate() {
-            let checked =
-                affinity.map_or(Ok(()), |set| pool.check_affinity(set, self.pool).map(drop));
+            let checked = affinity.map_or(Ok(()), |set| {
+                scheduler.check_affinity(set, self.pool).map(drop)
+            });
             checked.map_err(|error| self.refused(vcpu, error))?;
         }
         let vcpus = handles.iter().zip(&next.vcpus).zip(affinities);
@@ -78,7 +80,7 @@ impl Settings {
             affinity,
         });
         let changes: Vec<Change<V>> = changes.collect();
-        pool.set_all(&changes).map_err(|(id, error)| {
+        scheduler.set_all(&changes).map_err(|(id, error)| {
             let vcpu = handles.iter().position(|vcpu| vcpu.id() == id);
             self.refused(vcpu.unwrap_or_default(), error)
         })?;
@@ -97,20 +99,20 @@ impl Settings {
     pub(super) fn move_to<V: Vcpu>(
         &mut self,
         to: PoolId,
-        pool: &Pool<V>,
+        scheduler: &Scheduler<V>,
         handles: &[Arc<VcpuHandle<V>>],
     ) -> Result<(), PoolChangeError> {
-        pool.move_vcpus(handles, to)?;
+        scheduler.move_vcpus(handles, to)?;
         self.pool = to;
         Ok(())
     }
 }
 
 /// The pCPUs of the pool numbered `id`.
-pub(super) fn pcpus_of<V: Vcpu>(pool: &Pool<V>, id: PoolId) -> PcpuSet {
-    let own = pool
+pub(super) fn pcpus_of<V: Vcpu>(scheduler: &Scheduler<V>, id: PoolId) -> PcpuSet {
+    let own = scheduler
         .pcpus()
         .iter()
-        .filter(|&pcpu| pool.pool_of(pcpu) == Some(id));
+        .filter(|&pcpu| scheduler.pool_of(pcpu) == Some(id));
     own.fold(PcpuSet::EMPTY, |set, pcpu| set.union(PcpuSet::only(pcpu)))
 }

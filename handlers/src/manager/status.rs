@@ -3,8 +3,8 @@
 use alloc::{borrow::ToOwned, string::String, vec::Vec};
 
 use trapline_sched::{
-    HaltPolls, PcpuCounters, PcpuId, PcpuSet, Place, Pool, PoolId, PoolInfo, PowerState, Snapshot,
-    Vcpu, VcpuTimes,
+    HaltPolls, PcpuCounters, PcpuId, PcpuSet, Place, PoolId, PoolInfo, PowerState, Scheduler,
+    Snapshot, Vcpu, VcpuTimes,
 };
 
 use super::{ManageError, Managed, VcpuSettings, error::SettingsError};
@@ -130,7 +130,7 @@ impl VcpuStatus {
         });
         status.map_err(|count| {
             let error = SettingsError::NoSuchVcpu { vcpu, count };
-            error.named(machine.vm_name(vm), machine.pool())
+            error.named(machine.vm_name(vm), machine.scheduler())
         })
     }
 
@@ -155,22 +155,22 @@ impl VcpuStatus {
 }
 
 impl PoolStatus {
-    pub(super) fn all<V: Vcpu>(pool: &Pool<V>) -> Vec<Self> {
-        let idle = pool.idle_pcpus();
+    pub(super) fn all<V: Vcpu>(scheduler: &Scheduler<V>) -> Vec<Self> {
+        let idle = scheduler.idle_pcpus();
         let status = |info: PoolInfo| Self {
             idle: idle.intersection(info.pcpus),
             info,
         };
-        pool.pools().into_iter().map(status).collect()
+        scheduler.pools().into_iter().map(status).collect()
     }
 }
 
 impl PcpuStatus {
-    pub(super) fn of<V: Vcpu>(pool: &Pool<V>, pcpu: PcpuId, now: u64) -> Option<Self> {
-        let counters = pool.pcpu_counters(pcpu, now)?;
+    pub(super) fn of<V: Vcpu>(scheduler: &Scheduler<V>, pcpu: PcpuId, now: u64) -> Option<Self> {
+        let counters = scheduler.pcpu_counters(pcpu, now)?;
         Some(Self {
-            pool: pool.pool_of(pcpu),
-            is_idle: pool.idle_pcpus().contains(pcpu),
+            pool: scheduler.pool_of(pcpu),
+            is_idle: scheduler.idle_pcpus().contains(pcpu),
             counters,
         })
     }

@@ -2,8 +2,8 @@ use alloc::{boxed::Box, string::ToString, sync::Arc, vec, vec::Vec};
 use core::cell::{Cell, RefCell};
 
 use trapline_sched::{
-    Entitlement, Host, PcpuId, PcpuSet, PolicyOptions, Pool, PoolConfig, Reservation, Vcpu,
-    VcpuHandle, Weight, policies::RoundRobin,
+    Entitlement, Host, PcpuId, PcpuSet, PolicyOptions, Reservation, Scheduler, SchedulerConfig,
+    Vcpu, VcpuHandle, Weight, policies::RoundRobin,
 };
 
 use super::*;
@@ -36,7 +36,7 @@ type Handles = Vec<Arc<VcpuHandle<Plain>>>;
 
 /// Two pCPUs, `web` with two vCPUs, and `db` with one, which is off.
 struct Fake {
-    pool: Arc<Pool<Plain>>,
+    scheduler: Arc<Scheduler<Plain>>,
     vms: [RefCell<(Settings, Handles)>; 2],
     asked: Cell<Option<(usize, Request)>>,
 }
@@ -44,8 +44,8 @@ struct Fake {
 impl Managed for Fake {
     type Vcpu = Plain;
 
-    fn pool(&self) -> &Pool<Plain> {
-        &self.pool
+    fn scheduler(&self) -> &Scheduler<Plain> {
+        &self.scheduler
     }
 
     fn vm_count(&self) -> usize {
@@ -84,7 +84,7 @@ fn settings(vm: u16, vcpus: usize) -> Settings {
 }
 
 fn fake() -> Fake {
-    let pool = Pool::new(PoolConfig {
+    let scheduler = Scheduler::new(SchedulerConfig {
         name: "all".into(),
         pcpus: PcpuSet::all(2),
         max_vcpus: MAX_VCPUS,
@@ -92,15 +92,15 @@ fn fake() -> Fake {
         fallback_slice: 1,
         host: Arc::new(Idle),
     });
-    let pool = pool.expect("it has pCPUs and room");
+    let scheduler = scheduler.expect("it has pCPUs and room");
     let (web, db) = (settings(0, 2), settings(1, 1));
     let handles = web.vcpus().iter().map(|vcpu| {
-        let handle = pool.create_vcpu(vcpu.affinity, &vcpu.entitlement, Plain, ());
+        let handle = scheduler.create_vcpu(vcpu.affinity, &vcpu.entitlement, Plain, ());
         handle.expect("there is room")
     });
     let handles = handles.collect();
     Fake {
-        pool,
+        scheduler,
         vms: [RefCell::new((web, handles)), RefCell::new((db, vec![]))],
         asked: Cell::new(None),
     }

@@ -104,7 +104,7 @@ impl EngineHost {
 
 /// The counter and the kicks, for a pool of this machine's pCPUs.
 #[derive(Debug)]
-pub struct PoolHost {
+pub struct SchedulerHost {
     /// Called for each vCPU that was stopped or paused once it is parked, on any pCPU; it may neither wait nor allocate.
     pub on_parked: fn(VcpuId),
     /// The MPIDR of each pCPU: those that differ only in Aff0 are near each other.
@@ -113,7 +113,7 @@ pub struct PoolHost {
     pub on_policy_failed: fn(PolicyFailure),
 }
 
-impl trapline_sched::Host for PoolHost {
+impl trapline_sched::Host for SchedulerHost {
     fn now(&self) -> u64 {
         timer::now()
     }

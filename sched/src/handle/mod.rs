@@ -15,7 +15,7 @@ pub use power::PowerOnClaim;
 pub use snapshot::Snapshot;
 
 use crate::{
-    BlockReason, PcpuId, Place, Pool, TraceEvent, VcpuId,
+    BlockReason, PcpuId, Place, Scheduler, TraceEvent, VcpuId,
     accounting::{Counter, vcpu},
     attention::About,
     entitlement::Entry,
@@ -31,7 +31,7 @@ pub trait Vcpu: Send + Sized + 'static {
     /// What the embedder shares with other pCPUs about it: pending interrupts, an entry point.
     type Shared: Send + Sync + 'static;
 
-    /// The handle that [`Pool::create_vcpu`] gave it.
+    /// The handle that [`Scheduler::create_vcpu`] gave it.
     fn handle(&self) -> &Arc<VcpuHandle<Self>>;
 }
 
@@ -52,7 +52,7 @@ pub struct VcpuHandle<V: Vcpu> {
     /// It is ready because it let others run.
     pub(crate) has_yielded: Flag,
     pub(crate) halt_poll: HaltPoll,
-    pool: Arc<Pool<V>>,
+    scheduler: Arc<Scheduler<V>>,
     shared: V::Shared,
 }
 
@@ -64,12 +64,17 @@ pub(crate) struct MigrationCounters {
 }
 
 impl<V: Vcpu> VcpuHandle<V> {
-    pub(crate) fn new(id: VcpuId, first: PcpuId, pool: Arc<Pool<V>>, shared: V::Shared) -> Self {
-        let now = pool.host().now();
+    pub(crate) fn new(
+        id: VcpuId,
+        first: PcpuId,
+        scheduler: Arc<Scheduler<V>>,
+        shared: V::Shared,
+    ) -> Self {
+        let now = scheduler.host().now();
         Self {
             state: StateWord::new(State::created(first)),
             id,
-            entry: Arc::clone(pool.entitlements().entry(id)),
+            entry: Arc::clone(scheduler.entitlements().entry(id)),
             slot: ArrayQueue::new(1),
             destination: AtomicU32::new(NO_DESTINATION),
             account: vcpu::Account::new(vcpu::BLOCKED, now),
@@ -77,7 +82,7 @@ impl<V: Vcpu> VcpuHandle<V> {
             migrations: MigrationCounters::default(),
             has_yielded: Flag::default(),
             halt_poll: HaltPoll::default(),
-            pool,
+            scheduler,
             shared,
         }
     }
@@ -87,8 +92,8 @@ impl<V: Vcpu> VcpuHandle<V> {
         self.id
     }
 
-    pub(crate) fn pool(&self) -> &Arc<Pool<V>> {
-        &self.pool
+    pub(crate) fn scheduler(&self) -> &Arc<Scheduler<V>> {
+        &self.scheduler
     }
 
     /// What the embedder shares about it.
@@ -113,15 +118,15 @@ impl<V: Vcpu> VcpuHandle<V> {
         match self.state.update(|state| state.wake(reason)) {
             Wake::Noted => {}
             Wake::Ready(pcpu) => self.hurry_on(pcpu),
-            Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
+            Wake::Nudge(pcpu) => self.scheduler.nudge(pcpu, About::Loaded),
             Wake::Claimed(last) => self.unpark_woken(last),
         }
     }
 
     #[inline(never)]
     fn unpark_woken(&self, last: PcpuId) {
-        let caller = self.pool.caller();
-        self.pool.trace_from(caller, TraceEvent::Wake(self.id));
+        let caller = self.scheduler.caller();
+        self.scheduler.trace_from(caller, TraceEvent::Wake(self.id));
         self.unpark(caller, last);
     }
 
@@ -129,7 +134,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     pub fn suspend(&self, reason: BlockReason) {
         match self.state.update(|state| state.suspend(reason)) {
             Ask::Parked | Ask::Gone => {}
-            Ask::Tell(pcpu) => self.pool.nudge(pcpu, About::Requests),
+            Ask::Tell(pcpu) => self.scheduler.nudge(pcpu, About::Requests),
         }
     }
 
@@ -137,8 +142,8 @@ impl<V: Vcpu> VcpuHandle<V> {
     pub fn resume(&self, reason: BlockReason) {
         match self.state.update(|state| state.unblock(reason)) {
             Wake::Noted | Wake::Ready(_) => {}
-            Wake::Nudge(pcpu) => self.pool.nudge(pcpu, About::Loaded),
-            Wake::Claimed(last) => self.unpark(self.pool.caller(), last),
+            Wake::Nudge(pcpu) => self.scheduler.nudge(pcpu, About::Loaded),
+            Wake::Claimed(last) => self.unpark(self.scheduler.caller(), last),
         }
     }
 
@@ -152,8 +157,8 @@ impl<V: Vcpu> VcpuHandle<V> {
             (next, (is_news, ask))
         });
         match was_parked {
-            (true, _) => self.pool.host().stopped(self.id),
-            (false, Ask::Tell(pcpu)) => self.pool.nudge(pcpu, About::Requests),
+            (true, _) => self.scheduler.host().stopped(self.id),
+            (false, Ask::Tell(pcpu)) => self.scheduler.nudge(pcpu, About::Requests),
             (false, Ask::Parked | Ask::Gone) => {}
         }
     }
@@ -170,7 +175,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     pub fn request_sync(&self) -> bool {
         match self.state.update(|state| state.request_sync()) {
             Some(pcpu) => {
-                self.pool.nudge(pcpu, About::Loaded);
+                self.scheduler.nudge(pcpu, About::Loaded);
                 true
             }
             None => false,
@@ -183,7 +188,7 @@ impl<V: Vcpu> VcpuHandle<V> {
             return Err(RetireError::StillInUse);
         }
         let vcpu = self.take_parked();
-        self.pool.release(self.id);
+        self.scheduler.release(self.id);
         Ok(vcpu)
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     accounting::vcpu,
     attention::About,
     cell::Mail,
-    pool::Caller,
+    scheduler::Caller,
     state::{Ask, Leave},
     sync::Ordering,
 };
@@ -16,7 +16,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     /// Moves it to `to`: now if it is loaded or ready, when it wakes up if it is blocked. The last of several calls wins;
     /// if its affinity forbids `to` by then, it goes where the affinity allows.
     pub fn migrate(&self, to: PcpuId) -> Result<(), MigrateError> {
-        if !self.pool.pcpus().contains(to) {
+        if !self.scheduler.pcpus().contains(to) {
             return Err(MigrateError::AbsentPcpu);
         }
         if !self.affinity().contains(to) {
@@ -32,7 +32,7 @@ impl<V: Vcpu> VcpuHandle<V> {
 
     /// What it shall get; what all get for whom nothing is said, once it was retired.
     pub fn entitlement(&self) -> Entitlement {
-        let entitlement = self.pool.entitlements().get(self.id);
+        let entitlement = self.scheduler.entitlements().get(self.id);
         self.unless_gone(entitlement).unwrap_or_default()
     }
 
@@ -67,7 +67,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     pub(crate) fn request_migrate(&self) {
         match self.state.update(|state| state.request_migrate()) {
             Ask::Parked | Ask::Gone => {}
-            Ask::Tell(pcpu) => self.pool.nudge(pcpu, About::Requests),
+            Ask::Tell(pcpu) => self.scheduler.nudge(pcpu, About::Requests),
         }
     }
 
@@ -94,7 +94,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         match self.state.update(|state| state.route(to)) {
             Leave::Queued => {
                 let why = Ready::Woken;
-                self.pool.post_from(caller, to, Mail { vcpu, why });
+                self.scheduler.post_from(caller, to, Mail { vcpu, why });
             }
             Leave::SyncFirst => {
                 unreachable!("rule: only a loaded vCPU has interrupt state to fold")
@@ -104,19 +104,19 @@ impl<V: Vcpu> VcpuHandle<V> {
 
     /// The turn that it has, if it has one, is over.
     pub(crate) fn end_turn(&self) {
-        self.pool.nudge(self.last_pcpu(), About::Turn);
+        self.scheduler.nudge(self.last_pcpu(), About::Turn);
     }
 
     /// Where it goes that was on `last`.
     fn choose_pcpu(&self, last: Option<PcpuId>) -> PcpuId {
         let home = self.entry.home();
         let home = home.filter(|&home| self.can_run_on(home));
-        home.unwrap_or_else(|| self.pool.choose(self, last))
+        home.unwrap_or_else(|| self.scheduler.choose(self, last))
     }
 
     /// It may run on `pcpu`, and that is in service.
     pub(crate) fn can_run_on(&self, pcpu: PcpuId) -> bool {
-        self.may_run_on(pcpu) && !self.pool.is_draining(pcpu)
+        self.may_run_on(pcpu) && !self.scheduler.is_draining(pcpu)
     }
 
     /// It cannot go on where it is, on `here`, and can elsewhere.
@@ -125,7 +125,7 @@ impl<V: Vcpu> VcpuHandle<V> {
             return false;
         }
         let allowed = self.allowed();
-        !allowed.contains(here) || self.pool.may_run_elsewhere(allowed, here)
+        !allowed.contains(here) || self.scheduler.may_run_elsewhere(allowed, here)
     }
 
     /// Clears the request before its destination is read: a later request sets both again.

@@ -17,7 +17,7 @@ use core::fmt;
 /// Why a pCPU must go on looking.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CloseError {
-    /// It is not drained: [`Pool::unplug`](crate::Pool::unplug) or [`Pool::drain`](crate::Pool::drain) comes first.
+    /// It is not drained: [`Scheduler::unplug`](crate::Scheduler::unplug) or [`Scheduler::drain`](crate::Scheduler::drain) comes first.
     NotDrained,
     /// This vCPU is ready here and may run nowhere else.
     Stranded(VcpuId),
@@ -65,7 +65,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     /// Looks again, as a pCPU that is new: at what was asked of all meanwhile, and at boxes that may run only here. It is drained
-    /// still: [`Pool::plug`](crate::Pool::plug) or [`Pool::undrain`](crate::Pool::undrain) comes next.
+    /// still: [`Scheduler::plug`](crate::Scheduler::plug) or [`Scheduler::undrain`](crate::Scheduler::undrain) comes next.
     pub fn reopen(&mut self) {
         self.cell.attention.open();
         self.is_new = true;

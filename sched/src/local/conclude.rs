@@ -48,7 +48,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         if is_running {
             return Decision::Run;
         }
-        if self.pool.is_draining(self.id) {
+        if self.scheduler.is_draining(self.id) {
             self.trace(now, TraceEvent::Drained);
             return Decision::Drained;
         }
@@ -58,10 +58,10 @@ impl<V: Vcpu> LocalScheduler<V> {
         // Whoever has something for this pCPU since it last looked kicks it. Whoever made a vCPU wait elsewhere before it
         // could see this pCPU idle does not: those are asked.
         if !(cfg!(mutant = "poll_unseen") && decision == Decision::Poll) {
-            self.pool.publish_idle(self.pool_id, self.id);
+            self.scheduler.publish_idle(self.pool_id, self.id);
         }
         if !cfg!(mutant = "idle_without_recheck") {
-            self.pool.ask_for_work(self.pool_id, self.id);
+            self.scheduler.ask_for_work(self.pool_id, self.id);
         }
         decision
     }

@@ -28,13 +28,13 @@ pub use machine::{Decision, Look, Machine, Woken};
 pub use watch::PolicyFailure;
 
 use crate::{
-    BlockReason, LocalPolicy, PcpuId, PcpuSet, Policy, Pool, PoolId, Slice, TraceEvent, Vcpu,
+    BlockReason, LocalPolicy, PcpuId, PcpuSet, Policy, PoolId, Scheduler, Slice, TraceEvent, Vcpu,
     VcpuId,
     attention::{About, Raised},
     cell::{Cell, RECONSIDERED},
     deadlines::Deadlines,
     halt_poll::{Poll, Stage},
-    pool::AtWork,
+    scheduler::AtWork,
     state::{Block, State},
 };
 use alloc::{boxed::Box, sync::Arc};
@@ -68,7 +68,7 @@ struct Current {
 /// ```
 pub struct LocalScheduler<V: Vcpu> {
     id: PcpuId,
-    pool: Arc<Pool<V>>,
+    scheduler: Arc<Scheduler<V>>,
     cell: Arc<Cell<V>>,
     /// The pool whose policy it follows.
     pool_id: PoolId,
@@ -122,8 +122,13 @@ pub struct LocalScheduler<V: Vcpu> {
 }
 
 impl<V: Vcpu> LocalScheduler<V> {
-    pub(crate) fn new(pool: Arc<Pool<V>>, cell: Arc<Cell<V>>, id: PcpuId, policy: AtWork) -> Self {
-        let max_vcpus = pool.max_vcpus();
+    pub(crate) fn new(
+        scheduler: Arc<Scheduler<V>>,
+        cell: Arc<Cell<V>>,
+        id: PcpuId,
+        policy: AtWork,
+    ) -> Self {
+        let max_vcpus = scheduler.max_vcpus();
         let current = Current {
             slice: Slice::UNLIMITED,
             end: None,
@@ -132,10 +137,10 @@ impl<V: Vcpu> LocalScheduler<V> {
             is_waiting: false,
             polling: Stage::Before,
         };
-        let (period, now) = (policy.policy.balance_period(), pool.host().now());
+        let (period, now) = (policy.policy.balance_period(), scheduler.host().now());
         let mut local = Self {
             id,
-            pool,
+            scheduler,
             cell,
             spread_period: None,
             next_spread: 0,
@@ -201,14 +206,14 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.promises.name()
     }
 
-    /// The pCPU is being drained, and nothing is loaded here: it runs nobody until [`Pool::undrain`].
+    /// The pCPU is being drained, and nothing is loaded here: it runs nobody until [`Scheduler::undrain`].
     pub fn is_drained(&self) -> bool {
-        self.pool.is_draining(self.id) && self.loaded.is_none()
+        self.scheduler.is_draining(self.id) && self.loaded.is_none()
     }
 
     /// What all pCPUs share.
-    pub fn pool(&self) -> &Arc<Pool<V>> {
-        &self.pool
+    pub fn scheduler(&self) -> &Arc<Scheduler<V>> {
+        &self.scheduler
     }
 
     /// The vCPU whose registers are in this pCPU.
@@ -283,14 +288,14 @@ impl<V: Vcpu> LocalScheduler<V> {
     /// again after each interrupt while the answer is not `Run`.
     pub fn schedule(&mut self, machine: &mut impl Machine<V>) -> Decision {
         if core::mem::take(&mut self.is_idle) {
-            self.pool.retract_idle(self.pool_id, self.id);
+            self.scheduler.retract_idle(self.pool_id, self.id);
             self.end_polling();
         }
         loop {
-            let now = self.pool.host().now();
+            let now = self.scheduler.host().now();
             self.note_lateness(now);
             let raised = self.collect(machine, now);
-            if self.pool.is_draining(self.id) {
+            if self.scheduler.is_draining(self.id) {
                 self.evacuate(machine, now);
             } else {
                 self.settle(machine, now);

@@ -78,7 +78,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.trace(now, TraceEvent::Migrate(vcpu.handle().id(), to));
         self.uncount();
         match vcpu.handle().state.update(|state| state.route(to)) {
-            Leave::Queued => self.pool.post(
+            Leave::Queued => self.scheduler.post(
                 to,
                 Mail {
                     vcpu,
@@ -102,7 +102,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.trace(now, TraceEvent::Migrate(handle.id(), to));
         self.stop_turn(now);
         if let Some(vcpu) = self.unload_to(to, machine, now) {
-            self.pool.post(
+            self.scheduler.post(
                 to,
                 Mail {
                     vcpu,
@@ -151,7 +151,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         while let Some(handle) = self.deadlines.pop_due(u64::MAX) {
             handle.wake();
         }
-        while self.pool.is_draining(self.id)
+        while self.scheduler.is_draining(self.id)
             && let Some(id) = self.ready.find(|vcpu| vcpu.handle().must_leave(self.id))
         {
             self.readmit(id, now);

@@ -44,9 +44,9 @@ impl<V: Vcpu> LocalScheduler<V> {
         if let Park::Parked { stopped, paused } = outcome {
             self.trace(now, TraceEvent::Park(handle.id()));
             if stopped {
-                self.pool.host().stopped(handle.id());
+                self.scheduler.host().stopped(handle.id());
             } else if paused {
-                self.pool.host().paused(handle.id());
+                self.scheduler.host().paused(handle.id());
             }
             return Ok(());
         }
@@ -98,7 +98,10 @@ impl<V: Vcpu> LocalScheduler<V> {
     pub(super) fn obey_sync(&self, vcpu: &mut V, machine: &mut impl Machine<V>) {
         if vcpu.handle().state.update(|state| state.without_sync()) {
             machine.sync(vcpu);
-            self.trace(self.pool.host().now(), TraceEvent::Sync(vcpu.handle().id()));
+            self.trace(
+                self.scheduler.host().now(),
+                TraceEvent::Sync(vcpu.handle().id()),
+            );
         }
     }
 

@@ -63,8 +63,8 @@ impl<V: Vcpu> LocalScheduler<V> {
     pub fn look(&mut self, is_interrupted: bool) -> Look {
         let until = self.poll.map_or(0, |poll| poll.until);
         let is_raised = self.cell.attention.is_raised();
-        if !is_interrupted && !is_raised && self.pool.host().now() < until {
-            self.pool.host().relax();
+        if !is_interrupted && !is_raised && self.scheduler.host().now() < until {
+            self.scheduler.host().relax();
             return Look::Again;
         }
         let may_wait = self.stop_polling();
@@ -101,7 +101,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         let Some(poll) = self.poll.take() else {
             return true;
         };
-        let ticks = self.pool.host().now().saturating_sub(poll.since);
+        let ticks = self.scheduler.host().now().saturating_sub(poll.since);
         if let Some(vcpu) = &self.loaded {
             vcpu.handle().halt_poll.add(ticks);
         }

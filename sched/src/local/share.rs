@@ -45,18 +45,18 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// Those of its pool that idle.
     pub(super) fn idle_pcpus(&self) -> PcpuSet {
-        self.pool.partition(self.pool_id).idle_pcpus()
+        self.scheduler.partition(self.pool_id).idle_pcpus()
     }
 
     /// Lets the policy name a ready vCPU for which an idle pCPU can be claimed; the claim must be used.
     fn surrender(&mut self, now: u64) -> Option<(VcpuId, PcpuId)> {
-        let (ready, pool, here) = (&self.ready, &self.pool, self.id);
+        let (ready, scheduler, here) = (&self.ready, &self.scheduler, self.id);
         let mut accepted = None;
         let surrendered = self.policy.surrender(&mut |id| {
             if accepted.is_none() {
                 let claimed = ready.get(id).and_then(|vcpu| {
                     let handle = vcpu.handle();
-                    pool.claim_idle_for(handle, handle.allowed(), Some(here))
+                    scheduler.claim_idle_for(handle, handle.allowed(), Some(here))
                 });
                 accepted = claimed.map(|pcpu| (id, pcpu));
             }
@@ -94,8 +94,10 @@ impl<V: Vcpu> LocalScheduler<V> {
             done.insert(to);
         }
         let giver = self.policy.pull(now).filter(|&giver| giver != self.id);
-        if let Some(giver) = giver.filter(|&giver| self.pool.partition(self.pool_id).has(giver)) {
-            self.pool.nudge(giver, About::Work);
+        if let Some(giver) =
+            giver.filter(|&giver| self.scheduler.partition(self.pool_id).has(giver))
+        {
+            self.scheduler.nudge(giver, About::Work);
         }
         if self.ready.len() >= IMBALANCE as usize && now >= self.next_spread {
             self.spread(now);
@@ -107,7 +109,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     pub(super) fn spread_every(&mut self, period: Option<NonZero<u64>>, now: u64) {
         self.spread_period = period;
         self.spread_tried = PcpuSet::EMPTY;
-        let pcpus = u64::from(self.pool.pcpus().len().max(1));
+        let pcpus = u64::from(self.scheduler.pcpus().len().max(1));
         let offset = period.map_or(NEVER, |period| {
             let turn = self.id.index() as u64 % pcpus;
             (u128::from(period.get()) * u128::from(turn) / u128::from(pcpus)) as u64
@@ -135,7 +137,9 @@ impl<V: Vcpu> LocalScheduler<V> {
                 false => IMBALANCE,
             };
             let (tried, turn) = (self.spread_tried, self.spreads);
-            let to = self.pool.quieter(self.pool_id, self.id, fewer, tried, turn);
+            let to = self
+                .scheduler
+                .quieter(self.pool_id, self.id, fewer, tried, turn);
             let gift = to.map(|(to, waiting)| (to, self.relieve(to, waiting, now)));
             match gift {
                 Some((to, None)) => self.spread_tried.insert(to),
@@ -206,7 +210,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         if !cfg!(mutant = "forget_who_asked") {
             in_vain
                 .iter()
-                .for_each(|asker| self.pool.nudge(asker, About::Work));
+                .for_each(|asker| self.scheduler.nudge(asker, About::Work));
         }
     }
 
@@ -219,7 +223,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.cell.handed_over.increment();
         self.trace(now, TraceEvent::HandOver(id, to));
         match vcpu.handle().state.update(|state| state.route(to)) {
-            Leave::Queued => self.pool.post(
+            Leave::Queued => self.scheduler.post(
                 to,
                 Mail {
                     vcpu,

@@ -114,7 +114,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             && let Some(watched) = &mut self.watched
         {
             let late = now - timer;
-            if late >= self.pool.fallback().slice_ticks() / LEAST_STALL {
+            if late >= self.scheduler.fallback().slice_ticks() / LEAST_STALL {
                 watched.lateness = watched.lateness.saturating_add(late);
             }
         }
@@ -127,9 +127,9 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     fn fail_policy(&mut self, vcpu: VcpuId, waited: u64, promised: u64, now: u64) {
         self.trace(now, TraceEvent::Starved(vcpu));
-        let pool = self.pool.partition(self.pool_id);
+        let pool = self.scheduler.partition(self.pool_id);
         if pool.fail(self.generation) {
-            self.pool.host().policy_failed(PolicyFailure {
+            self.scheduler.host().policy_failed(PolicyFailure {
                 pool: self.pool_id,
                 policy: self.promises.name(),
                 vcpu,
@@ -139,7 +139,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             });
             pool.pcpus()
                 .iter()
-                .for_each(|pcpu| self.pool.nudge(pcpu, About::Requests));
+                .for_each(|pcpu| self.scheduler.nudge(pcpu, About::Requests));
         }
         self.fall_back(now);
     }
@@ -148,14 +148,14 @@ impl<V: Vcpu> LocalScheduler<V> {
     pub(super) fn fall_back(&mut self, now: u64) {
         if self.has_fallen_back
             || !self
-                .pool
+                .scheduler
                 .partition(self.pool_id)
                 .has_failed(self.generation)
         {
             return;
         }
         self.has_fallen_back = true;
-        self.spread_every(self.pool.fallback().balance_period(), now);
+        self.spread_every(self.scheduler.fallback().balance_period(), now);
         self.watched = None;
         self.charge(now);
         core::mem::swap(&mut self.policy, &mut self.fallback);

@@ -14,7 +14,7 @@ fn parked_on_the_second() -> (Start, [Pcpu; 2], Arc<VcpuHandle<Model>>) {
     let mut first = start.pcpu(P0);
     assert_eq!(first.schedule(), Decision::Idle);
     // Whoever looks for an idle pCPU finds the second one.
-    start.pool.retract_idle(PoolId::FIRST, P0);
+    start.scheduler.retract_idle(PoolId::FIRST, P0);
     start.forget_kicks();
     (start, [first, second], vcpu)
 }
@@ -34,7 +34,7 @@ fn loom_close_against_post() {
             let vcpu = vcpu.clone();
             move || vcpu.resume(BlockReason::Paused)
         });
-        start.pool.drain(P1);
+        start.scheduler.drain(P1);
         close(&mut second);
         other.join().unwrap();
         first.look();
@@ -50,7 +50,7 @@ fn loom_close_against_post() {
 fn loom_reopen_against_post() {
     explore(|| {
         let (start, [_first, mut second], _) = parked_on_the_second();
-        start.pool.drain(P1);
+        start.scheduler.drain(P1);
         close(&mut second);
         let vcpu = start.vcpu(PcpuSet::only(P1));
         let other = thread::spawn({
@@ -59,7 +59,7 @@ fn loom_reopen_against_post() {
         });
         second.sched.reopen();
         let _ = second.schedule();
-        start.pool.undrain(P1);
+        start.scheduler.undrain(P1);
         other.join().unwrap();
         while second.look() {}
         assert_eq!(
@@ -75,10 +75,10 @@ fn loom_reopen_against_post() {
 fn loom_close_against_undrain() {
     explore(|| {
         let (start, [_first, mut second], _) = parked_on_the_second();
-        start.pool.drain(P1);
+        start.scheduler.drain(P1);
         let other = thread::spawn({
-            let pool = start.pool.clone();
-            move || pool.undrain(P1)
+            let scheduler = start.scheduler.clone();
+            move || scheduler.undrain(P1)
         });
         let mut is_closed = second.sched.close().is_ok();
         if !is_closed && second.schedule() == Decision::Drained {
@@ -99,12 +99,12 @@ fn loom_close_against_undrain() {
 fn loom_close_against_a_plug_that_is_refused() {
     explore(|| {
         let (start, [_first, mut second], _) = parked_on_the_second();
-        start.pool.drain(P1);
+        start.scheduler.drain(P1);
         assert_eq!(second.schedule(), Decision::Drained);
         start.forget_kicks();
         let other = thread::spawn({
-            let pool = start.pool.clone();
-            move || pool.while_open(P1, || ()).is_some()
+            let scheduler = start.scheduler.clone();
+            move || scheduler.while_open(P1, || ()).is_some()
         });
         let is_closed = second.sched.close().is_ok();
         let was_open = other.join().unwrap();
@@ -120,16 +120,16 @@ fn loom_close_against_a_plug_that_is_refused() {
 fn loom_reopen_against_a_policy_that_takes_over() {
     explore(|| {
         let (start, [_first, mut second], _) = parked_on_the_second();
-        start.pool.drain(P1);
+        start.scheduler.drain(P1);
         close(&mut second);
         let other = thread::spawn({
-            let pool = start.pool.clone();
-            move || succeed(&pool, 20)
+            let scheduler = start.scheduler.clone();
+            move || succeed(&scheduler, 20)
         });
         second.sched.reopen();
         let _ = second.schedule();
         other.join().unwrap();
-        start.pool.undrain(P1);
+        start.scheduler.undrain(P1);
         let [_b, _c] = [P1; 2].map(|pcpu| start.running(PcpuSet::only(pcpu)));
         while second.look() && second.hardware.timer.is_none() {}
         assert_eq!(second.hardware.timer, Some(20), "the last policy's slice");

@@ -76,8 +76,8 @@ fn loom_polling_against_a_drain() {
     explore(|| {
         let (start, mut pcpu, a) = polling_pcpu();
         let other = thread::spawn({
-            let pool = start.pool.clone();
-            move || pool.drain(P0)
+            let scheduler = start.scheduler.clone();
+            move || scheduler.drain(P0)
         });
         pcpu.wait_polling();
         assert!(other.join().unwrap());

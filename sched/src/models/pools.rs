@@ -8,9 +8,9 @@ use loom::thread;
 /// A second pool with `pcpus`, and `members` of the first one in it.
 fn second_pool(start: &Start, pcpus: PcpuSet, members: &[Arc<VcpuHandle<super::Model>>]) -> PoolId {
     let policy = Box::new(round_robin(10));
-    let pool = start.pool.create_pool("second", pcpus, policy);
+    let pool = start.scheduler.create_pool("second", pcpus, policy);
     let pool = pool.expect("the first one has others");
-    let moved = start.pool.move_vcpus(members, pool);
+    let moved = start.scheduler.move_vcpus(members, pool);
     moved.expect("it takes everybody");
     pool
 }
@@ -43,7 +43,9 @@ fn loom_a_vcpu_changes_its_pool_while_it_is_woken() {
             let a = a.clone();
             move || a.resume(BlockReason::Paused)
         });
-        let moved = start.pool.move_vcpus(core::slice::from_ref(&a), second);
+        let moved = start
+            .scheduler
+            .move_vcpus(core::slice::from_ref(&a), second);
         moved.expect("it takes everybody");
         other.join().unwrap();
         look_until_nobody_is_kicked(&mut pcpus);
@@ -64,9 +66,10 @@ fn loom_a_vcpu_changes_its_pool_while_it_parks() {
         );
         start.forget_kicks();
         let other = thread::spawn({
-            let (a, pool) = (a.clone(), start.pool.clone());
+            let (a, scheduler) = (a.clone(), start.scheduler.clone());
             move || {
-                pool.move_vcpus(&[a.clone()], second)
+                scheduler
+                    .move_vcpus(&[a.clone()], second)
                     .expect("it takes everybody");
                 interrupt(&a);
             }
@@ -92,8 +95,12 @@ fn loom_a_vcpu_changes_its_pool_while_it_is_sent_to_a_pcpu() {
         let _ = pcpus.each_mut().map(Pcpu::schedule);
         start.forget_kicks();
         let other = thread::spawn({
-            let (a, pool) = (a.clone(), start.pool.clone());
-            move || pool.move_vcpus(&[a], second).expect("it takes everybody")
+            let (a, scheduler) = (a.clone(), start.scheduler.clone());
+            move || {
+                scheduler
+                    .move_vcpus(&[a], second)
+                    .expect("it takes everybody")
+            }
         });
         let _ = a.migrate(P1);
         pcpus[0].look();
@@ -120,13 +127,16 @@ fn loom_a_pcpu_changes_its_pool_while_vcpus_are_posted() {
             [Decision::Idle, Decision::Idle, Decision::Run]
         );
         // The pCPU that stays is not the one that is chosen first.
-        assert!(start.pool.claim_idle(PoolId::FIRST, P0));
+        assert!(start.scheduler.claim_idle(PoolId::FIRST, P0));
         start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
             move || a.claim_power_on().expect("it is off").commit()
         });
-        start.pool.move_pcpu(P1, second).expect("another one stays");
+        start
+            .scheduler
+            .move_pcpu(P1, second)
+            .expect("another one stays");
         other.join().unwrap();
         look_until_nobody_is_kicked(&mut pcpus);
         assert_eq!(a.place(), Place::Loaded(P0));
@@ -151,11 +161,11 @@ fn loom_a_pcpu_changes_its_pool_while_the_policy_there_does() {
         );
         start.forget_kicks();
         let other = thread::spawn({
-            let pool = start.pool.clone();
+            let scheduler = start.scheduler.clone();
             move || {
-                pool.move_pcpu(P1, second).expect("another one stays");
+                scheduler.move_pcpu(P1, second).expect("another one stays");
                 let policy = Box::new(round_robin(20));
-                pool.set_policy(second, policy).expect("it admits all");
+                scheduler.set_policy(second, policy).expect("it admits all");
             }
         });
         pcpus[0].look();
@@ -188,7 +198,7 @@ fn loom_a_pcpu_is_unplugged_while_a_vcpu_wakes_up() {
             let a = a.clone();
             move || interrupt(&a)
         });
-        start.pool.unplug(P1).expect("another one stays");
+        start.scheduler.unplug(P1).expect("another one stays");
         other.join().unwrap();
         look_until_nobody_is_kicked(&mut pcpus);
         assert_eq!(a.place(), Place::Loaded(P0));
@@ -206,12 +216,12 @@ fn loom_a_pcpu_reads_its_mail_while_it_changes_its_pool() {
         let [a, b] = [PoolId::FIRST, second].map(|pool| start.vcpu_in(pool, PcpuSet::all(3)));
         let mut pcpus = [P0, P1].map(|pcpu| start.pcpu(pcpu));
         let _ = pcpus.each_mut().map(Pcpu::schedule);
-        assert!(start.pool.claim_idle(PoolId::FIRST, P0));
+        assert!(start.scheduler.claim_idle(PoolId::FIRST, P0));
         a.claim_power_on().expect("it is off").commit();
         let other = thread::spawn({
-            let (b, pool) = (b.clone(), start.pool.clone());
+            let (b, scheduler) = (b.clone(), start.scheduler.clone());
             move || {
-                pool.move_pcpu(P1, second).expect("another one stays");
+                scheduler.move_pcpu(P1, second).expect("another one stays");
                 b.claim_power_on().expect("it is off").commit();
             }
         });
@@ -234,11 +244,11 @@ fn loom_a_vcpu_wakes_up_while_a_pcpu_comes_to_its_pool() {
         let b = start.vcpu_in(second, PcpuSet::all(3));
         let mut pcpus = [P1, P2].map(|pcpu| start.pcpu(pcpu));
         assert_eq!(pcpus.each_mut().map(Pcpu::schedule), [Decision::Idle; 2]);
-        assert!(start.pool.claim_idle(second, P2));
+        assert!(start.scheduler.claim_idle(second, P2));
         start.forget_kicks();
         let other = thread::spawn({
-            let pool = start.pool.clone();
-            move || pool.move_pcpu(P1, second).expect("another one stays")
+            let scheduler = start.scheduler.clone();
+            move || scheduler.move_pcpu(P1, second).expect("another one stays")
         });
         b.claim_power_on().expect("it is off").commit();
         pcpus[0].look();
@@ -264,8 +274,8 @@ fn loom_a_pcpu_comes_to_a_pool_where_a_vcpu_waits() {
         );
         start.forget_kicks();
         let other = thread::spawn({
-            let pool = start.pool.clone();
-            move || pool.move_pcpu(P1, second).expect("another one stays")
+            let scheduler = start.scheduler.clone();
+            move || scheduler.move_pcpu(P1, second).expect("another one stays")
         });
         pcpus.iter_mut().rev().for_each(|pcpu| _ = pcpu.look());
         other.join().unwrap();

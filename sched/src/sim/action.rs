@@ -308,8 +308,8 @@ impl Engine {
             }
             Action::SetPolicy { pool, policy } => {
                 let pool = pool_id(pool)?;
-                let policy = self.made(policy, self.pool().partition(pool).pcpus())?;
-                self.change_rules(|| self.pool().set_policy(pool, policy))?;
+                let policy = self.made(policy, self.scheduler().partition(pool).pcpus())?;
+                self.change_rules(|| self.scheduler().set_policy(pool, policy))?;
             }
             Action::CreatePool {
                 name,
@@ -317,25 +317,27 @@ impl Engine {
                 policy,
             } => {
                 let policy = self.made(policy, *pcpus)?;
-                self.change_pools(|| self.pool().create_pool(name, *pcpus, policy).map(drop))?;
+                self.change_pools(|| self.scheduler().create_pool(name, *pcpus, policy).map(drop))?;
             }
             Action::RemovePool { pool } => {
                 let pool = self.find_pool(pool)?;
-                self.change_pools(|| self.pool().remove_pool(pool, PoolId::FIRST))?;
+                self.change_pools(|| self.scheduler().remove_pool(pool, PoolId::FIRST))?;
             }
             Action::MovePcpu { pcpu, pool } => {
                 let pool = self.find_pool(pool)?;
-                self.change_pools(|| self.pool().move_pcpu(*pcpu, pool))?;
+                self.change_pools(|| self.scheduler().move_pcpu(*pcpu, pool))?;
             }
             Action::MoveVm { vm, pool } => {
                 let pool = self.find_pool(pool)?;
                 let vcpus: Vec<_> = vcpus(*vm).map(|id| self.handle(id).clone()).collect();
-                self.change_pools(|| self.pool().move_vcpus(&vcpus, pool))?;
+                self.change_pools(|| self.scheduler().move_vcpus(&vcpus, pool))?;
             }
-            &Action::Unplug(pcpu) => self.change_pools(|| self.pool().unplug(pcpu).map(drop))?,
+            &Action::Unplug(pcpu) => {
+                self.change_pools(|| self.scheduler().unplug(pcpu).map(drop))?
+            }
             Action::Plug { pcpu, pool } => {
                 let pool = pool_id(pool)?;
-                let plug = || self.pool().plug(*pcpu, pool);
+                let plug = || self.scheduler().plug(*pcpu, pool);
                 self.come_back(*pcpu, || self.change_pools(plug))?;
             }
         }
@@ -356,7 +358,7 @@ impl Engine {
         if self.is_changing.get() {
             return Err(BUSY.into());
         }
-        let pools = self.pool().pools();
+        let pools = self.scheduler().pools();
         let found = pools.iter().find(|pool| pool.name == name);
         found.map(|pool| pool.id).ok_or_else(missing)
     }

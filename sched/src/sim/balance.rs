@@ -68,7 +68,7 @@ impl Simulation {
     }
 
     fn gifts(&self) -> u64 {
-        let pcpus = self.engine.pool().pcpus();
+        let pcpus = self.engine.scheduler().pcpus();
         let counters = pcpus.iter().filter_map(|pcpu| self.counters(pcpu));
         counters.map(|counters| counters.handed_over).sum()
     }
@@ -126,8 +126,8 @@ fn pcpus_look_at_different_times_in_a_balance_period() {
         let mut sim = machine(4, policy(), here.into_iter().chain([there]), &[]);
         if swaps {
             sim.run_until(2000);
-            let pool = sim.engine.pool().clone();
-            pool.set_policy(PoolId::FIRST, policy()).unwrap();
+            let scheduler = sim.engine.scheduler().clone();
+            scheduler.set_policy(PoolId::FIRST, policy()).unwrap();
         }
         sim.allow(0..3, ["0,3", "1,3", "2-3", "3"][usize::from(giver)]);
         let start = sim.engine.now();

@@ -79,7 +79,7 @@ pub(super) fn random_machine(seed: u64, policy: Box<dyn Policy>) -> Simulation {
 /// After the unrest everybody who can run does.
 pub(super) fn settle_and_expect_progress(mut sim: Simulation, seed: u64) {
     sim.set_unrest(false);
-    let pool_pcpus = sim.engine.pool().pcpus();
+    let pool_pcpus = sim.engine.scheduler().pcpus();
     pool_pcpus
         .iter()
         .for_each(|pcpu| sim.act(Outside::Undrain(pcpu)));

@@ -103,7 +103,7 @@ impl Engine {
 
     fn check_pcpu(&self, pcpu: &mut Pcpu) {
         let (name, id, now) = (self.name(), pcpu.id, self.now());
-        let [busy, idle] = self.pool.cell(id).account.read(now);
+        let [busy, idle] = self.scheduler.cell(id).account.read(now);
         assert_eq!(
             busy + idle,
             now,
@@ -189,7 +189,7 @@ impl Engine {
         let state = handle.state.load();
         if let Place::Queued(pcpu) = state.place()
             && let Some(since) = handle.ready_since().filter(|_| !state.is_blocked())
-            && (!self.pool.is_draining(pcpu) || handle.must_leave(pcpu))
+            && (!self.scheduler.is_draining(pcpu) || handle.must_leave(pcpu))
         {
             let pcpu = self.pcpus[pcpu.index()].borrow();
             self.check_wait(&pcpu, id, now - since);

@@ -19,7 +19,7 @@ use super::{
     workload,
     world::{Unrest, World, set_intruder, set_restless},
 };
-use crate::{Entitlement, PcpuId, PcpuSet, Policy, Pool, PoolConfig, PoolId, VcpuId};
+use crate::{Entitlement, PcpuId, PcpuSet, Policy, PoolId, Scheduler, SchedulerConfig, VcpuId};
 use alloc::{boxed::Box, collections::VecDeque, rc::Rc, string::String, sync::Arc, vec::Vec};
 use core::{
     cell::{Cell, RefCell},
@@ -99,7 +99,7 @@ struct Vm {
 
 pub(super) struct Engine {
     pub(super) world: Arc<World>,
-    pub(super) pool: Arc<Pool<Guest>>,
+    pub(super) scheduler: Arc<Scheduler<Guest>>,
     pub(super) handles: Vec<Handle>,
     seats: Vec<Seat>,
     vms: Vec<Vm>,
@@ -154,7 +154,7 @@ impl Engine {
         } = plan;
         let world = Arc::new(World::new(count, plan.rates.cluster, seed, kick));
         let (pcpus, max_vcpus) = (PcpuSet::all(count), plan.guests.len() as u16);
-        let pool = Pool::new(PoolConfig {
+        let scheduler = Scheduler::new(SchedulerConfig {
             name: plan.first_pool,
             pcpus,
             max_vcpus,
@@ -165,7 +165,7 @@ impl Engine {
         .unwrap_or_else(|error| panic!("{error}"));
         let mut pool_ids = alloc::vec![PoolId::FIRST];
         for (name, pcpus, policy) in plan.more_pools {
-            let created = pool.create_pool(&name, pcpus, policy);
+            let created = scheduler.create_pool(&name, pcpus, policy);
             pool_ids.push(created.unwrap_or_else(|error| panic!("pool `{name}`: {error}")));
         }
         let create = |guest: GuestPlan| {
@@ -176,18 +176,19 @@ impl Engine {
                 entitlement,
             } = guest;
             let make = |handle| Guest::new(handle, program);
-            pool.create_vcpu_in(
-                pool_ids[number],
-                affinity,
-                &entitlement,
-                make,
-                Shared::new(),
-            )
-            .unwrap_or_else(|error| panic!("{error}"))
+            scheduler
+                .create_vcpu_in(
+                    pool_ids[number],
+                    affinity,
+                    &entitlement,
+                    make,
+                    Shared::new(),
+                )
+                .unwrap_or_else(|error| panic!("{error}"))
         };
         let handles: Vec<Handle> = plan.guests.into_iter().map(create).collect();
         let pcpu = |id| {
-            let sched = pool.local(id).expect("each pCPU once");
+            let sched = scheduler.local(id).expect("each pCPU once");
             RefCell::new(Pcpu::new(id, sched))
         };
         let seats = plan.vms.iter().enumerate().flat_map(|(vm, vcpus)| {
@@ -208,7 +209,7 @@ impl Engine {
             seats: seats.collect(),
             vms: plan.vms.into_iter().map(Vm::new).collect(),
             world,
-            pool,
+            scheduler,
             handles,
             rates: plan.rates,
             outside: RefCell::default(),
@@ -237,8 +238,8 @@ impl Engine {
         &self.world
     }
 
-    pub(super) fn pool(&self) -> &Arc<Pool<Guest>> {
-        &self.pool
+    pub(super) fn scheduler(&self) -> &Arc<Scheduler<Guest>> {
+        &self.scheduler
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -405,8 +406,8 @@ impl Drop for Engine {
         for handle in &self.handles {
             drop(handle.slot.pop());
         }
-        for pcpu in self.pool.pcpus().iter() {
-            while self.pool.cell(pcpu).inbox.pop().is_some() {}
+        for pcpu in self.scheduler.pcpus().iter() {
+            while self.scheduler.cell(pcpu).inbox.pop().is_some() {}
         }
     }
 }

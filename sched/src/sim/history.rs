@@ -97,8 +97,8 @@ fn history(engine: &Engine, message: &str) -> Vec<String> {
         vcpus.extend(engine.bound[here.index()].get().map(VcpuId::index));
     }
     let mut events = Vec::new();
-    for pcpu in engine.pool().pcpus().iter() {
-        let Some(ring) = engine.pool().trace(pcpu) else {
+    for pcpu in engine.scheduler().pcpus().iter() {
+        let Some(ring) = engine.scheduler().trace(pcpu) else {
             continue;
         };
         let is_involved = pcpus.contains(&pcpu.index());

@@ -46,7 +46,7 @@ impl Engine {
             return;
         }
         let now = self.work();
-        for pool in self.pool().pools() {
+        for pool in self.scheduler().pools() {
             let before = &pages.before;
             let work = pool.pcpus.iter().map(|pcpu| {
                 let (now, before) = (now[pcpu.index()], before[pcpu.index()]);
@@ -73,9 +73,9 @@ impl Engine {
 
     /// What each pCPU has done so far.
     fn work(&self) -> Vec<Work> {
-        let pcpus = self.pool().pcpus();
+        let pcpus = self.scheduler().pcpus();
         let work = pcpus.iter().map(|pcpu| {
-            let counters = self.pool().pcpu_counters(pcpu, self.now());
+            let counters = self.scheduler().pcpu_counters(pcpu, self.now());
             let counters = counters.expect("rule: the machine has it");
             Work {
                 busy: counters.times.busy,
@@ -103,7 +103,7 @@ pub(super) fn pools(engine: &Engine) -> Vec<PoolOutcome> {
         switches: work.switches,
         kicks: work.kicks,
     };
-    let present = engine.pool().pools();
+    let present = engine.scheduler().pools();
     let work = |name: &str| pages.pools.get(name).copied().unwrap_or_default();
     let mut all: Vec<PoolOutcome> = present
         .iter()

@@ -100,7 +100,7 @@ fn sums(engine: &Engine, vcpus: &Range<u16>, progress: &Progress, meter: &Meter)
 fn counters(engine: &Engine) -> impl Iterator<Item = (PcpuCounters, u64)> {
     engine.pcpus.iter().map(|pcpu| {
         let pcpu = pcpu.borrow();
-        let counters = engine.pool().pcpu_counters(pcpu.id, engine.now());
+        let counters = engine.scheduler().pcpu_counters(pcpu.id, engine.now());
         (
             counters.expect("rule: it is of the pool"),
             engine.overhead[pcpu.id.index()].get(),
@@ -155,7 +155,7 @@ pub(super) fn vms(engine: &Engine, scenario: &Scenario, baseline: &Baseline) -> 
 /// What the pool of a VM is called.
 fn pool_of(engine: &Engine, shared: &super::workload::Shared) -> String {
     let id = engine.handle(VcpuId::new(shared.vcpus.start)).pool_id();
-    let pools = engine.pool().pools().into_iter();
+    let pools = engine.scheduler().pools().into_iter();
     let mut names = pools.filter(|pool| pool.id == id).map(|pool| pool.name);
     names.next().unwrap_or_default()
 }

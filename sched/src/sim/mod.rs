@@ -201,7 +201,7 @@ impl Simulation {
     /// # Errors
     /// It cannot keep what some vCPU shall get.
     pub fn set_policy(&mut self, policy: Box<dyn Policy>) -> Result<(), PoolChangeError> {
-        self.engine.pool().set_policy(PoolId::FIRST, policy)
+        self.engine.scheduler().set_policy(PoolId::FIRST, policy)
     }
 
     /// How policies have failed so far.
@@ -235,7 +235,9 @@ impl Simulation {
 
     /// What the pCPU has done.
     pub fn counters(&self, pcpu: PcpuId) -> Option<crate::PcpuCounters> {
-        self.engine.pool().pcpu_counters(pcpu, self.engine.now())
+        self.engine
+            .scheduler()
+            .pcpu_counters(pcpu, self.engine.now())
     }
 
     /// How often the timer of `pcpu` has been set.
@@ -268,7 +270,7 @@ impl Simulation {
 
     /// The stretches, one line each: `0 vcpu1 for 10`, and with several pCPUs `0 pcpu0 vcpu1 for 10`.
     pub fn trace(&self) -> Vec<String> {
-        let is_one = self.engine.pool().pcpus().len() == 1;
+        let is_one = self.engine.scheduler().pcpus().len() == 1;
         let line = |Stretch {
                         start,
                         pcpu,

@@ -113,9 +113,9 @@ impl Engine {
                 drop(self.change(|| self.handle(vcpu).set_affinity(set)));
             }
             Outside::RequestSync(vcpu) => drop(self.handle(vcpu).request_sync()),
-            Outside::Drain(pcpu) => drop(self.pool().drain(pcpu)),
+            Outside::Drain(pcpu) => drop(self.scheduler().drain(pcpu)),
             Outside::Undrain(pcpu) => {
-                let is_done = self.change(|| self.pool().undrain(pcpu));
+                let is_done = self.change(|| self.scheduler().undrain(pcpu));
                 self.note_regime(is_done == Some(true));
             }
             Outside::Stop(vcpu) => self.handle(vcpu).stop(),
@@ -151,29 +151,29 @@ impl Engine {
 
     /// What pools do; what is refused says why.
     pub(super) fn regroup(&self, change: Outside) -> Result<(), PoolChangeError> {
-        let pool = self.pool();
+        let scheduler = self.scheduler();
         match change {
             Outside::SetPolicy(id, successor) => {
-                let pcpus = pool.partition(id).pcpus();
-                pool.set_policy(id, self.policy(successor, pcpus))
+                let pcpus = scheduler.partition(id).pcpus();
+                scheduler.set_policy(id, self.policy(successor, pcpus))
             }
             Outside::CreatePool(pcpus, successor) => {
                 let name = format!("with-{pcpus}").replace(',', "_");
                 let policy = self.policy(successor, pcpus);
-                pool.create_pool(&name, pcpus, policy).map(drop)
+                scheduler.create_pool(&name, pcpus, policy).map(drop)
             }
-            Outside::RemovePool(id) => pool.remove_pool(id, PoolId::FIRST),
-            Outside::MovePcpu(pcpu, to) => pool.move_pcpu(pcpu, to),
+            Outside::RemovePool(id) => scheduler.remove_pool(id, PoolId::FIRST),
+            Outside::MovePcpu(pcpu, to) => scheduler.move_pcpu(pcpu, to),
             Outside::MoveVcpu(vcpu, to) => {
-                pool.move_vcpus(core::slice::from_ref(self.handle(vcpu)), to)
+                scheduler.move_vcpus(core::slice::from_ref(self.handle(vcpu)), to)
             }
             Outside::MoveGroup(group, to) => {
                 let members = self.handles.iter();
                 let members = members.filter(|handle| handle.entitlement().group == group);
-                pool.move_vcpus(&members.cloned().collect::<Vec<_>>(), to)
+                scheduler.move_vcpus(&members.cloned().collect::<Vec<_>>(), to)
             }
-            Outside::Unplug(pcpu) => pool.unplug(pcpu).map(drop),
-            Outside::Plug(pcpu, to) => self.come_back(pcpu, || pool.plug(pcpu, to)),
+            Outside::Unplug(pcpu) => scheduler.unplug(pcpu).map(drop),
+            Outside::Plug(pcpu, to) => self.come_back(pcpu, || scheduler.plug(pcpu, to)),
             _ => Ok(()),
         }
     }
@@ -197,7 +197,7 @@ impl Engine {
     pub(super) fn random_action(&self) -> Outside {
         let world = self.world();
         let vcpu = VcpuId::new(world.below(self.vcpu_count() as u64) as u16);
-        let pcpus = self.pool().pcpus();
+        let pcpus = self.scheduler().pcpus();
         let index = world.below(u64::from(pcpus.len())) as usize;
         let pcpu = pcpus.iter().nth(index).expect("rule: a pool has pCPUs");
         if self.unrest.get() == Unrest::Interleave {
@@ -206,7 +206,9 @@ impl Engine {
                 _ => Outside::Interrupt(vcpu),
             };
         }
-        let pools = pcpus.iter().filter_map(|pcpu| self.pool().pool_of(pcpu));
+        let pools = pcpus
+            .iter()
+            .filter_map(|pcpu| self.scheduler().pool_of(pcpu));
         let (pool, choices) = match pools.max() {
             Some(last) if last != PoolId::FIRST => {
                 let pool = PoolId::new(world.below(last.index() as u64 + 1) as usize);

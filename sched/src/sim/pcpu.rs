@@ -111,7 +111,7 @@ impl Engine {
         if pollers.is_empty() {
             return;
         }
-        let is_raised = |&pcpu: &PcpuId| self.pool.cell(pcpu).attention.is_raised();
+        let is_raised = |&pcpu: &PcpuId| self.scheduler.cell(pcpu).attention.is_raised();
         let time = self.now() + self.rates.notice;
         for pcpu in pollers.iter().filter(is_raised) {
             self.world.notice(pcpu, time);
@@ -120,7 +120,7 @@ impl Engine {
 
     /// The pCPU is drained: if it was unplugged, and nothing is left to look at, it goes off.
     fn turn_off(&self, pcpu: &mut Pcpu) -> bool {
-        let is_unplugged = self.pool.pool_of(pcpu.id).is_none();
+        let is_unplugged = self.scheduler.pool_of(pcpu.id).is_none();
         if !is_unplugged || pcpu.sched.close().is_err() {
             return false;
         }

@@ -69,9 +69,13 @@ impl Simulation {
     }
 
     fn refusal(&mut self, change: Outside) -> String {
-        let before = self.engine.pool().pools();
+        let before = self.engine.scheduler().pools();
         let refusal = self.engine.regroup(change).unwrap_err().to_string();
-        assert_eq!(self.engine.pool().pools(), before, "nothing has changed");
+        assert_eq!(
+            self.engine.scheduler().pools(),
+            before,
+            "nothing has changed"
+        );
         refusal
     }
 
@@ -108,7 +112,7 @@ fn a_new_pool_takes_its_pcpus_and_the_vcpus_there_go_to_those_that_stay() {
             "{index} shares two pCPUs with three others"
         );
     }
-    let pools = sim.engine.pool().pools();
+    let pools = sim.engine.scheduler().pools();
     let lines = pools.iter().map(|pool| {
         let vcpus = pool.vcpus.len();
         format!(
@@ -227,7 +231,7 @@ fn a_pool_that_has_no_vcpus_goes_and_its_pcpus_come_back() {
     for index in 0..4 {
         assert_eq!(sim.run(vcpu(index)) - before[usize::from(index)], 1000);
     }
-    assert_eq!(sim.engine.pool().pools().len(), 1);
+    assert_eq!(sim.engine.scheduler().pools().len(), 1);
     sim.expect(Outside::CreatePool(set("1"), Successor::Fair));
 }
 
@@ -238,7 +242,7 @@ fn a_pool_that_is_gone_is_not_the_next_one_with_its_number() {
     sim.expect(Outside::Unplug(pcpu(3)));
     sim.expect(Outside::RemovePool(SECOND));
     sim.expect(Outside::CreatePool(set("1"), Successor::Fair));
-    let pools = sim.engine.pool().pools();
+    let pools = sim.engine.scheduler().pools();
     let ids: Vec<String> = pools.iter().map(|pool| pool.id.to_string()).collect();
     assert_eq!(ids, ["pool0", "pool1"]);
     // Whoever has unplugged it remembers from where.
@@ -252,7 +256,7 @@ fn a_pool_that_is_gone_is_not_the_next_one_with_its_number() {
         assert_eq!(sim.refusal(change), "there is no pool1", "{change:?}");
     }
     sim.expect(Outside::Plug(pcpu(3), pools[1].id));
-    assert_eq!(sim.engine.pool().pool_of(pcpu(3)), Some(pools[1].id));
+    assert_eq!(sim.engine.scheduler().pool_of(pcpu(3)), Some(pools[1].id));
     sim.expect(Outside::MoveVcpu(vcpu(0), pools[1].id));
     sim.run_until(100);
     assert_eq!(
@@ -351,7 +355,7 @@ fn a_pool_whose_reservations_fit_takes_its_policy_anew_and_loses_a_pcpu_that_it_
     reserve(3, 33, "0");
     reserve(4, 50, "1");
     let homes = |sim: &Simulation| {
-        [0, 1, 2, 3, 4].map(|index| sim.engine.pool().entitlements().home(vcpu(index)))
+        [0, 1, 2, 3, 4].map(|index| sim.engine.scheduler().entitlements().home(vcpu(index)))
     };
     let before = homes(&sim);
     assert_eq!(before, [0, 0, 1, 0, 1].map(PcpuId::new));
@@ -372,7 +376,7 @@ fn a_policy_that_reserves_begins_with_who_needs_most() {
     }
     let mut sim = Simulation::with_setup(setup);
     sim.expect(Outside::SetPolicy(PoolId::FIRST, Successor::Deadline));
-    let entitlements = sim.engine.pool().entitlements();
+    let entitlements = sim.engine.scheduler().entitlements();
     let homes = [0, 1, 2].map(|index| entitlements.home(vcpu(index)));
     assert_eq!(homes, [1, 1, 0].map(PcpuId::new));
 }
@@ -411,9 +415,9 @@ fn an_unplugged_pcpu_keeps_nothing_and_comes_back_to_the_pool_that_it_is_plugged
     }
     let busy: u64 = (0..3).map(|index| sim.run(vcpu(index))).sum();
     assert!(busy >= 150 + 1880, "the other two are busy: {busy}");
-    assert_eq!(sim.engine.pool().pool_of(pcpu(1)), None);
+    assert_eq!(sim.engine.scheduler().pool_of(pcpu(1)), None);
     assert!(
-        !sim.engine.pool().undrain(pcpu(1)),
+        !sim.engine.scheduler().undrain(pcpu(1)),
         "it is more than drained"
     );
     sim.expect(Outside::CreatePool(set("2"), Successor::Fair));
@@ -433,7 +437,7 @@ fn pools_by_chance_break_no_rule() {
     for seed in 0..1000 {
         let policy = Admitted::new(Box::new(RoundRobin::with_slice(SLICE)));
         let mut sim = random_machine(seed, Box::new(policy));
-        let pcpus = sim.engine.pool().pcpus();
+        let pcpus = sim.engine.scheduler().pcpus();
         if pcpus.len() < 2 {
             continue;
         }

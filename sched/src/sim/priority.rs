@@ -43,9 +43,9 @@ fn run(sim: &Simulation, index: u16) -> u64 {
 
 /// No vCPU waits while a less important one runs where it may run. Nobody is on its way to be told so.
 fn expect_the_most_important_run(sim: &Simulation, name: &str) {
-    let pool = sim.engine.pool();
+    let scheduler = sim.engine.scheduler();
     if sim.engine.world().has_kick_under_way()
-        || pool.policy_name(PoolId::FIRST) != Some(Priority::NAME)
+        || scheduler.policy_name(PoolId::FIRST) != Some(Priority::NAME)
     {
         return;
     }
@@ -253,7 +253,7 @@ fn whatever_happens_no_vcpu_waits_while_a_less_important_one_runs_in_its_place()
         for end in 1..400 {
             sim.run_until(end);
             // The unrest lets others take over as well.
-            if sim.engine.pool().policy_name(PoolId::FIRST) != Some(Priority::NAME) {
+            if sim.engine.scheduler().policy_name(PoolId::FIRST) != Some(Priority::NAME) {
                 sim.act(Outside::SetPolicy(PoolId::FIRST, Successor::Priority));
             }
             expect_the_most_important_run(&sim, &alloc::format!("seed {seed}:"));

@@ -310,7 +310,10 @@ pub fn failure_of_panic(message: &str) -> Option<Failure> {
 }
 
 fn play(engine: &Rc<Engine>, scenario: &Scenario, seed: u64, options: &RunOptions) -> Outcome {
-    let policy = engine.pool().policy_name(PoolId::FIRST).unwrap_or_default();
+    let policy = engine
+        .scheduler()
+        .policy_name(PoolId::FIRST)
+        .unwrap_or_default();
     let mut actions = Actions::new(scenario, seed, options.interleave);
     actions.run_until(engine, scenario.warm_up);
     let baseline = Baseline::take(engine);

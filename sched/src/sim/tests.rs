@@ -270,8 +270,8 @@ fn a_retired_vcpu_gives_its_number_back() {
     assert_eq!(sim.handle(VCPU0).set_entitlement(&entitlement), Ok(()));
     assert_eq!(sim.handle(VCPU0).set_affinity(PcpuSet::all(1)), Ok(()));
     let nobody = Entitlement::default();
-    assert_eq!(sim.engine.pool().entitlements().get(VCPU0), nobody);
-    assert_eq!(sim.engine.pool().entitlements().present().count(), 0);
+    assert_eq!(sim.engine.scheduler().entitlements().get(VCPU0), nobody);
+    assert_eq!(sim.engine.scheduler().entitlements().present().count(), 0);
     sim.handle(VCPU0).wake();
     sim.handle(VCPU0).resume(BlockReason::Stopped);
     drop(vcpu);
@@ -354,8 +354,8 @@ fn a_pinned_vcpu_has_its_pcpu_exclusively_while_it_is_alone() {
 fn an_idle_pcpu_is_claimed_once() {
     let mut sim = machine(2, [busy()]);
     sim.run_until(5);
-    let pool = sim.engine.pool();
-    let claims = [0, 1, 1].map(|index| pool.claim_idle(PoolId::FIRST, pcpu(index)));
+    let scheduler = sim.engine.scheduler();
+    let claims = [0, 1, 1].map(|index| scheduler.claim_idle(PoolId::FIRST, pcpu(index)));
     assert_eq!(claims, [false, true, false]);
 }
 

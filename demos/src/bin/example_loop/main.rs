@@ -89,7 +89,7 @@ impl ForeignPcpu {
     fn new(id: PcpuId, machine: &'static Machine) -> Self {
         vectors::install();
         gic::enable_private(BEAT);
-        let scheduler = machine.scheduler(id);
+        let scheduler = machine.local_scheduler(id);
         let mut host = Self {
             id,
             machine,
@@ -135,7 +135,7 @@ impl ForeignPcpu {
 
     /// Gives the hardware back as the host had it, works with it, and takes it again. The vCPUs go elsewhere meanwhile.
     fn round_trip(&mut self) {
-        self.machine.pool.drain(self.id);
+        self.machine.scheduler.drain(self.id);
         while self.step() != Step::Drained {
             self.work();
         }
@@ -147,7 +147,7 @@ impl ForeignPcpu {
         let round = ROUND_TRIPS[self.id.index()].fetch_add(1, Relaxed) + 1;
         self.control = HostControl::set(round);
         self.enable();
-        self.machine.pool.undrain(self.id);
+        self.machine.scheduler.undrain(self.id);
     }
 
     fn enable(&mut self) {

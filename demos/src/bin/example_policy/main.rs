@@ -25,9 +25,11 @@ fn trapline_main(boot: BootInfo) -> ! {
     hypervisor::start(boot, |_| {});
     let machine = hypervisor::machine().expect("it has started");
     let lottery = Lottery::with_slice(timer::ticks_of_us(SLICE_US));
-    let admitted = machine.pool.set_policy(PoolId::FIRST, Box::new(lottery));
+    let admitted = machine
+        .scheduler
+        .set_policy(PoolId::FIRST, Box::new(lottery));
     admitted.expect("a lottery takes everybody");
-    let name = machine.pool.policy_name(PoolId::FIRST);
+    let name = machine.scheduler.policy_name(PoolId::FIRST);
     log::info!("policy {} takes over", name.unwrap_or_default());
     hypervisor::run_this_pcpu()
 }

@@ -60,8 +60,8 @@ pub fn together(machine: &Machine, guest: usize) -> Option<u64> {
     let vcpus = VCPUS.lock().get(guest)?.clone();
     let mut changes = Vec::new();
     let mut start = 0;
-    for pcpu in machine.pool.pcpus().iter() {
-        let records = machine.pool.trace(pcpu)?.records();
+    for pcpu in machine.scheduler.pcpus().iter() {
+        let records = machine.scheduler.trace(pcpu)?.records();
         start = start.max(records.first()?.time);
         let here = records
             .into_iter()

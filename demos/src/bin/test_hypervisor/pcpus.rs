@@ -152,17 +152,17 @@ fn take_over(machine: &Machine, name: &str) {
     let config = PolicyConfig {
         windows: guests
             .map(|guest| WindowConfig {
-                pcpus: machine.pool.pcpus().bits(),
+                pcpus: machine.scheduler.pcpus().bits(),
                 guest: Some(guest),
                 us: SLICE_US,
             })
             .collect(),
         ..PolicyConfig::new(name, SLICE_US)
     };
-    let (max_vcpus, pcpus) = (machine.pool.max_vcpus(), machine.pool.pcpus());
+    let (max_vcpus, pcpus) = (machine.scheduler.max_vcpus(), machine.scheduler.pcpus());
     let policy = config.policy(max_vcpus, pcpus, timer::ticks_of_us);
     let policy = policy.expect("its options make sense");
-    if let Err(refusal) = machine.pool.set_policy(PoolId::FIRST, policy) {
+    if let Err(refusal) = machine.scheduler.set_policy(PoolId::FIRST, policy) {
         panic!("{name} does not take over: {refusal}");
     }
 }

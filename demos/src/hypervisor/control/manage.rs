@@ -4,15 +4,15 @@ use trapline_handlers::{
     Managed, Manager, Request,
     manager::{Handle, Settings},
 };
-use trapline_sched::Pool;
+use trapline_sched::Scheduler;
 
 use crate::hypervisor::{GuestVcpu, Machine};
 
 impl Managed for Machine {
     type Vcpu = GuestVcpu;
 
-    fn pool(&self) -> &Pool<GuestVcpu> {
-        &self.pool
+    fn scheduler(&self) -> &Scheduler<GuestVcpu> {
+        &self.scheduler
     }
 
     fn vm_count(&self) -> usize {

@@ -149,7 +149,10 @@ fn remark(machine: &Machine, number: u32, vm: usize, setting: &Setting) {
         let text = format!("{} is off: it has this from its next start on", status.name);
         answer(number, Part::Line(&text));
     }
-    let policy = machine.pool.policy_name(status.pool).unwrap_or_default();
+    let policy = machine
+        .scheduler
+        .policy_name(status.pool)
+        .unwrap_or_default();
     let name = setting.name();
     if let Some(known) = setting_names(policy)
         && !known.contains(&name)
@@ -181,7 +184,7 @@ fn options(
         period_us: policy.period_us.unwrap_or(configured.period_us),
         windows: configured.windows.clone(),
     };
-    config.options(machine.pool.max_vcpus(), pcpus, timer::ticks_of_us)
+    config.options(machine.scheduler.max_vcpus(), pcpus, timer::ticks_of_us)
 }
 
 /// Answers command `number`, after which `pcpu` is soon `state`.

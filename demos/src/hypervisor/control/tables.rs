@@ -72,7 +72,7 @@ impl Table {
     /// All pools.
     pub(super) fn pools(machine: &Machine) -> Self {
         let columns = "pool\tname\tpolicy\tpcpus\tidle\tvcpus";
-        let count = machine.pool.pools().len();
+        let count = machine.scheduler.pools().len();
         Self::new(columns.into(), Of::Pools, 0..count)
     }
 

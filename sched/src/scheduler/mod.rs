@@ -12,7 +12,7 @@ mod post;
 mod regime;
 mod regroup;
 
-pub use errors::{CreateError, LocalError, PoolChangeError, PoolError};
+pub use errors::{CreateError, LocalError, PoolChangeError, SchedulerError};
 pub(crate) use post::Caller;
 pub(crate) use regime::AtWork;
 pub use regime::PoolInfo;
@@ -30,10 +30,10 @@ use partition::Partition;
 use regime::Regime;
 
 /// What a machine's pools start as: one of them has all pCPUs.
-pub struct PoolConfig {
+pub struct SchedulerConfig {
     /// How the first pool is called.
     pub name: String,
-    /// The pCPUs that will call [`Pool::local`].
+    /// The pCPUs that will call [`Scheduler::local`].
     pub pcpus: PcpuSet,
     /// How many vCPUs there can be at a time; memory is reserved for all of them.
     pub max_vcpus: u16,
@@ -47,7 +47,7 @@ pub struct PoolConfig {
 
 /// All pCPUs and vCPUs of the machine, in one pool or in several. The pCPUs of a pool schedule the vCPUs of that pool by its
 /// policy.
-pub struct Pool<V: Vcpu> {
+pub struct Scheduler<V: Vcpu> {
     pcpus: PcpuSet,
     /// By pCPU number; one for each number up to the highest.
     cells: Vec<Arc<Cell<V>>>,
@@ -65,10 +65,10 @@ pub struct Pool<V: Vcpu> {
     host: Arc<dyn Host>,
 }
 
-impl<V: Vcpu> Pool<V> {
+impl<V: Vcpu> Scheduler<V> {
     /// A machine without vCPUs, whose pCPUs have yet to come.
-    pub fn new(config: PoolConfig) -> Result<Arc<Self>, PoolError> {
-        let PoolConfig {
+    pub fn new(config: SchedulerConfig) -> Result<Arc<Self>, SchedulerError> {
+        let SchedulerConfig {
             name,
             pcpus,
             max_vcpus,
@@ -76,9 +76,9 @@ impl<V: Vcpu> Pool<V> {
             fallback_slice,
             host,
         } = config;
-        let last = pcpus.iter().last().ok_or(PoolError::NoPcpu)?;
+        let last = pcpus.iter().last().ok_or(SchedulerError::NoPcpu)?;
         if max_vcpus == 0 {
-            return Err(PoolError::NoVcpu);
+            return Err(SchedulerError::NoVcpu);
         }
         let free_ids = ArrayQueue::new(usize::from(max_vcpus));
         for id in 0..max_vcpus {

@@ -1,6 +1,6 @@
 //! How a pCPU is told that something waits for it: a box in its inbox, a bit in its attention word, a kick.
 
-use super::Pool;
+use super::Scheduler;
 use crate::{
     PcpuId, TraceEvent, Vcpu,
     attention::{About, Kick},
@@ -18,7 +18,7 @@ pub(crate) struct Caller {
     pub(crate) now: u64,
 }
 
-impl<V: Vcpu> Pool<V> {
+impl<V: Vcpu> Scheduler<V> {
     /// Who calls.
     #[inline]
     pub(crate) fn caller(&self) -> Caller {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{
-    PoolConfig, Reservation,
+    Reservation, SchedulerConfig,
     policies::{Deadline, RoundRobin},
 };
 use alloc::{boxed::Box, string::ToString};
@@ -50,12 +50,12 @@ fn set(text: &str) -> PcpuSet {
 }
 
 /// The machine, and a vCPU of it that may run anywhere.
-fn machine() -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
+fn machine() -> (Arc<Scheduler<Nothing>>, Arc<VcpuHandle<Nothing>>) {
     machine_of(8, 2)
 }
 
-fn machine_of(pcpus: u16, cluster: usize) -> (Arc<Pool<Nothing>>, Arc<VcpuHandle<Nothing>>) {
-    let pool = Pool::new(PoolConfig {
+fn machine_of(pcpus: u16, cluster: usize) -> (Arc<Scheduler<Nothing>>, Arc<VcpuHandle<Nothing>>) {
+    let scheduler = Scheduler::new(SchedulerConfig {
         name: "all".into(),
         pcpus: PcpuSet::all(pcpus),
         max_vcpus: 2,
@@ -65,11 +65,11 @@ fn machine_of(pcpus: u16, cluster: usize) -> (Arc<Pool<Nothing>>, Arc<VcpuHandle
     })
     .unwrap();
     let entitlement = Entitlement::default();
-    let handle = pool.create_vcpu(PcpuSet::all(pcpus), &entitlement, Nothing, ());
-    (pool, handle.unwrap())
+    let handle = scheduler.create_vcpu(PcpuSet::all(pcpus), &entitlement, Nothing, ());
+    (scheduler, handle.unwrap())
 }
 
-impl Pool<Nothing> {
+impl Scheduler<Nothing> {
     fn nobody_idles(&self) {
         let pcpus = self.pcpus();
         pcpus
@@ -91,39 +91,48 @@ impl Pool<Nothing> {
 
 #[test]
 fn an_idle_pcpu_is_taken_by_cache_distance() {
-    let (pool, handle) = machine();
-    assert_eq!(pool.choose_while_idle(&handle, "0-7", 5), 5, "the last one");
-    assert_eq!(pool.choose_while_idle(&handle, "0-4", 5), 4, "a near one");
-    assert_eq!(pool.choose_while_idle(&handle, "2,7", 5), 2, "any");
+    let (scheduler, handle) = machine();
+    assert_eq!(
+        scheduler.choose_while_idle(&handle, "0-7", 5),
+        5,
+        "the last one"
+    );
+    assert_eq!(
+        scheduler.choose_while_idle(&handle, "0-4", 5),
+        4,
+        "a near one"
+    );
+    assert_eq!(scheduler.choose_while_idle(&handle, "2,7", 5), 2, "any");
 }
 
 #[test]
 fn a_preference_goes_before_distance_and_waiting_for_it_does_not() {
-    let (pool, handle) = machine();
+    let (scheduler, handle) = machine();
     handle.set_soft_affinity(set("0-1,6")).unwrap();
-    assert_eq!(pool.choose_while_idle(&handle, "0-7", 5), 0);
-    assert_eq!(pool.choose_while_idle(&handle, "0-7", 1), 1);
+    assert_eq!(scheduler.choose_while_idle(&handle, "0-7", 5), 0);
+    assert_eq!(scheduler.choose_while_idle(&handle, "0-7", 1), 1);
     assert_eq!(
-        pool.choose_while_idle(&handle, "1-6", 7),
+        scheduler.choose_while_idle(&handle, "1-6", 7),
         6,
         "a near one of those"
     );
     assert_eq!(
-        pool.choose_while_idle(&handle, "2-5", 3),
+        scheduler.choose_while_idle(&handle, "2-5", 3),
         3,
         "none of them idles"
     );
-    pool.nobody_idles();
+    scheduler.nobody_idles();
     // It waits, and rather there.
     for index in [2, 0, 6] {
-        pool.cell(pcpu(index))
+        scheduler
+            .cell(pcpu(index))
             .waiting
             .fetch_add(1, Ordering::Relaxed);
     }
-    let busy = pool.choose(&handle, Some(pcpu(3)));
+    let busy = scheduler.choose(&handle, Some(pcpu(3)));
     assert_eq!(busy, pcpu(1));
     handle.set_soft_affinity(PcpuSet::EMPTY).unwrap();
-    assert_eq!(pool.choose(&handle, Some(pcpu(3))), pcpu(3));
+    assert_eq!(scheduler.choose(&handle, Some(pcpu(3))), pcpu(3));
     assert_eq!(
         handle.set_soft_affinity(set("8")),
         Err(AffinityError::AbsentPcpu(pcpu(8)))
@@ -132,20 +141,23 @@ fn a_preference_goes_before_distance_and_waiting_for_it_does_not() {
 
 #[test]
 fn near_pcpus_where_two_fewer_wait_come_before_far_ones_where_fewer_do() {
-    let (pool, _) = machine();
-    pool.nobody_idles();
+    let (scheduler, _) = machine();
+    scheduler.nobody_idles();
     for (index, waiting) in [0, 5, 5, 5, 3, 5, 6, 7].into_iter().enumerate() {
         let pcpu = pcpu(index as u16);
-        pool.online.insert(pcpu, Ordering::Relaxed);
-        pool.cell(pcpu).waiting.store(waiting, Ordering::Relaxed);
+        scheduler.online.insert(pcpu, Ordering::Relaxed);
+        scheduler
+            .cell(pcpu)
+            .waiting
+            .store(waiting, Ordering::Relaxed);
     }
     let quieter = |here, tried| {
-        let quieter = pool.quieter(PoolId::FIRST, pcpu(here), 2, set(tried), 0);
+        let quieter = scheduler.quieter(PoolId::FIRST, pcpu(here), 2, set(tried), 0);
         quieter.map(|(pcpu, _)| pcpu.index())
     };
-    let reach = |pcpus| pool.cell(pcpu(5)).set_reach(set(pcpus));
+    let reach = |pcpus| scheduler.cell(pcpu(5)).set_reach(set(pcpus));
     for index in [0, 5, 6] {
-        pool.cell(pcpu(index)).set_reach(PcpuSet::all(8));
+        scheduler.cell(pcpu(index)).set_reach(PcpuSet::all(8));
     }
     assert_eq!(quieter(5, "7"), Some(4), "it is near");
     assert_eq!(quieter(5, "4"), Some(0), "the fewest wait there");
@@ -155,8 +167,8 @@ fn near_pcpus_where_two_fewer_wait_come_before_far_ones_where_fewer_do() {
     reach("0-7");
     assert_eq!(quieter(6, "0,4"), None);
     assert_eq!(quieter(0, "7"), None);
-    pool.publish_idle(PoolId::FIRST, pcpu(4));
-    pool.drain(pcpu(0));
+    scheduler.publish_idle(PoolId::FIRST, pcpu(4));
+    scheduler.drain(pcpu(0));
     assert_eq!(
         quieter(5, "7"),
         None,
@@ -167,55 +179,55 @@ fn near_pcpus_where_two_fewer_wait_come_before_far_ones_where_fewer_do() {
 /// On a machine larger than what is looked at each time.
 #[test]
 fn who_has_to_wait_finds_after_some_turns_where_the_fewest_do_wherever_that_is() {
-    let (pool, handle) = machine_of(64, 2);
-    pool.nobody_idles();
-    for pcpu in pool.pcpus().iter() {
-        pool.cell(pcpu).waiting.store(9, Ordering::Relaxed);
+    let (scheduler, handle) = machine_of(64, 2);
+    scheduler.nobody_idles();
+    for pcpu in scheduler.pcpus().iter() {
+        scheduler.cell(pcpu).waiting.store(9, Ordering::Relaxed);
     }
     for quiet in [1, 2, 30, 63].map(pcpu) {
-        pool.cell(quiet).waiting.store(0, Ordering::Relaxed);
+        scheduler.cell(quiet).waiting.store(0, Ordering::Relaxed);
         let turns = (0..16).map(|_| {
             handle.switches.increment();
-            pool.choose(&handle, Some(pcpu(3)))
+            scheduler.choose(&handle, Some(pcpu(3)))
         });
         let found = turns.filter(|&found| found == quiet).count();
         let is_near = quiet == pcpu(2);
         assert!(found == 16 || found > 0 && !is_near, "{quiet}: {found}");
-        pool.cell(quiet).waiting.store(9, Ordering::Relaxed);
+        scheduler.cell(quiet).waiting.store(9, Ordering::Relaxed);
     }
 }
 
 /// Those that share a cache with it are not looked at twice.
 #[test]
 fn who_has_to_wait_finds_each_time_where_the_fewest_do_among_16_near_ones_and_16_others() {
-    let (pool, handle) = machine_of(32, 16);
-    pool.nobody_idles();
-    for pcpu in pool.pcpus().iter() {
-        pool.online.insert(pcpu, Ordering::Relaxed);
-        pool.cell(pcpu).waiting.store(9, Ordering::Relaxed);
+    let (scheduler, handle) = machine_of(32, 16);
+    scheduler.nobody_idles();
+    for pcpu in scheduler.pcpus().iter() {
+        scheduler.online.insert(pcpu, Ordering::Relaxed);
+        scheduler.cell(pcpu).waiting.store(9, Ordering::Relaxed);
     }
-    pool.cell(pcpu(3)).set_reach(PcpuSet::all(32));
+    scheduler.cell(pcpu(3)).set_reach(PcpuSet::all(32));
     for quiet in [2, 20].map(pcpu) {
-        pool.cell(quiet).waiting.store(0, Ordering::Relaxed);
+        scheduler.cell(quiet).waiting.store(0, Ordering::Relaxed);
         for turn in 0..16 {
             handle.switches.increment();
-            assert_eq!(pool.choose(&handle, Some(pcpu(3))), quiet);
-            let quieter = pool.quieter(PoolId::FIRST, pcpu(3), 2, PcpuSet::EMPTY, turn);
+            assert_eq!(scheduler.choose(&handle, Some(pcpu(3))), quiet);
+            let quieter = scheduler.quieter(PoolId::FIRST, pcpu(3), 2, PcpuSet::EMPTY, turn);
             assert_eq!(quieter, Some((quiet, 0)), "{turn}");
         }
-        pool.cell(quiet).waiting.store(9, Ordering::Relaxed);
+        scheduler.cell(quiet).waiting.store(9, Ordering::Relaxed);
     }
 }
 
 #[test]
 fn an_affinity_goes_before_a_preference() {
-    let (pool, handle) = machine();
+    let (scheduler, handle) = machine();
     handle.set_affinity(set("2-3")).unwrap();
     handle.set_soft_affinity(set("3-7")).unwrap();
-    assert_eq!(pool.choose_while_idle(&handle, "0-7", 2), 3);
-    assert_eq!(pool.choose_while_idle(&handle, "0-2,4-7", 2), 2);
+    assert_eq!(scheduler.choose_while_idle(&handle, "0-7", 2), 3);
+    assert_eq!(scheduler.choose_while_idle(&handle, "0-2,4-7", 2), 2);
     assert_eq!(
-        pool.choose(&handle, Some(pcpu(6))),
+        scheduler.choose(&handle, Some(pcpu(6))),
         pcpu(3),
         "nobody idles there"
     );
@@ -223,36 +235,36 @@ fn an_affinity_goes_before_a_preference() {
 
 #[test]
 fn a_vcpu_that_was_promised_a_pcpu_that_is_off_gets_it_when_that_is_back() {
-    let (pool, _) = machine();
+    let (scheduler, _) = machine();
     let entitlement = Entitlement::default();
     let restore = |affinity| {
-        let made = pool.restore_vcpu_in(PoolId::FIRST, affinity, &entitlement, Nothing, ());
+        let made = scheduler.restore_vcpu_in(PoolId::FIRST, affinity, &entitlement, Nothing, ());
         made.map_err(|error| error.to_string())
     };
-    pool.unplug(pcpu(3)).unwrap();
+    scheduler.unplug(pcpu(3)).unwrap();
     let refused = restore(set("3")).err().unwrap();
     assert!(refused.starts_with("pcpu3 is not in pool0"), "{refused}");
     let refused = restore(set("2-3,8")).err().unwrap();
     assert_eq!(refused, AffinityError::AbsentPcpu(pcpu(8)).to_string());
     let handle = restore(set("2-3")).unwrap();
-    assert_eq!(pool.entitlements().affinity(handle.id()), set("2"));
-    pool.plug(pcpu(3), PoolId::FIRST).unwrap();
-    assert_eq!(pool.entitlements().affinity(handle.id()), set("2-3"));
+    assert_eq!(scheduler.entitlements().affinity(handle.id()), set("2"));
+    scheduler.plug(pcpu(3), PoolId::FIRST).unwrap();
+    assert_eq!(scheduler.entitlements().affinity(handle.id()), set("2-3"));
 }
 
 #[test]
 fn one_that_was_retired_says_nothing_of_the_next_one_with_its_number() {
-    let (pool, first) = machine();
-    let gone = pool.create_vcpu(set("0"), &Entitlement::default(), Nothing, ());
+    let (scheduler, first) = machine();
+    let gone = scheduler.create_vcpu(set("0"), &Entitlement::default(), Nothing, ());
     let gone = gone.unwrap();
-    let second = pool.create_pool("second", set("6-7"), Box::new(RoundRobin::with_slice(10)));
+    let second = scheduler.create_pool("second", set("6-7"), Box::new(RoundRobin::with_slice(10)));
     let second = second.unwrap();
     gone.retire().expect("it is off");
     let entitlement = Entitlement {
         priority: 3,
         ..Entitlement::default()
     };
-    let next = pool.create_vcpu_in(second, set("6"), &entitlement, Nothing, ());
+    let next = scheduler.create_vcpu_in(second, set("6"), &entitlement, Nothing, ());
     let next = next.unwrap();
     assert_eq!(next.id(), gone.id());
     assert_eq!((next.affinity(), next.pool_id()), (set("6"), second));
@@ -265,10 +277,12 @@ fn one_that_was_retired_says_nothing_of_the_next_one_with_its_number() {
 
 #[test]
 fn a_refusal_is_in_microseconds_where_the_host_knows_them() {
-    let (pool, first) = machine();
-    let second = pool.create_vcpu(set("0"), &Entitlement::default(), Nothing, ());
+    let (scheduler, first) = machine();
+    let second = scheduler.create_vcpu(set("0"), &Entitlement::default(), Nothing, ());
     let (second, policy) = (second.unwrap(), Deadline::with_slice(10, 2));
-    pool.set_policy(PoolId::FIRST, Box::new(policy)).unwrap();
+    scheduler
+        .set_policy(PoolId::FIRST, Box::new(policy))
+        .unwrap();
     first.set_affinity(set("0")).unwrap();
     let entitlement = Entitlement {
         reservation: Some(Reservation::new(600, 1000).unwrap()),

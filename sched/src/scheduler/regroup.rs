@@ -3,11 +3,11 @@
 //! Whoever asks may be on any pCPU, on no exit path. A refusal says what could not be kept, and nothing has changed then. A
 //! pool that gets or loses a pCPU follows its policy anew ([`Policy::renew`]): what that had learned of its vCPUs is forgotten.
 
-use super::{Pool, PoolChangeError, regime::Plan};
+use super::{PoolChangeError, Scheduler, regime::Plan};
 use crate::{PcpuId, PcpuSet, Policy, PoolId, Vcpu, VcpuHandle, attention::About, sync::Ordering};
 use alloc::{boxed::Box, sync::Arc, vec, vec::Vec};
 
-impl<V: Vcpu> Pool<V> {
+impl<V: Vcpu> Scheduler<V> {
     /// A new pool called `name`, with `pcpus`, which the pools that have them lose; `policy` says who runs next there.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What everybody may read of one pool: which pCPUs it has, who idles there, whose policy it follows.
 
-use super::Pool;
+use super::Scheduler;
 use crate::{
     PcpuId, PcpuSet, PoolId, Vcpu,
     pcpu_set::AtomicPcpuSet,
@@ -81,7 +81,7 @@ impl Partition {
     }
 }
 
-impl<V: Vcpu> Pool<V> {
+impl<V: Vcpu> Scheduler<V> {
     pub(crate) fn partition(&self, pool: PoolId) -> &Partition {
         &self.partitions[pool.index()]
     }

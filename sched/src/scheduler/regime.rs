@@ -13,7 +13,7 @@
 //! has left, is sent on. For a moment some pCPUs of a pool follow the old policy and some the new one: each ranks only what is
 //! on its own pCPU, so no vCPU is lost, and none waits for more than the kick. No exit path allocates or frees.
 
-use super::{Pool, PoolChangeError, partition::Partition};
+use super::{PoolChangeError, Scheduler, partition::Partition};
 use crate::{
     LocalPolicy, PcpuId, PcpuSet, Policy, PoolId, Vcpu, VcpuId, attention::About, cell::Cell,
     sync::Ordering,
@@ -143,7 +143,7 @@ impl Regime {
     }
 }
 
-impl<V: Vcpu> Pool<V> {
+impl<V: Vcpu> Scheduler<V> {
     /// Nobody else changes anything until `act` returns, which is soon.
     pub(crate) fn with_regime<R>(&self, act: impl FnOnce(&mut Regime) -> R) -> R {
         let mut regime = loop {

@@ -6,7 +6,7 @@ use core::fmt;
 
 /// Why there is no pool.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PoolError {
+pub enum SchedulerError {
     /// It needs at least one pCPU.
     NoPcpu,
     /// It needs room for at least one vCPU.
@@ -16,7 +16,7 @@ pub enum PoolError {
 /// Why a vCPU is not created.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum CreateError {
-    /// The pool has its `max_vcpus`.
+    /// The scheduler has its `max_vcpus`.
     Full,
     /// There is no such pool.
     NoPool(PoolId),
@@ -90,11 +90,11 @@ pub enum PoolChangeError {
     Refused(Refusal),
 }
 
-impl fmt::Display for PoolError {
+impl fmt::Display for SchedulerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoPcpu => "a pool needs at least one pCPU",
-            Self::NoVcpu => "a pool needs room for at least one vCPU",
+            Self::NoPcpu => "a scheduler needs at least one pCPU",
+            Self::NoVcpu => "a scheduler needs room for at least one vCPU",
         })
     }
 }
@@ -102,7 +102,7 @@ impl fmt::Display for PoolError {
 impl fmt::Display for CreateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => f.write_str("the pool has as many vCPUs as it has room for"),
+            Self::Full => f.write_str("there are as many vCPUs as there is room for"),
             Self::NoPool(pool) => write!(f, "there is no {pool}"),
             Self::Affinity(error) => error.fmt(f),
             Self::Entitlement(refusal) => refusal.fmt(f),
@@ -113,7 +113,7 @@ impl fmt::Display for CreateError {
 impl fmt::Display for LocalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::AbsentPcpu => "the pool does not have this pCPU",
+            Self::AbsentPcpu => "the scheduler does not have this pCPU",
             Self::Taken => "this pCPU has its scheduler already",
             Self::Unplugged => "this pCPU was unplugged and belongs to no pool",
         })
@@ -169,7 +169,7 @@ impl fmt::Display for PoolChangeError {
     }
 }
 
-impl core::error::Error for PoolError {}
+impl core::error::Error for SchedulerError {}
 impl core::error::Error for CreateError {}
 impl core::error::Error for LocalError {}
 impl core::error::Error for PoolChangeError {}

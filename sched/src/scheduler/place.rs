@@ -22,14 +22,14 @@
 //! crossed there is `fence(SeqCst)` on both sides: who makes a vCPU wait looks for an idle pCPU afterwards, who goes idle
 //! looks for mail and for ready vCPUs afterwards, so one of them sees the other.
 
-use super::Pool;
+use super::Scheduler;
 use crate::{
     PcpuId, PcpuSet, PoolId, Vcpu, VcpuHandle,
     attention::About,
     sync::{Ordering, fence},
 };
 
-impl<V: Vcpu> Pool<V> {
+impl<V: Vcpu> Scheduler<V> {
     /// Takes `pcpu` out of service: it gives its vCPUs away and answers [`crate::Decision::Drained`]. A vCPU that may run
     /// nowhere else stays there, ready and unbound, until its affinity or the pCPU says otherwise. False if the machine does
     /// not have `pcpu`.
