@@ -1,6 +1,6 @@
 //! Tests of the command and of the images on QEMU: what a user types, and what a user sees.
 //!
-//! One test at a time uses the machine. `TRAPLINE_TIER=quick` leaves out what takes long, `full` runs what takes minutes too.
+//! Tests that keep one CPU of the host busy run beside each other, the others alone. `TRAPLINE_TIER=quick` leaves out what takes long, `full` runs what takes minutes too.
 
 mod bad_input;
 mod churn;

@@ -8,6 +8,7 @@
 //! A failed expectation prints the command, the console and the log.
 
 mod control;
+mod host_cpus;
 mod output;
 mod terminal;
 
@@ -18,7 +19,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     process::{Command, Stdio},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -28,11 +29,11 @@ use trapline_demos::host::{
     setup::{guest::StockGuest, qemu::Qemu},
 };
 
-use self::terminal::Terminal;
 pub use self::{control::Control, output::Output};
+use self::{host_cpus::HostCpus, terminal::Terminal};
 
-/// One QEMU at a time: their deadlines suppose that the machine is theirs.
-static MACHINE: Mutex<()> = Mutex::new(());
+/// Two runs are under way at the same time only where each has CPUs of its own.
+static HOST: HostCpus = HostCpus::new();
 /// Downloads happen once, before any deadline counts.
 static SET_UP: OnceLock<()> = OnceLock::new();
 
@@ -203,22 +204,35 @@ impl Run {
         self
     }
 
+    fn value(&self, option: &str) -> Option<&str> {
+        let mut arguments = self.arguments.iter();
+        arguments.find(|argument| *argument == option)?;
+        arguments.next().map(String::as_str)
+    }
+
+    /// How many CPUs of the host it keeps busy. QEMU has a thread for each CPU of its machine, or one for all of them when it
+    /// counts instructions. What describes its machine elsewhere, or builds, gets all.
+    fn busy_cpus(&self) -> usize {
+        let has = |option: &str| self.arguments.iter().any(|argument| argument == option);
+        let cpus = self.value(if has("--bare") { "--vcpus" } else { "--pcpus" });
+        match cpus.and_then(|count| count.parse().ok()) {
+            _ if has("--icount") => 1,
+            Some(cpus) if self.is_on_qemu => cpus,
+            _ => usize::MAX,
+        }
+    }
+
     /// The images that the command will want, so that building them is over before its deadline counts.
     fn images(&self) -> Vec<&str> {
-        let value = |option: &str| {
-            let place = self
-                .arguments
-                .iter()
-                .position(|argument| argument == option)?;
-            self.arguments.get(place + 1).map(String::as_str)
-        };
         let is_stress = self
             .arguments
             .first()
             .is_some_and(|command| command == "stress")
-            || value("--config").is_some();
-        let guest = value("--guest").or(is_stress.then_some("stress-guest"));
-        let hypervisor = value("--hypervisor").unwrap_or(cross::HYPERVISOR);
+            || self.value("--config").is_some();
+        let guest = self
+            .value("--guest")
+            .or(is_stress.then_some("stress-guest"));
+        let hypervisor = self.value("--hypervisor").unwrap_or(cross::HYPERVISOR);
         guest.into_iter().chain([hypervisor]).collect()
     }
 
@@ -245,8 +259,7 @@ impl Run {
 
     /// Runs the command to its end.
     pub fn start(self) -> Output {
-        // A test that failed while it held the machine has left nothing behind.
-        let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _share = HOST.take(self.busy_cpus());
         let scratch = tempfile::tempdir().expect("a directory for temporary files");
         let stats = scratch.path().join("stats.json");
         let mut command = Command::new(env!("CARGO_BIN_EXE_trapline"));
