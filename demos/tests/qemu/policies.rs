@@ -145,6 +145,29 @@ fn a_cap_holds_on_an_idle_machine() {
     expect_ratio(&output, free / capped, 4.0);
 }
 
+/// What part of the time of all four pCPUs that vCPUs took was on the last two.
+fn part_on_the_last_two(vcpus: usize, more: &str) -> (Output, f64) {
+    let machine = "pcpus = 4\npolicy = \"round-robin\"\nslice_us = 1000\n".to_owned();
+    let output = count(&(machine + &busy("a", vcpus, more)));
+    let times = output.column("pcpus", "busy_ticks");
+    let all: u64 = times.iter().sum();
+    let part = times[2..].iter().sum::<u64>() as f64 / all as f64;
+    (output, part)
+}
+
+#[test]
+fn vcpus_run_on_the_pcpus_they_prefer_as_long_as_none_has_to_wait_for_that() {
+    let preferring = "soft_affinity = \"2-3\"";
+    let (output, anywhere) = part_on_the_last_two(2, "");
+    output.require(anywhere < 0.6, || format!("{anywhere:.3} by chance"));
+    let (output, preferred) = part_on_the_last_two(2, preferring);
+    output.require(preferred > 0.98, || format!("only {preferred:.3}"));
+    let (output, of_four) = part_on_the_last_two(4, preferring);
+    output.require((0.45..0.55).contains(&of_four), || {
+        format!("{of_four:.3} with two more vCPUs than pCPUs that they prefer")
+    });
+}
+
 #[test]
 fn a_reservation_is_kept_beside_sixteen_busy_vcpus() {
     let machine = "pcpus = 1\npolicy = \"deadline\"\nslice_us = 1000\n";
