@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -25,11 +26,12 @@ pub struct Answer {
 }
 
 impl Control {
-    /// Waits until there is a socket at `path`.
-    pub fn wait(path: &Path) -> Self {
+    /// Waits until there is a socket at `path`, unless `has_ended` says that the run is over.
+    pub fn wait(path: &Path, has_ended: &AtomicBool) -> Self {
         let limit = Instant::now() + PATIENCE;
         while !path.exists() {
-            assert!(Instant::now() < limit, "no socket appears");
+            let is_over = has_ended.load(Ordering::Relaxed) || Instant::now() > limit;
+            assert!(!is_over, "no socket appears");
             thread::sleep(Duration::from_millis(10));
         }
         Self(path.to_owned())

@@ -16,10 +16,13 @@ use std::{
     env,
     fs::{self, File},
     io::Write,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -242,14 +245,18 @@ impl Run {
         let scratch = tempfile::tempdir().expect("a directory for temporary files");
         let socket = scratch.path().join("control");
         let run = self.option("--control", socket.display());
+        let has_ended = AtomicBool::new(false);
         let (output, acted) = thread::scope(|scope| {
             let actor = scope.spawn(|| {
-                let control = Control::wait(&socket);
+                let control = Control::wait(&socket, &has_ended);
                 let acted = catch_unwind(AssertUnwindSafe(|| act(&control)));
                 acted.inspect_err(|_| control.end())
             });
-            (run.start(), actor.join().and_then(|acted| acted))
+            let output = catch_unwind(AssertUnwindSafe(|| run.start()));
+            has_ended.store(true, Ordering::Relaxed);
+            (output, actor.join().and_then(|acted| acted))
         });
+        let output = output.unwrap_or_else(|panic| resume_unwind(panic));
         output.require(acted.is_ok(), || {
             "what was done meanwhile failed, see above".into()
         });
