@@ -1,6 +1,9 @@
 //! A drained pCPU closes and opens again, against who sends it something at the same time.
 
-use super::*;
+use super::harness::*;
+use crate::{BlockReason, Decision, PcpuSet, Place, PoolId, VcpuHandle};
+use alloc::sync::Arc;
+use loom::thread;
 
 /// A pCPU that idles unseen, one that is open, and a vCPU that is paused and parked where the second had it.
 fn parked_on_the_second() -> (Start, [Pcpu; 2], Arc<VcpuHandle<Model>>) {

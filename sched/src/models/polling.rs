@@ -1,7 +1,9 @@
 //! A pCPU polls for the wake-up of the vCPU that waits there, gives up, and waits for an interrupt, while others have something for it.
 
-use super::*;
-use crate::Look;
+use super::harness::*;
+use crate::{BlockReason, Decision, Entitlement, Look, PcpuSet, VcpuHandle};
+use alloc::sync::Arc;
+use loom::thread;
 
 /// A pCPU with a vCPU whose last wait was short, so that it polls in the next one.
 fn polling_pcpu() -> (Start, Pcpu, Arc<VcpuHandle<Model>>) {

@@ -1,12 +1,12 @@
 //! What moves between pools, against who wakes, parks or moves it at the same time.
 
-use super::{P0, P1, P2, Pcpu, Start, explore, explore_to, interrupt, round_robin};
+use super::harness::{Model, P0, P1, P2, Pcpu, Start, explore, explore_to, interrupt, round_robin};
 use crate::{BlockReason, Decision, PcpuSet, Place, PoolId, VcpuHandle};
 use alloc::{boxed::Box, sync::Arc};
 use loom::thread;
 
 /// A second pool with `pcpus`, and `members` of the first one in it.
-fn second_pool(start: &Start, pcpus: PcpuSet, members: &[Arc<VcpuHandle<super::Model>>]) -> PoolId {
+fn second_pool(start: &Start, pcpus: PcpuSet, members: &[Arc<VcpuHandle<Model>>]) -> PoolId {
     let policy = Box::new(round_robin(10));
     let pool = start.scheduler.create_pool("second", pcpus, policy);
     let pool = pool.expect("the first one has others");
