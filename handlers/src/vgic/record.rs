@@ -3,7 +3,8 @@
 //! All changes are pure functions from [`Record`] to [`Record`], applied by compare-exchange, so any pCPU may change any
 //! record at any time. The owner of a vCPU moves an interrupt's pending latch and active state into a list register with
 //! [`Record::listed_by`] and takes back what the guest left of them with [`Record::folded`]; whatever others do to the
-//! record in between is seen there. What only GICv2 has is in [`sources`].
+//! record in between is seen there ([`listing`]). The physical interrupt behind one is in [`physical`], what only GICv2 has in
+//! [`sources`].
 //!
 //! ```text
 //!   raise, enable, retarget ...        listed_by                 guest: acknowledge, EOI
@@ -12,11 +13,14 @@
 //!                                  '------------------- folded <--------------------------'
 //! ```
 
+mod listing;
+mod physical;
 mod sources;
 
-use super::list_register::State;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use sources::{AMONG_SHIFT, SOURCE, SOURCES};
+use sources::{AMONG_SHIFT, SOURCES};
+
+pub(super) use listing::{Listing, Role};
 
 /// No vCPU: the target of an interrupt whose affinity names nobody.
 pub(super) const NOBODY: u8 = 0xff;
@@ -62,31 +66,6 @@ const ROUTING: u64 =
 /// One interrupt: its configuration, its state, and who has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Record(u64);
-
-/// What the interrupt is to the vCPU that asks.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Role {
-    /// Nothing to do for it here.
-    None,
-    /// To be delivered here.
-    Pending,
-    /// Acknowledged here and not deactivated yet.
-    Active,
-}
-
-/// What a list register gets.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Listing {
-    pub(super) state: State,
-    pub(super) priority: u8,
-    pub(super) group1: bool,
-    /// The hypervisor looks at the interrupt again when the guest ends it.
-    pub(super) tells_end: bool,
-    /// It was pending whatever its line does.
-    pub(super) is_latched: bool,
-    /// The guest's end of it deactivates the physical interrupt behind it.
-    pub(super) is_physical: bool,
-}
 
 impl Record {
     /// The interrupt as reset leaves it: disabled, group 0, priority 0, level-sensitive.
@@ -284,176 +263,6 @@ impl Record {
         let void = self.is_listed() && !cfg!(mutant = "vgic_resurrect_cleared_active");
         self.with(ACTIVE | LISTED_ACTIVE, false)
             .with(ACTIVE_VOID, void)
-    }
-
-    /// The physical interrupt behind it was taken and is active. It is not kept if this one is disabled: a level comes again, an edge
-    /// is latched.
-    pub(super) const fn raise_physical(self) -> Self {
-        let raised = self.with(RAISED, true);
-        if self.is_enabled() {
-            raised
-        } else {
-            raised.latch_raised().with(RAISED, self.has(RAISED))
-        }
-    }
-
-    /// The physical interrupt will not come again for what it was raised for, if that was an edge: then this one remembers.
-    const fn latch_raised(self) -> Self {
-        let latch = self.has(EDGE) && self.has(RAISED) && !cfg!(mutant = "vgic_lose_disabled_edge");
-        self.with(LATCH, self.has(LATCH) || latch)
-    }
-
-    /// It is not pending any more because of the physical interrupt, which raises it again if its line is still high.
-    const fn give_up_raised(self) -> Self {
-        let held = self.has(RAISED) && !cfg!(mutant = "vgic_keep_given_up");
-        self.with(RAISED, false).with(HELD, self.has(HELD) || held)
-    }
-
-    /// The physical interrupt is active for nobody: it is to be deactivated by whoever makes [`Record::released`] of it.
-    pub(super) const fn is_orphan(self) -> bool {
-        self.0 & (HELD | ACTIVE | LISTED) == HELD
-    }
-
-    /// The record without the physical interrupt that is active for nobody.
-    pub(super) const fn released(self) -> Self {
-        self.with(HELD, self.has(HELD) && !self.is_orphan())
-    }
-
-    /// The physical interrupt is active because of this record, list registers aside.
-    pub(super) const fn has_physical(self) -> bool {
-        self.has(RAISED | HELD)
-    }
-
-    /// The record without any part in the physical interrupt.
-    pub(super) const fn without_physical(self) -> Self {
-        self.with(RAISED | HELD, false)
-    }
-
-    /// Whether, how and where the physical interrupt has to come differs from `other`.
-    pub(super) const fn is_set_up_unlike(self, other: Self) -> bool {
-        (self.0 ^ other.0) & (ENABLED | EDGE | 0xff << TARGET_SHIFT) != 0
-    }
-
-    /// It may go to any vCPU, and this one takes part in that for the groups in `groups` (from [`TAKES_PART`] on).
-    const fn may_go_to_one(self, me: u8, groups: u32) -> bool {
-        self.target() == ANYBODY
-            && groups & (TAKES_PART << self.is_group1() as u32) != 0
-            && self.is_among(me)
-    }
-
-    /// What it is to vCPU `me`, when the distributor forwards the groups in `groups` (bit 0 and bit 1).
-    pub(super) const fn role(self, me: u8, groups: u32) -> Role {
-        if self.is_listed() {
-            return Role::None;
-        }
-        if self.has(ACTIVE) {
-            return if self.owner() == me {
-                Role::Active
-            } else {
-                Role::None
-            };
-        }
-        let forwarded = self.has(ENABLED) && groups & (1 << self.is_group1() as u32) != 0;
-        if self.is_pending() && forwarded && (self.target() == me || self.may_go_to_one(me, groups))
-        {
-            Role::Pending
-        } else {
-            Role::None
-        }
-    }
-
-    /// Moves the latch and the active state to a list register of vCPU `me`: the record without them, and what the list
-    /// register gets.
-    ///
-    /// `None` if it has no role there. A level-sensitive interrupt is never both pending and active in a list register:
-    /// its line is sampled again when the guest ends it. Nor is one that is to be delivered elsewhere or otherwise than
-    /// it was: it keeps its latch here, and is looked at again when the guest ends it.
-    ///
-    /// The end of one that came from a physical interrupt deactivates that, unless it is pending for another reason as well:
-    /// then the list register knows of the other reason only, and the physical interrupt has its turn afterwards.
-    pub(super) const fn listed_by(self, me: u8, groups: u32) -> Option<(Self, Listing)> {
-        let (state, priority) = match self.role(me, groups) {
-            Role::None => return None,
-            Role::Pending => (State::PENDING, self.priority()),
-            Role::Active => {
-                let again = matches!(self.with(ACTIVE, false).role(me, groups), Role::Pending)
-                    && self.has(EDGE)
-                    && !self.has(RAISED | HELD | SOURCES)
-                    && self.priority() == self.active_priority();
-                let state = if again {
-                    State::PENDING_AND_ACTIVE
-                } else {
-                    State::ACTIVE
-                };
-                (state, self.active_priority())
-            }
-        };
-        let takes_latch = state.is_pending() && self.has(LATCH);
-        let physical = if state.is_pending() { RAISED } else { HELD };
-        let is_physical = self.has(physical) && !self.has(LATCH);
-        let next = self.with(LISTED, true).with_field(OWNER_SHIFT, me);
-        let next = if is_physical {
-            next.with(physical, false)
-        } else {
-            next
-        };
-        let next = next
-            .with(
-                LISTED_LATCH,
-                takes_latch || is_physical && state.is_pending(),
-            )
-            .with(LISTED_ACTIVE, state.is_active());
-        let next = next
-            .with(ACTIVE, false)
-            .with(LATCH, self.has(LATCH) && !takes_latch);
-        let next = if takes_latch && self.has(SOURCES) {
-            next.take_source()
-        } else {
-            next
-        };
-        let is_resampled = !self.has(EDGE) && !cfg!(mutant = "vgic_no_resample_on_eoi");
-        let tells_end = is_resampled || next.has(LATCH | RAISED | HELD);
-        Some((
-            next,
-            Listing {
-                state,
-                priority,
-                group1: self.is_group1(),
-                tells_end,
-                is_latched: self.has(LATCH),
-                is_physical,
-            },
-        ))
-    }
-
-    /// Takes back from the list register what the guest left in it, except what others have cleared meanwhile; `priority`
-    /// is what it was listed with. The guest's end of a physical one (`is_physical`) has deactivated it.
-    pub(super) const fn folded(self, left: State, priority: u8, is_physical: bool) -> Self {
-        let stays_pending = left.is_pending() && self.has(LISTED_LATCH);
-        let latch = self.has(LATCH) || (stays_pending && !is_physical);
-        let active = self.has(ACTIVE) || (left.is_active() && !self.has(ACTIVE_VOID));
-        let next = self.with(LISTED | LISTED_LATCH | LISTED_ACTIVE | ACTIVE_VOID, false);
-        let next = next.with(LATCH, latch).with(ACTIVE, active);
-        let next = if stays_pending && self.has(SOURCE) {
-            next.with_source_latched()
-        } else {
-            next
-        };
-        let next = if is_physical && (left.is_pending() || left.is_active()) {
-            if stays_pending && self.is_enabled() {
-                next.with(RAISED, true)
-            } else {
-                let is_lost = stays_pending && self.has(EDGE);
-                next.with(HELD, true).with(LATCH, latch || is_lost)
-            }
-        } else {
-            next
-        };
-        if left.is_active() {
-            next.with_field(ACTIVE_PRIORITY_SHIFT, priority)
-        } else {
-            next
-        }
     }
 
     /// Which vCPU has to look at the interrupt after somebody else changed it from `self` to `next`.
