@@ -8,6 +8,7 @@
 //! ```
 //! Each hypervisor image of this package includes this module and adds its own devices in `launch`.
 
+mod between;
 mod configuration;
 mod console;
 mod control;
@@ -17,40 +18,22 @@ mod hotplug;
 mod life;
 mod memory;
 mod passed;
+mod prepare;
 mod report;
 mod watchdog;
 
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 use core::{
     fmt,
-    sync::atomic::{
-        AtomicU16, AtomicU64, AtomicUsize,
-        Ordering::{Relaxed, SeqCst},
-        fence,
-    },
+    sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use spin::Once;
-use trapline_demos::{
-    config::{BootConfig, PoolPlan},
-    wire::ExitStatus,
-};
+use trapline_demos::{config::BootConfig, wire::ExitStatus};
 use trapline_handlers::{Dispatcher, Request, TimerQueue, pl031::WallTime};
-use trapline_platform::{
-    BootInfo,
-    dt::{Gic, Machine as Hardware},
-    engine::{self, Between, SchedulerHost},
-    heap, panic, pcpu, power, timer,
-};
-use trapline_sched::{
-    LocalScheduler, PcpuId, PcpuSet, PolicyFailure, Scheduler, SchedulerConfig, VcpuId,
-};
+use trapline_platform::{BootInfo, dt::Gic, engine, heap, panic, pcpu, power};
+use trapline_sched::{LocalScheduler, PcpuId, PolicyFailure, Scheduler, VcpuId};
 use trapline_vcpu::{
-    Aarch64PerCpu,
-    arch::aarch64::read_id_register,
-    dispatch::Dispatch,
-    exit::SystemRegister,
-    host::Host,
     stage2::{Geometry, Stage2},
     vmid::VmidAllocator,
 };
@@ -61,9 +44,8 @@ use guest::Identity;
 use hotplug::Hotplug;
 use life::Slot;
 use memory::Staging;
+use prepare::prepare;
 
-/// Of the time of a pCPU that runs guests, work on other guests' lives takes one part in so many.
-const WORK_SHARE: u64 = 4;
 pub use guest::{Guest, GuestVcpu};
 #[allow(unused_imports, reason = "only some images unplug pCPUs")]
 pub use hotplug::{PcpuPower, PlugError, UnplugError};
@@ -266,105 +248,6 @@ impl Machine {
         report::finish(self)
     }
 
-    /// Does a piece of what there is to do that is no vCPU's, on the pCPU of `engine` and between two of its steps; true if
-    /// there may be more. A pCPU calls it when it is asked for its attention, and until it returns false.
-    pub fn attend<H: Host>(&self, engine: &mut Aarch64PerCpu<Dispatcher, H>) -> bool {
-        watchdog::report();
-        let _ = self.hotplug.is_waiting();
-        self.let_go(engine);
-        let is_obeyed = self.desk.attend(self);
-        self.serve_a_guest() || is_obeyed
-    }
-
-    /// Does a piece of work on the life of the guest whose turn it is; false if there is none.
-    fn serve_a_guest(&self) -> bool {
-        let count = self.slots.len();
-        let first = self.last_served.load(Relaxed) + 1;
-        let in_turn = (0..count).map(|offset| (first + offset) % count);
-        let claimed = in_turn
-            .map(|index| &self.slots[index])
-            .find_map(|slot| slot.agenda.claim().map(|asked| (slot, asked)));
-        let Some((slot, asked)) = claimed else {
-            return false;
-        };
-        self.last_served.store(slot.index, Relaxed);
-        let has_more = slot.work(self, asked);
-        // Other slots may have more even if this one has not.
-        let _ = slot.agenda.release(has_more);
-        true
-    }
-
-    /// Does what [`Self::attend`] has for this pCPU between two steps, as it was called for (`now`) or has begun to
-    /// (`is_at_work`); returns when to come again.
-    fn work<H: Host>(
-        &self,
-        engine: &mut Aarch64PerCpu<Dispatcher, H>,
-        now: Between,
-        is_at_work: &mut bool,
-    ) -> Option<u64> {
-        if now.is_idle {
-            engine.dispatch_mut().release();
-        }
-        *is_at_work |= now.is_asked;
-        if !*is_at_work {
-            return None;
-        }
-        let begin = timer::now();
-        *is_at_work = self.attend(engine);
-        if self.has_ended() {
-            self.finish();
-        }
-        if !*is_at_work && self.hotplug.is_waiting() {
-            *is_at_work = true;
-            return Some(begin + timer::ticks_of_us(hotplug::LOOK_US));
-        }
-        if !*is_at_work || now.is_idle {
-            return is_at_work.then_some(begin);
-        }
-        if let Some(idle) = self.scheduler.idle_pcpus().first() {
-            engine::call_attention(idle.index() as u16);
-            *is_at_work = false;
-            return None;
-        }
-        let end = timer::now();
-        Some(end + (end - begin) * (WORK_SHARE - 1))
-    }
-
-    /// Lets this pCPU forget what has ended, if somebody waits for that.
-    fn let_go<H: Host>(&self, engine: &mut Aarch64PerCpu<Dispatcher, H>) {
-        let id = engine.scheduler().id();
-        if !self.slots.iter().any(|slot| slot.is_held_by(id)) {
-            return;
-        }
-        let waiting: Vec<_> = self
-            .slots
-            .iter()
-            .filter(|slot| slot.is_held_by(id))
-            .collect();
-        engine.let_go(&self.nobody);
-        for slot in waiting {
-            self.has_let_go(slot, id);
-        }
-    }
-
-    /// pCPU `id` has nothing any more of the guest that ends in `slot`, if one does.
-    fn has_let_go(&self, slot: &Slot, id: PcpuId) {
-        if slot.let_go(id) && slot.agenda.notice() {
-            self.call();
-        }
-    }
-
-    /// Calls a pCPU that has the time, or else the caller's own. If that one goes off before it has looked, another one looks when it
-    /// is off.
-    fn call(&self) {
-        // What it is called for comes before the choice: see `Hotplug::is_waiting`.
-        fence(SeqCst);
-        let here =
-            PcpuId::new(pcpu::this_pcpu()).filter(|&here| self.scheduler.pcpus().contains(here));
-        let to = self.scheduler.idle_pcpus().first().or(here);
-        engine::call_attention(to.map_or_else(devices::keeper, |pcpu| pcpu.index() as u16));
-    }
-
     /// vCPU `vcpu` is guest `index`'s from now on.
     fn own(&self, vcpu: VcpuId, index: usize) {
         self.owners[vcpu.index()].store(index as u16, Relaxed);
@@ -393,75 +276,4 @@ fn on_policy_failed(failure: PolicyFailure) {
     if let Some(machine) = MACHINE.get() {
         machine.call();
     }
-}
-
-fn prepare(
-    config: BootConfig,
-    hardware: &'static Hardware<'static>,
-    customize: Customize,
-) -> Result<Machine, Refusal> {
-    let mmfr0 = read_id_register(SystemRegister::new(3, 0, 0, 7, 0));
-    let mmfr1 = read_id_register(SystemRegister::new(3, 0, 0, 7, 1));
-    let geometry = Geometry::from_id_registers(mmfr0, mmfr1)
-        .ok_or_else(|| Refusal("the machine's stage 2 translation has no 4 KiB granule".into()))?;
-    let max_vcpus = config.guests.iter().map(|guest| guest.vcpu_count).sum();
-    let pcpus = PcpuSet::all(config.pcpu_count);
-    let policy_of = |plan: &PoolPlan| {
-        let pcpus = PcpuSet::from_bits(plan.pcpus);
-        let policy = plan.policy.policy(max_vcpus, pcpus, timer::ticks_of_us);
-        policy.map_err(|error| ("policy", error))
-    };
-    let (first, others) = config
-        .pools
-        .split_first()
-        .ok_or(("pools", "there is none"))?;
-    let scheduler = Scheduler::new(SchedulerConfig {
-        name: first.name.clone(),
-        pcpus,
-        max_vcpus,
-        policy: policy_of(first)?,
-        fallback_slice: timer::ticks_of_us(first.policy.slice_us),
-        host: Arc::new(SchedulerHost {
-            on_parked,
-            mpidrs: hardware.mpidrs(),
-            on_policy_failed,
-        }),
-    })
-    .map_err(|error| ("pool", error))?;
-    for plan in others {
-        let pcpus = PcpuSet::from_bits(plan.pcpus);
-        scheduler
-            .create_pool(&plan.name, pcpus, policy_of(plan)?)
-            .map_err(|error| ("pool", error))?;
-    }
-    let desk = Desk::new(first.policy.clone());
-    let pcpu_count = usize::from(config.pcpu_count);
-    let staging = Staging::map(&config)?;
-    let guests = config.guests.into_iter().enumerate();
-    let slots = guests.map(|(index, guest)| {
-        let settings = guest::settings(index, &guest, pcpus)?;
-        Ok(Slot::new(index, guest, settings))
-    });
-    Ok(Machine {
-        scheduler,
-        vmids: Arc::new(VmidAllocator::new(geometry.vmid_bits(), pcpu_count)),
-        geometry,
-        pcpu_count,
-        gic: &hardware.gic,
-        desk,
-        slots: slots.collect::<Result<_, Refusal>>()?,
-        owners: (0..max_vcpus).map(|_| AtomicU16::new(0)).collect(),
-        staging,
-        nobody: Stage2::new(geometry, Identity),
-        customize,
-        timers: devices::timers(),
-        boot_time: WallTime {
-            unix_seconds: config.boot_time,
-            ticks: timer::now(),
-        },
-        hotplug: Hotplug::new(pcpu_count),
-        last_served: AtomicUsize::new(0),
-        started_at: timer::now(),
-        heap_at_start: AtomicU64::new(0),
-    })
 }
