@@ -3,23 +3,22 @@
 //! [`Hardware`] is the [`Machine`] that the scheduler drives: `bind` before a vCPU runs here, `unbind` before it waits in a
 //! queue, parks or moves. Between the two nothing but the general registers moves on an exit.
 
+mod exits;
+
 use alloc::sync::Arc;
 
 use trapline_sched::{Machine, PcpuId, Vcpu as _};
 
 use super::control;
+use super::debug::HardwareDebug;
+use super::fp;
 use super::interface::HardwareInterface;
 use super::registers::is_timer_armed;
+use super::switch::synchronize_context;
 use super::takeover::HostControl;
-use super::{bound::HardwareRegisters, debug::HardwareDebug, fault::{self, HardwareAddresses}, fp, switch::synchronize_context, tlb};
-use crate::aarch32::is_aarch32;
-use crate::action::{Action, GuestFault};
-use crate::decode::FaultAddresses;
-use crate::dispatch::{Activity, BoundGuest, Dispatch};
-use crate::exit::Exit;
-use crate::frame::TrapFrame;
+use super::tlb;
+use crate::dispatch::{Activity, Dispatch};
 use crate::host::{Host, PhysicalInterrupt};
-use crate::instruction;
 use crate::interrupts::TimerPpi;
 use crate::stage2::Geometry;
 use crate::vcpu::Aarch64VCpu;
@@ -183,68 +182,6 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         }
     }
 
-    /// Answers an exit of `vcpu`, which is bound here.
-    #[inline]
-    pub(crate) fn dispatch(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>, exit: &Exit) -> Action {
-        let (dispatch, enabled) = self.parts();
-        let mut registers = HardwareRegisters {
-            vcpu_hcr: &mut vcpu.hcr,
-            hcr: &mut enabled.hcr,
-            debug: &mut vcpu.registers.debug,
-            hardware_debug: &mut enabled.debug,
-        };
-        let mut guest = BoundGuest {
-            frame: &mut vcpu.registers.trap_context_regs,
-            extension: &mut vcpu.extension,
-            interface: &mut enabled.interface,
-            registers: &mut registers,
-        };
-        dispatch.dispatch(&mut guest, exit)
-    }
-
-    /// What `vcpu`'s memory holds at the intermediate physical address `place`, as an instruction.
-    pub(crate) fn instruction(
-        &mut self,
-        vcpu: &mut Aarch64VCpu<D::Extension>,
-        place: u64,
-    ) -> Option<u32> {
-        self.dispatch.instruction(&vcpu.extension, place)
-    }
-
-    /// The wait that `exit` says is one with a timeout, which guests do not have. QEMU reports a WFIT as a WFI.
-    #[inline]
-    pub(crate) fn is_hidden_wait(
-        &self,
-        extension: &D::Extension,
-        frame: &TrapFrame,
-        exit: &Exit,
-    ) -> bool {
-        self.has_timed_waits && self.is_timed_wait(extension, frame, exit)
-    }
-
-    #[cold]
-    fn is_timed_wait(&self, extension: &D::Extension, frame: &TrapFrame, exit: &Exit) -> bool {
-        if !matches!(exit, Exit::Wait(_)) || is_aarch32(frame.spsr) {
-            return false;
-        }
-        let place = HardwareAddresses.translate(frame.elr);
-        let word = place.and_then(|place| self.dispatch.instruction(extension, place));
-        word.is_some_and(instruction::is_timed_wait)
-    }
-
-    pub(crate) fn refresh(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
-        let (dispatch, enabled) = self.parts();
-        dispatch.refresh(&mut vcpu.extension, &mut enabled.interface);
-    }
-
-    pub(crate) fn has_deliverable_interrupt(
-        &mut self,
-        vcpu: &mut Aarch64VCpu<D::Extension>,
-    ) -> bool {
-        let (dispatch, enabled) = self.parts();
-        dispatch.has_deliverable_interrupt(&mut vcpu.extension, &mut enabled.interface)
-    }
-
     fn parts(&mut self) -> (&mut D, &mut Enabled) {
         let enabled = self
             .enabled
@@ -369,30 +306,6 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         }
         let waits_for = vcpu.registers.waits_for;
         deadlines.wake_up(waits_for, || self.has_deliverable_interrupt(vcpu))
-    }
-
-    /// Makes `vcpu`, which is bound here, take `fault` at the instruction that exited.
-    pub(crate) fn inject(
-        &mut self,
-        vcpu: &mut Aarch64VCpu<D::Extension>,
-        fault: GuestFault,
-        esr: u64,
-    ) {
-        self.inject_at(vcpu, fault, esr, fault::address());
-    }
-
-    /// The same when FAR_EL2 may have changed since the exit.
-    pub(crate) fn inject_at(
-        &mut self,
-        vcpu: &mut Aarch64VCpu<D::Extension>,
-        fault: GuestFault,
-        esr: u64,
-        far: u64,
-    ) {
-        if !fault::inject(&mut vcpu.registers.trap_context_regs, fault, esr, far) {
-            let (_, bound) = self.parts();
-            bound.pend_serror(&mut vcpu.hcr);
-        }
     }
 }
 
