@@ -36,12 +36,10 @@ impl<D: Dispatch, H: Host> Aarch64PerCpu<D, H> {
             fault::stack_pointer(frame.spsr),
             decode::is_big_endian(frame.spsr, HardwareAddresses.system_control()),
         );
-        let access = self
-            .instruction(place)
-            .and_then(|word| {
-                let frame = &self.loaded().registers.trap_context_regs;
-                Access::new(word, frame, stack_pointer, is_big_endian, abort)
-            });
+        let access = self.instruction(place).and_then(|word| {
+            let frame = &self.loaded().registers.trap_context_regs;
+            Access::new(word, frame, stack_pointer, is_big_endian, abort)
+        });
         match access {
             Some(access) => self.go_on(access),
             None => self.abort_access(abort),

@@ -1,7 +1,8 @@
 //! What the hardware says about a fault, and how a guest takes one.
 
 use aarch64_cpu::registers::{
-    ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, PAR_EL1, Readable, SCTLR_EL1, SPSR_EL1, VBAR_EL1, Writeable,
+    ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, PAR_EL1, Readable, SCTLR_EL1, SPSR_EL1,
+    VBAR_EL1, Writeable,
 };
 
 use super::switch::synchronize_context;

@@ -27,25 +27,35 @@ pub mod control;
 pub mod gich;
 pub mod registers;
 
-/// What needs the real registers.
-macro_rules! on_the_machine {
-    ($($item:item)*) => { $(#[cfg(all(target_arch = "aarch64", target_os = "none"))] $item)* };
-}
+// The others need the real registers.
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod access;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod bound;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod debug;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod fault;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod fp;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod hardware;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod id;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod interface;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod percpu;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod switch;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod takeover;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod tlb;
 
-on_the_machine! {
-    mod access;
-    mod bound;
-    mod debug;
-    mod fault;
-    mod fp;
-    mod hardware;
-    mod id;
-    mod interface;
-    mod percpu;
-    mod switch;
-    mod takeover;
-    mod tlb;
-    pub use id::read_id_register;
-    pub use percpu::{Aarch64PerCpu, Step};
-    pub use tlb::GuestTlb;
-}
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+pub use id::read_id_register;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+pub use percpu::{Aarch64PerCpu, Step};
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+pub use tlb::GuestTlb;

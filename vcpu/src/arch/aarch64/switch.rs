@@ -71,8 +71,14 @@ pub(crate) unsafe extern "C" fn run_guest(frame: &mut TrapFrame) -> Vector {
     )
 }
 
-const _: () = assert!(offset_of!(TrapFrame, gpr) == 0, "run_guest loads x0 from the start of the frame");
-const _: () = assert!(offset_of!(TrapFrame, elr) == 248 && offset_of!(TrapFrame, spsr) == 256, "ELR and SPSR are a pair");
+const _: () = assert!(
+    offset_of!(TrapFrame, gpr) == 0,
+    "run_guest loads x0 from the start of the frame"
+);
+const _: () = assert!(
+    offset_of!(TrapFrame, elr) == 248 && offset_of!(TrapFrame, spsr) == 256,
+    "ELR and SPSR are a pair"
+);
 const _: () = assert!(size_of::<TrapFrame>() == 264);
 
 /// One entry point for each vector. The host's vector table branches here with every register as the guest left it.

@@ -1,10 +1,8 @@
 //! How EL2's guest-facing control registers change hands, from `hardware_enable` to `hardware_disable`.
 
+use super::control::{ControlRegisters, ExtendedConfiguration, FineGrainedTraps, MDCR_COUNTERS};
 use super::debug::HostDebug;
 use super::interface::HostInterface;
-use super::control::{
-    ControlRegisters, ExtendedConfiguration, FineGrainedTraps, MDCR_COUNTERS,
-};
 use super::switch::synchronize_context;
 use crate::debug::Comparators;
 use crate::host::InterfaceAccess;
