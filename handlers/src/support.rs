@@ -5,6 +5,14 @@
 pub(crate) mod interface;
 #[cfg(not(loom))]
 mod machine;
+#[cfg(not(loom))]
+mod memory;
+#[cfg(not(loom))]
+mod vcpu;
 
 #[cfg(not(loom))]
-pub(crate) use machine::{Cpu, FakeMemory, FakePlace, Machine};
+pub(crate) use machine::{Cpu, Machine};
+#[cfg(not(loom))]
+pub(crate) use memory::FakeMemory;
+#[cfg(not(loom))]
+pub(crate) use vcpu::FakePlace;

@@ -1,29 +1,26 @@
-//! A VM for host tests: fake vCPUs, fake RAM, and CPUs that exit as they are told.
+//! A VM for host tests: vCPUs and RAM that are not real, and CPUs that exit as they are told.
 
-use alloc::{string::ToString, sync::Arc, vec, vec::Vec};
-use core::ops::Range;
+use alloc::{string::ToString, sync::Arc, vec::Vec};
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState, VcpuId};
+use trapline_sched::PcpuId;
 use trapline_vcpu::{
     Action, Exit, TrapFrame,
     dispatch::{Activity, BoundGuest, BoundRegisters, Dispatch},
     exit::{Call, Conduit, Direction, MmioAccess, SystemRegister, SystemRegisterAccess},
 };
 
-use super::interface::Interface;
+use super::{interface::Interface, memory::FakeMemory, vcpu::FakeVcpu};
 use crate::{
     affinity::affinity_of,
     dispatcher::Dispatcher,
     handler::ExitHandler,
-    memory::{GuestMemory, NotRam},
     registry::{Claim, Registration, Registry},
     stolen_time::StolenTime,
     vcpu_states::VcpuStates,
     vgic::{Version, Vgic, VgicConfig},
-    vm::{VcpuControl, Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu},
+    vm::{Vcpus, Vm, VmEnd, VmObserver, VmParts, VmVcpu},
 };
 
 /// A VM and what it is made of.
@@ -51,13 +48,8 @@ impl Machine {
         stolen_time: Option<Arc<StolenTime>>,
         states: Option<Arc<VcpuStates>>,
     ) -> Self {
-        let vcpu = |id| {
-            Arc::new(FakeVcpu {
-                id,
-                ..FakeVcpu::default()
-            })
-        };
-        let vcpus: Vec<_> = (0..count as u16).map(vcpu).collect();
+        let vcpus = (0..count as u16).map(FakeVcpu::new).map(Arc::new);
+        let vcpus: Vec<_> = vcpus.collect();
         let controls = Vcpus::with_states(count, states);
         for (index, vcpu) in vcpus.iter().enumerate() {
             controls.attach(index, vcpu.clone());
@@ -220,142 +212,6 @@ impl Cpu {
     }
 }
 
-/// A vCPU as others control it: its power state, and what they did.
-#[derive(Default)]
-pub(crate) struct FakeVcpu {
-    power: Mutex<FakePower>,
-    pub(crate) wakes: AtomicU64,
-    pub(crate) stops: AtomicU64,
-    pub(crate) ready: AtomicU64,
-    pub(crate) hurries: AtomicU64,
-    pub(crate) place: Mutex<FakePlace>,
-    id: u16,
-    is_paused: AtomicBool,
-}
-
-/// Where a vCPU is: it waits until somebody says otherwise.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct FakePlace {
-    pub(crate) pcpu: u16,
-    pub(crate) is_ready: bool,
-    pub(crate) has_yielded: bool,
-}
-
-impl FakePlace {
-    /// It runs on `pcpu`.
-    pub(crate) fn running(pcpu: u16) -> Self {
-        Self {
-            pcpu,
-            ..Self::default()
-        }
-    }
-
-    /// It could run on `pcpu`.
-    pub(crate) fn ready(pcpu: u16) -> Self {
-        Self {
-            is_ready: true,
-            ..Self::running(pcpu)
-        }
-    }
-}
-
-#[derive(Default)]
-struct FakePower {
-    state: Option<PowerState>,
-    entry: (u64, u64),
-}
-
-impl FakeVcpu {
-    /// The vCPU runs, from where it was told to.
-    pub(crate) fn enter(&self) -> (u64, u64) {
-        let mut power = self.power.lock().unwrap();
-        power.state = Some(PowerState::On);
-        power.entry
-    }
-
-    /// The core has acted on `Action::PowerOff`.
-    pub(crate) fn leave(&self) {
-        self.power.lock().unwrap().state = None;
-    }
-}
-
-impl VcpuControl for FakeVcpu {
-    fn id(&self) -> VcpuId {
-        VcpuId::new(self.id)
-    }
-
-    fn wake(&self) {
-        self.wakes.fetch_add(1, SeqCst);
-    }
-
-    fn complete(&self) {}
-
-    fn request_sync(&self) -> bool {
-        false
-    }
-
-    fn power_on(&self, entry: u64, context: u64) -> Result<(), PowerOnError> {
-        let mut power = self.power.lock().unwrap();
-        match power.state {
-            None | Some(PowerState::Off) => {
-                *power = FakePower {
-                    state: Some(PowerState::OnPending),
-                    entry: (entry, context),
-                };
-                Ok(())
-            }
-            Some(PowerState::OnPending) => Err(PowerOnError::OnPending),
-            Some(PowerState::On) => Err(PowerOnError::AlreadyOn),
-        }
-    }
-
-    fn power_state(&self) -> PowerState {
-        self.power.lock().unwrap().state.unwrap_or(PowerState::Off)
-    }
-
-    fn stop(&self) {
-        self.stops.fetch_add(1, SeqCst);
-    }
-
-    fn pause(&self) {
-        self.is_paused.store(true, SeqCst);
-    }
-
-    fn resume(&self) {
-        self.is_paused.store(false, SeqCst);
-    }
-
-    fn is_parked(&self) -> bool {
-        self.is_paused.load(SeqCst)
-    }
-
-    fn migrate(&self, _to: PcpuId) -> Result<(), MigrateError> {
-        Ok(())
-    }
-
-    fn ready_ticks(&self) -> u64 {
-        self.ready.load(SeqCst)
-    }
-
-    fn last_pcpu(&self) -> PcpuId {
-        PcpuId::new(self.place.lock().unwrap().pcpu).unwrap()
-    }
-
-    fn ready_on(&self) -> Option<PcpuId> {
-        let place = *self.place.lock().unwrap();
-        place.is_ready.then(|| self.last_pcpu())
-    }
-
-    fn preempted_on(&self) -> Option<PcpuId> {
-        let has_yielded = self.place.lock().unwrap().has_yielded;
-        self.ready_on().filter(|_| !has_yielded)
-    }
-
-    fn hurry(&self) {
-        self.hurries.fetch_add(1, SeqCst);
-    }
-}
-
 /// The ends that an observer was told of.
 #[derive(Default)]
 pub(crate) struct Ends(Mutex<Vec<VmEnd>>);
@@ -369,59 +225,6 @@ impl Ends {
 impl VmObserver for Ends {
     fn ended(&self, _vm: &Vm, end: &VmEnd) {
         self.0.lock().unwrap().push(end.clone());
-    }
-}
-
-/// RAM of 1 MiB and a bit at 1 GiB, and of a page further up.
-pub(crate) struct FakeMemory {
-    ranges: Vec<Range<u64>>,
-    cleaned: Mutex<Vec<Range<u64>>>,
-}
-
-impl Default for FakeMemory {
-    fn default() -> Self {
-        let ranges = vec![0x4000_0000..0x4010_0100, 0x1_0000_0000..0x1_0000_1000];
-        Self {
-            ranges,
-            cleaned: Mutex::default(),
-        }
-    }
-}
-
-impl FakeMemory {
-    /// What was cleaned and invalidated so far.
-    pub(crate) fn cleaned(&self) -> Vec<Range<u64>> {
-        self.cleaned.lock().unwrap().clone()
-    }
-}
-
-impl GuestMemory for FakeMemory {
-    fn ranges(&self) -> &[Range<u64>] {
-        &self.ranges
-    }
-
-    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), NotRam> {
-        // Each byte of it is the low byte of its address.
-        for (offset, byte) in bytes.iter_mut().enumerate() {
-            *byte = (address as usize).wrapping_add(offset) as u8;
-        }
-        if self.contains(address, bytes.len() as u64) {
-            Ok(())
-        } else {
-            Err(NotRam)
-        }
-    }
-
-    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), NotRam> {
-        if self.contains(address, bytes.len() as u64) {
-            Ok(())
-        } else {
-            Err(NotRam)
-        }
-    }
-
-    fn clean_and_invalidate(&self, range: Range<u64>) {
-        self.cleaned.lock().unwrap().push(range);
     }
 }
 
