@@ -1,10 +1,11 @@
 //! From what the user asked for to a QEMU that is ready to start: everything is checked and built here, nothing runs yet.
 
+mod inputs;
+
 use std::{
-    collections::BTreeMap,
     fs,
     ops::Range,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -14,18 +15,19 @@ use tempfile::TempDir;
 
 use super::{
     Failure,
-    cross::{self, Built},
+    cross::Built,
     device_tree,
     failure::{Result, at},
-    input::{Contents, dtb, initrd, kernel::Kernel},
+    input::{Contents, dtb},
     layout::{GuestLayout, MOST_GUEST_MIB, MachineLayout, UnstagedGuest, place_rams},
     machine::{self, Machine},
     memory,
-    request::{GuestRequest, GuestSource, Request},
-    setup::{guest::StockGuest, qemu::Qemu},
+    request::{GuestRequest, Request},
     virtio,
 };
 use crate::config::{BootConfig, GicVersion, GuestConfig, PassedDevice, Region, guest_machine};
+
+pub use inputs::{Emulator, Inputs};
 
 const MIB: u64 = 1 << 20;
 /// What QEMU and the hypervisor need beside the guests' RAM.
@@ -303,136 +305,13 @@ fn boot_time(is_counting: bool) -> u64 {
     now.map_or(0, |since| since.as_secs())
 }
 
-/// The files of one guest.
-struct Files {
-    kernel: PathBuf,
-    initrd: Option<PathBuf>,
-}
-
-/// QEMU, and the models of CPU that it offers.
-#[derive(Clone, Debug)]
-pub struct Emulator {
-    /// The program.
-    pub qemu: Qemu,
-    /// What [`Request::cpu`] can be.
-    pub models: Vec<String>,
-}
-
-/// What runs are made of. Everything is found, built or read once, however many runs and guests of one size have it.
-#[derive(Default)]
-pub struct Inputs {
-    emulator: Option<Emulator>,
-    hypervisors: BTreeMap<String, Built>,
-    kernels: BTreeMap<(PathBuf, u64, u64), Kernel>,
-    ramdisks: BTreeMap<(PathBuf, bool, u64), Contents>,
-    stock: Option<StockGuest>,
-    own: BTreeMap<String, PathBuf>,
-}
-
-impl Inputs {
-    /// QEMU, which is installed if there is none.
-    ///
-    /// # Errors
-    /// There is no QEMU, and no way to get it.
-    pub fn emulator(&mut self) -> Result<Emulator> {
-        if let Some(known) = &self.emulator {
-            return Ok(known.clone());
-        }
-        let qemu = Qemu::set_up()?;
-        let models = qemu.cpu_models();
-        Ok(self.emulator.insert(Emulator { qemu, models }).clone())
-    }
-
-    fn hypervisor(&mut self, name: &str) -> Result<Built> {
-        if let Some(known) = self.hypervisors.get(name) {
-            return Ok(known.clone());
-        }
-        let built = cross::build(&[name])?.remove(0);
-        Ok(self.hypervisors.entry(name.into()).or_insert(built).clone())
-    }
-
-    /// Reads the files that the user named for `guest`, which is at `place`.
-    fn read_named(&mut self, guest: &GuestRequest, place: &GuestPlace) -> Result<()> {
-        let ram = place.seen();
-        let memory = place.ram.length;
-        let is_linux = match &guest.source {
-            GuestSource::File(path) => self.kernel(path, &ram)?.is_linux,
-            GuestSource::Stock | GuestSource::Own(_) => true,
-        };
-        if let Some(path) = &guest.initrd {
-            self.ramdisk(path, is_linux, memory)?;
-        }
-        if let Some(path) = &guest.dtb {
-            dtb::read(path, &guest.described(place))?;
-        }
-        Ok(())
-    }
-
-    /// Makes sure that the guests that nobody has to bring are there.
-    fn set_up(&mut self, guests: &[GuestRequest]) -> Result<()> {
-        let mut names: Vec<&str> = Vec::new();
-        for guest in guests {
-            match &guest.source {
-                GuestSource::Own(name) if !self.own.contains_key(name) => names.push(name),
-                GuestSource::Stock if self.stock.is_none() => {
-                    self.stock = Some(StockGuest::set_up()?);
-                }
-                GuestSource::Own(_) | GuestSource::Stock | GuestSource::File(_) => {}
-            }
-        }
-        names.sort_unstable();
-        names.dedup();
-        if !names.is_empty() {
-            let built = cross::build(&names)?.into_iter().map(|image| image.flat);
-            self.own
-                .extend(names.into_iter().map(str::to_owned).zip(built));
-        }
-        Ok(())
-    }
-
-    /// Where the files of `guest` are. What it needs has been set up.
-    fn files(&self, guest: &GuestRequest) -> Files {
-        let own_initrd = guest.initrd.clone();
-        let (kernel, initrd) = match &guest.source {
-            GuestSource::File(path) => (path.clone(), own_initrd),
-            GuestSource::Own(name) => (self.own[name].clone(), own_initrd),
-            GuestSource::Stock => {
-                let stock = self.stock.as_ref().expect("`set_up` went over all guests");
-                let initrd = if guest.virtio.is_empty() {
-                    &stock.initrd
-                } else {
-                    &stock.initrd_with_drivers
-                };
-                let initrd = own_initrd.unwrap_or_else(|| initrd.clone());
-                (stock.kernel.clone(), Some(initrd))
-            }
-        };
-        Files { kernel, initrd }
-    }
-
-    fn kernel(&mut self, path: &Path, ram: &Range<u64>) -> Result<Kernel> {
-        let key = (path.to_path_buf(), ram.start, ram.end);
-        if let Some(known) = self.kernels.get(&key) {
-            return Ok(known.clone());
-        }
-        let kernel = Kernel::read(path, ram)?;
-        Ok(self.kernels.entry(key).or_insert(kernel).clone())
-    }
-
-    fn ramdisk(&mut self, path: &Path, is_linux: bool, memory: u64) -> Result<Contents> {
-        let key = (path.to_path_buf(), is_linux, memory);
-        if let Some(known) = self.ramdisks.get(&key) {
-            return Ok(known.clone());
-        }
-        let contents = initrd::check(path, is_linux, memory)?;
-        Ok(self.ramdisks.entry(key).or_insert(contents).clone())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::PolicyConfig, host::request::Place};
+    use crate::{
+        config::PolicyConfig,
+        host::request::{GuestSource, Place},
+    };
 
     #[test]
     fn all_guests_together_must_fit_into_this_machine() {
