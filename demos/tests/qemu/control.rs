@@ -1,4 +1,7 @@
-//! What a user does to a machine while it runs, through its socket and its prompt.
+//! What a user does to a machine while it runs, through its socket ([`refusals`]: in vain) and at its terminal ([`typing`]).
+
+mod refusals;
+mod typing;
 
 use std::{
     io::Write,
@@ -6,9 +9,7 @@ use std::{
     thread,
 };
 
-use trapline_demos::wire::TYPED_ROOM;
-
-use crate::harness::{Control, Output, Run};
+use crate::harness::Run;
 
 /// A guest that is busy on all its CPUs until somebody stops it.
 fn busy(name: &str, vcpus: usize, more: &str) -> String {
@@ -225,116 +226,6 @@ fn pools_are_made_and_pcpus_leave_and_come_back() {
     output.expect_no_exit_allocation();
 }
 
-/// What is wrong, and what is said about it.
-const REFUSED: [(&str, &str); 28] = [
-    (
-        "explode",
-        "there is no command \"explode\"; there are: help list set",
-    ),
-    (
-        "set weight mail 1",
-        "there is no VM \"mail\"; there are: web db",
-    ),
-    (
-        "list vcpus mail",
-        "there is no VM \"mail\"; there are: web db",
-    ),
-    ("pause mail", "there is no VM \"mail\"; there are: web db"),
-    (
-        "set weight web 0",
-        "a weight of \"0\": it must be 1 to 10000",
-    ),
-    ("set weight web 10001", "it must be 1 to 10000"),
-    ("set weight web/2 9", "web has no vCPU 2: it has 2, from 0"),
-    ("set slice web 1", "a slice of \"1\": it must be 50 to"),
-    (
-        "set cap web 201",
-        "a cap of 201 hundredths of a pCPU: it must be 1 to 200",
-    ),
-    ("set priority web 256", "it must be 0 to 255"),
-    (
-        "set budget web 6000 5000",
-        "a budget of 6000 us in a period of 5000 us",
-    ),
-    (
-        "set budget web 4000 5000",
-        "policy deadline refuses it for vCPU 0 of web: a budget of 4000 us in a period of 5000 needs 80.0 % of a pCPU, and the \
-         emptiest of those it may use has 60.0 % left",
-    ),
-    ("set affinity web 1-2", "the machine has no pcpu2"),
-    (
-        "set affinity web 2-1",
-        "a pCPU range must not end before it starts",
-    ),
-    (
-        "policy lottery",
-        "there is no policy \"lottery\"; there are: round-robin",
-    ),
-    ("policy table", "the policy table needs a table"),
-    (
-        "policy credit weight=3",
-        "policy credit has no option \"weight\"; it has: slice_us period_us",
-    ),
-    (
-        "policy pinned period_us=100",
-        "policy pinned has no option \"period_us\"; it has: slice_us",
-    ),
-    (
-        "set pool web slow",
-        "there is no pool \"slow\"; there are: all",
-    ),
-    (
-        "policy fair pool=slow",
-        "there is no pool \"slow\"; there are: all",
-    ),
-    ("create pool all 1 fair", "pool0 is called `all` already"),
-    ("create pool more 0-1 fair", "needs at least one"),
-    ("create pool pool0 1 fair", "`pool0` is no name for a pool"),
-    ("create pool more 0 fair", "vCPU 0 of web: "),
-    ("create pool more 7 fair", "the machine has no pcpu7"),
-    ("remove pool all", "belongs to pool0: move it first"),
-    (
-        "move pcpu 1 slow",
-        "there is no pool \"slow\"; there are: all",
-    ),
-    ("unplug 0", "vCPU 0 of web: "),
-];
-
-#[test]
-fn what_is_refused_changes_nothing() {
-    let guests = busy("web", 2, "") + &busy("db", 1, "budget_us = 2000\nperiod_us = 5000");
-    let machine = MACHINE.replace("fair", "deadline");
-    let output = Run::described(&(machine + &guests))
-        .deadline(120)
-        .start_and(|control| {
-            let mut client = control.connect();
-            // Beside it, 4 ms of 5 do not fit; nor do two of them on the other one.
-            client.done("set affinity web 0");
-            client.done("set affinity db 0");
-            let state = |control: &Control| {
-                let mut client = control.connect();
-                let pool = client.column("list pools", "policy");
-                (client.done("list"), pool)
-            };
-            let before = state(control);
-            for (command, expected) in REFUSED {
-                let answer = client.give(command);
-                let is_refused = answer.end.starts_with("error: ") && answer.end.contains(expected);
-                assert!(
-                    is_refused && answer.lines.is_empty(),
-                    "{command}: {answer:?}"
-                );
-                assert_eq!(state(control), before, "{command}");
-            }
-            // What did fit still fits.
-            client.done("set budget web 1500 5000");
-            client.done("stop web");
-            client.done("stop db");
-        });
-    output.expect_exit(0);
-    output.expect_no_exit_allocation();
-}
-
 #[test]
 fn the_command_gives_commands_as_well() {
     let output = Run::described(&(MACHINE.to_owned() + &busy("web", 1, "")))
@@ -382,39 +273,6 @@ fn the_command_gives_commands_as_well() {
     output.expect_exit(0);
 }
 
-const SHELL: &str = "trapline guest /root # ";
-
-#[test]
-fn a_command_is_typed_at_a_prompt() {
-    let run = Run::described("pcpus = 2\n[[vm]]\nname = \"one\"\nguest = \"linux\"\nvcpus = 2\n");
-    let output = run
-        .on_terminal()
-        .deadline(120)
-        .type_after(SHELL, "\x01cset weigth\x7f\x7fht one 77\r")
-        .type_after(
-            SHELL,
-            "\x01cset weight one 0\r\x01cpause\x1becho left$((6 * 7))\n",
-        )
-        .type_after("\nleft42", "\x01clist\r")
-        .type_after(SHELL, "poweroff\n")
-        .start();
-    output.expect_exit(0);
-    let said = output.log.replace('\r', "");
-    let order = [
-        "policy round-robin does not look at it\nok\n",
-        "error: a weight of \"0\": it must be 1 to 10000\n",
-        "one  on     pool0  2      77 ",
-    ];
-    let mut rest = said.as_str();
-    for expected in order {
-        let found = rest.split_once(expected);
-        output.require(found.is_some(), || {
-            format!("`{expected}` is not said in its place")
-        });
-        rest = found.map_or("", |(_, rest)| rest);
-    }
-}
-
 /// What it was promised counts, and not what there was when it started.
 #[test]
 fn a_guest_that_starts_while_its_pcpu_is_off_gets_it_when_that_is_back() {
@@ -436,119 +294,4 @@ fn a_guest_that_starts_while_its_pcpu_is_off_gets_it_when_that_is_back() {
         });
     output.expect_exit(0);
     output.expect_no_exit_allocation();
-}
-
-#[test]
-fn a_reset_of_a_guest_that_is_off_is_not_refused_for_an_earlier_start() {
-    let guests = busy("web", 1, "") + &busy("db", 1, "start = false");
-    let machine = MACHINE
-        .replace("pcpus = 2", "pcpus = 1")
-        .replace("fair", "deadline");
-    let output = Run::described(&(machine + &guests))
-        .deadline(120)
-        .start_and(|control| {
-            let mut client = control.connect();
-            client.done("set budget web 4000 5000");
-            client.done("set budget db 2000 5000");
-            let refused = client.give("start db").end;
-            let why = "error: db does not start: vCPU: a budget of 2000 us in a period of 5000 needs 40.0 % of a pCPU";
-            assert!(refused.starts_with(why), "{refused}");
-            client.until("list", "state", |cells| cells[1] == "off");
-            assert_eq!(client.give("reset db").end, "error: db is off");
-            client.done("set budget web none");
-            client.done("start db");
-            client.done("reset db");
-            client.done("stop web");
-            client.done("stop db");
-        });
-    output.expect_exit(0);
-}
-
-/// Types more than there is room for for `deaf` after it has printed `prompt`, and gives commands once the `column` of its vCPU is as expected.
-fn type_and_command(
-    deaf: &str,
-    prompt: &str,
-    column: &str,
-    is_reached: fn(&str) -> bool,
-) -> Output {
-    let output = Run::described(&(MACHINE.to_owned() + deaf))
-        .option("--input", "deaf")
-        .type_after(prompt, &"x".repeat(60_000))
-        .deadline(120)
-        .start_and(|control| {
-            let mut client = control.connect();
-            client.until("list vcpus", column, |cells| is_reached(&cells[0]));
-            client.done("pause deaf");
-            for _ in 0..10 {
-                assert_eq!(client.column("list", "state"), ["paused"]);
-            }
-            client.done("resume deaf");
-            client.done("stop deaf");
-        });
-    output.expect_absent("FAIL");
-    output.expect_no_exit_allocation();
-    output
-}
-
-#[test]
-fn commands_do_not_wait_for_a_guest_that_does_not_read() {
-    let deaf =
-        "[[vm]]\nname = \"deaf\"\nguest = \"stress\"\nmemory = 64\nappend = \"seconds=100000\"\n";
-    let has_run = |ms: &str| ms.parse::<f64>().expect("a time") > 500.0;
-    let output = type_and_command(deaf, "stress: ", "run_ms", has_run);
-    // It is stopped before it comes to its verdict.
-    output.expect_exit(1);
-}
-
-/// With the byte in its UART that makes a part of which the runner is told: what it sends then fills all that the hypervisor keeps.
-#[test]
-fn commands_do_not_wait_for_a_guest_that_stops_reading() {
-    let bytes = TYPED_ROOM / 4 - 1;
-    let deaf = format!(
-        "[[vm]]
-name = \"deaf\"
-guest = \"test-guest\"
-memory = 64
-append = \"test=stops-reading bytes={bytes}\"
-"
-    );
-    let output = type_and_command(&deaf, "test: reading", "state", |state| state == "blocked");
-    output.expect_exit(0);
-}
-
-#[test]
-fn all_that_is_typed_arrives_however_much_it_is() {
-    let lines = format!("{}\n", "x".repeat(99)).repeat(300);
-    let output =
-        Run::described("pcpus = 2\n[[vm]]\nname = \"one\"\nguest = \"linux\"\nvcpus = 2\n")
-            .option("--input", "one")
-            .type_after(
-                SHELL,
-                "stty -echo; echo ready$((6 * 7)); head -n 300 | wc -c\n",
-            )
-            .type_after("\nready42", &lines)
-            .type_after(SHELL, "poweroff\n")
-            .deadline(120)
-            .start();
-    output.expect_exit(0);
-    output.expect_in_order(["ready42", "30000"]);
-}
-
-/// Who pauses it at the socket has it go on by the key: there is one state, the machine's.
-#[test]
-fn a_key_lets_a_guest_go_on_that_a_command_has_paused() {
-    let vm = |name: &str| format!("[[vm]]\nname = \"{name}\"\nguest = \"linux\"\nvcpus = 2\n");
-    let output = Run::described(&("pcpus = 2\n".to_owned() + &vm("left") + &vm("right")))
-        .on_terminal()
-        .type_after(&format!("[right] {SHELL}"), "\x012echo go$((6 * 7))\n")
-        .type_after("\ngo42", "\x011\x01p")
-        .deadline(240)
-        .start_and(|control| {
-            let mut client = control.connect();
-            client.done("pause left");
-            client.until("list", "state", |cells| cells == ["on", "on"]);
-            client.done("stop left");
-            client.done("stop right");
-        });
-    output.expect_exit(0);
 }
