@@ -3,7 +3,7 @@
 //! One heap for all pCPUs, behind a lock: nothing on an exit path may touch it. [`NoAllocGuard`] marks those
 //! paths, and the counters prove it.
 
-use super::{boot::symbols, pcpu, relax::Lock};
+use super::{pcpu, relax::Lock, symbols};
 use crate::dt::MAX_PCPUS;
 use core::{
     alloc::{GlobalAlloc, Layout},

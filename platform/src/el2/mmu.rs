@@ -6,7 +6,7 @@
 //! Guest RAM is not mapped unless somebody asks (`Ram::map`). Stage 2, which is the guest's, is elsewhere
 //! (`trapline-vcpu`). [DDI0487: The AArch64 Virtual Memory System Architecture]
 
-use super::{boot::symbols, relax::Lock, stacks::Stacks};
+use super::{relax::Lock, stacks::Stacks, symbols};
 use crate::dt::{MAX_PCPUS, Machine};
 use aarch64_cpu::asm::barrier;
 use aarch64_paging::{

@@ -16,6 +16,7 @@ pub mod relax;
 pub mod shared;
 pub mod smp;
 mod stacks;
+mod symbols;
 pub mod timer;
 pub mod uart;
 mod vectors;

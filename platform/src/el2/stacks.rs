@@ -6,7 +6,7 @@
 //! ```
 //! The boot pCPU's lie in the image; those of the other pCPUs that the machine has come from the heap, and stay.
 
-use super::{boot::symbols, pcpu};
+use super::{pcpu, symbols};
 use alloc::boxed::Box;
 use core::{
     mem::{MaybeUninit, offset_of},
