@@ -1,6 +1,7 @@
 //! A VM for host tests: vCPUs and RAM that are not real, and CPUs that exit as they are told.
 
 use alloc::{string::ToString, sync::Arc, vec::Vec};
+use core::ops::Range;
 use std::collections::HashMap;
 use std::sync::Mutex;
 
@@ -188,6 +189,33 @@ impl Cpu {
             sign_extend: false,
             is_64bit: false,
         }))
+    }
+
+    /// Reads a device's register of 32 bits.
+    pub(crate) fn load(&mut self, address: u64) -> u32 {
+        match self.mmio(address, 4, Direction::Read) {
+            Action::FinishRead(value) => value as u32,
+            other => panic!("reading {address:#x}: {other:?}"),
+        }
+    }
+
+    /// Writes one.
+    pub(crate) fn store(&mut self, address: u64, value: u32) {
+        let action = self.mmio(address, 4, Direction::Write(value.into()));
+        assert_eq!(action, Action::Finish, "writing {address:#x}");
+    }
+
+    /// Reads and writes the device's `frame` at every address with every width, and gets an answer.
+    pub(crate) fn access_everywhere(&mut self, frame: Range<u64>) {
+        for address in frame.clone() {
+            let fits = |width: &u8| address + u64::from(*width) <= frame.end;
+            for width in [1, 2, 4, 8].into_iter().filter(fits) {
+                let read = self.mmio(address, width, Direction::Read);
+                assert!(matches!(read, Action::FinishRead(_)), "{address:#x}");
+                let write = self.mmio(address, width, Direction::Write(u64::MAX));
+                assert_eq!(write, Action::Finish, "{address:#x}");
+            }
+        }
     }
 
     pub(crate) fn bind(&mut self) {
