@@ -1,15 +1,14 @@
 //! What others write about one pCPU, and what it writes for others.
 
 use crate::{
-    PcpuId, PcpuSet, Ready, TraceRing,
+    LocalPolicy, PcpuId, PcpuSet, Policy, PoolId, Ready, TraceRing,
     accounting::{Counter, pcpu},
     attention::Attention,
     hurry::Named,
     pcpu_set::AtomicPcpuSet,
-    scheduler::AtWork,
     sync::{ArrayQueue, AtomicU32, Ordering},
 };
-use alloc::boxed::Box;
+use alloc::{boxed::Box, sync::Arc};
 
 /// A pCPU that takes a policy over takes one instead that came meanwhile, and so many times at most.
 pub(crate) const RECONSIDERED: usize = 2;
@@ -20,6 +19,17 @@ const RETIRED: usize = 2 + RECONSIDERED;
 pub(crate) struct Mail<V> {
     pub(crate) vcpu: Box<V>,
     pub(crate) why: Ready,
+}
+
+/// A policy, and its part on one pCPU.
+pub(crate) struct AtWork {
+    pub(crate) pool: PoolId,
+    pub(crate) policy: Arc<dyn Policy>,
+    /// The number of the policy.
+    pub(crate) generation: u64,
+    pub(crate) local: Box<dyn LocalPolicy>,
+    /// What takes over if the policy breaks its promise.
+    pub(crate) fallback: Box<dyn LocalPolicy>,
 }
 
 /// What others write about one pCPU, and what it writes for others.

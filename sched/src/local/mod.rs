@@ -31,10 +31,9 @@ use crate::{
     BlockReason, LocalPolicy, PcpuId, PcpuSet, Policy, PoolId, Scheduler, Slice, TraceEvent, Vcpu,
     VcpuId,
     attention::{About, Raised},
-    cell::{Cell, RECONSIDERED},
+    cell::{AtWork, Cell, RECONSIDERED},
     deadlines::Deadlines,
     halt_poll::{Poll, Stage},
-    scheduler::AtWork,
     state::{Block, State},
 };
 use alloc::{boxed::Box, sync::Arc};

@@ -14,7 +14,6 @@ mod regroup;
 
 pub use errors::{CreateError, LocalError, PoolChangeError, SchedulerError};
 pub(crate) use post::Caller;
-pub(crate) use regime::AtWork;
 pub use regime::PoolInfo;
 
 use crate::{

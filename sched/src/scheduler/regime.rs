@@ -15,27 +15,17 @@
 
 use super::{PoolChangeError, Scheduler, partition::Partition};
 use crate::{
-    LocalPolicy, PcpuId, PcpuSet, Policy, PoolId, Vcpu, VcpuId, attention::About, cell::Cell,
+    PcpuId, PcpuSet, Policy, PoolId, Vcpu, VcpuId,
+    attention::About,
+    cell::{AtWork, Cell},
     sync::Ordering,
 };
 use alloc::{
-    boxed::Box,
     string::{String, ToString},
     sync::Arc,
     vec::Vec,
 };
 use core::cmp::Reverse;
-
-/// A policy, and its part on one pCPU.
-pub(crate) struct AtWork {
-    pub(crate) pool: PoolId,
-    pub(crate) policy: Arc<dyn Policy>,
-    /// The number of the policy.
-    pub(crate) generation: u64,
-    pub(crate) local: Box<dyn LocalPolicy>,
-    /// What takes over if the policy breaks its promise.
-    pub(crate) fallback: Box<dyn LocalPolicy>,
-}
 
 /// What one at a time changes: it is taken out and put back.
 pub(crate) struct Regime {
