@@ -35,7 +35,7 @@ use crate::agenda::Request;
 
 /// The machine, as its user sees it. The embedder implements it over whatever keeps its VMs.
 pub trait Managed {
-    /// What its pool schedules.
+    /// What is scheduled.
     type Vcpu: Vcpu;
 
     /// All its pCPUs and vCPUs.

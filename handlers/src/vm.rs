@@ -22,7 +22,7 @@ use crate::{
 
 /// What a handler may ask of a vCPU of its VM, from any pCPU. None of it waits, locks or allocates.
 pub trait VcpuControl: Send + Sync {
-    /// Its number in the pool, for [`Action::Yield`](trapline_vcpu::Action::Yield).
+    /// Its number in the machine, for [`Action::Yield`](trapline_vcpu::Action::Yield).
     fn id(&self) -> VcpuId;
     /// An interrupt became due for the vCPU, and its record says so already.
     fn wake(&self);

@@ -108,7 +108,7 @@ impl VcpuTimes {
     }
 }
 
-/// Where a pCPU's time went since it joined the pool, in ticks.
+/// Where a pCPU's time went since the scheduler was made, in ticks.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PcpuTimes {
     /// A vCPU was loaded and could run.

@@ -1,4 +1,4 @@
-//! What each vCPU of a pool shall get. Policies read it whenever they rank a vCPU; a change makes the pCPU where it is choose
+//! What each vCPU shall get. Policies read it whenever they rank a vCPU; a change makes the pCPU where it is choose
 //! anew, so it counts at once.
 
 use crate::{
@@ -211,7 +211,7 @@ impl Entry {
     }
 }
 
-/// What the vCPUs of a pool shall get, by their numbers. Each vCPU's handle has its entry as well, so that nothing on the way of a
+/// What all vCPUs shall get, by their numbers. Each vCPU's handle has its entry as well, so that nothing on the way of a
 /// wake-up has to look for it.
 pub struct Entitlements(
     Box<[Arc<Entry>]>,

@@ -10,7 +10,7 @@ pub trait Host: Send + Sync {
     /// Makes `pcpu` leave its guest or its idle wait soon; never the pCPU that calls.
     fn kick(&self, pcpu: PcpuId);
 
-    /// The pCPU that calls, if it is one of the pool.
+    /// The pCPU that calls, if it is one of the scheduler's.
     fn this_pcpu(&self) -> Option<PcpuId>;
 
     /// Which cache `pcpu` shares with others, by any number: those that have the same are near each other. Asked when the
@@ -28,7 +28,7 @@ pub trait Host: Send + Sync {
     /// by the caller of `stop` if it was parked already.
     fn stopped(&self, _vcpu: VcpuId) {}
 
-    /// The pool's policy has broken its promise, and round-robin takes over on every pCPU. Called once for a policy, on the
+    /// A pool's policy has broken its promise, and round-robin takes over on all pCPUs of that. Called once for a policy, on the
     /// pCPU that noticed, in the middle of a decision: it may neither wait nor allocate.
     fn policy_failed(&self, _failure: PolicyFailure) {}
 

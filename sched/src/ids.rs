@@ -118,7 +118,7 @@ impl fmt::Display for PoolId {
     }
 }
 
-/// A VM, as policies see it: what its vCPUs have in common. Numbered from 0 within the pool.
+/// A VM, as policies see it: what its vCPUs have in common. Numbered from 0 within the machine.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GroupId(u16);
 

@@ -84,8 +84,8 @@ pub struct Pick {
 pub enum Choice {
     /// It runs this vCPU.
     Run(Pick),
-    /// It runs none of those that are ready here, and asks again at this time, which is to come; `None`: when something has changed. Only a policy
-    /// that is not work-conserving may say so while some are ready.
+    /// It runs none of those that are ready here, and asks again at this time, which is to come; `None`: when something has changed.
+    /// Only a policy that is not work-conserving may say so while some are ready.
     Idle(Option<u64>),
 }
 
@@ -164,7 +164,7 @@ impl core::error::Error for Refusal {}
 /// Who may go where: of a ready vCPU and a pCPU, whether the vCPU may run there now.
 pub type Allowed<'a> = &'a mut dyn FnMut(VcpuId, PcpuId) -> bool;
 
-/// The part of a policy that the pool shares.
+/// The part of a policy that all pCPUs of its pool share.
 pub trait Policy: Send + Sync {
     /// The name by which it is chosen.
     fn name(&self) -> &'static str;
@@ -172,7 +172,7 @@ pub trait Policy: Send + Sync {
     /// What it promises to each of `ready` vCPUs that are ready or run on one pCPU.
     fn bounds(&self, ready: usize) -> Bounds;
 
-    /// For how many vCPUs it has memory: the pool refuses those with higher numbers.
+    /// For how many vCPUs it has memory: the scheduler refuses those with higher numbers.
     fn room(&self) -> usize {
         usize::MAX
     }

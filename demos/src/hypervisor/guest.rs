@@ -197,7 +197,7 @@ impl Guest {
         self.vm.resume();
     }
 
-    /// Takes the vCPUs, which are parked, and off or stopped, out of the pool.
+    /// Takes the vCPUs, which are parked, and off or stopped, out of the scheduler.
     pub(super) fn retire(&self) -> RetiredVcpus {
         retire(&self.handles)
     }

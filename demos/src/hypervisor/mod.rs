@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  launch (boot pCPU)                                        run_this_pcpu (every pCPU)
-//!    configuration -> pool and policy -> guests                engine: scheduler + Dispatcher
+//!    configuration -> scheduler, pools -> guests               engine: scheduler + Dispatcher
 //!    start the other pCPUs, power vCPU 0s on     ------->      run until all guests have ended
 //!                                                              boot pCPU: report, power off
 //! ```

@@ -215,7 +215,7 @@ fn pcpu_report(machine: &Machine, id: PcpuId, now: u64) -> PcpuReport {
     let counters = machine
         .scheduler
         .pcpu_counters(id, now)
-        .expect("the pCPU is in the pool");
+        .expect("the machine has the pCPU");
     PcpuReport {
         index: id.index() as u64,
         busy_ticks: counters.times.busy,

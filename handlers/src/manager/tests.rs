@@ -131,14 +131,14 @@ fn reservation(budget: u64, period: u64) -> Option<Reservation> {
     Some(Reservation::new(budget, period).expect("it fits"))
 }
 
-/// What the pool has for each vCPU of `web`, and what stands in its settings, which is the same.
+/// What the scheduler has for each vCPU of `web`, and what stands in its settings, which is the same.
 fn of_web(machine: &Fake) -> Vec<VcpuSettings> {
     machine.with_vm(0, |settings, handles| {
-        let pool = handles.iter().map(|handle| VcpuSettings {
+        let scheduled = handles.iter().map(|handle| VcpuSettings {
             entitlement: handle.entitlement(),
             affinity: handle.affinity(),
         });
-        assert_eq!(settings.vcpus(), pool.collect::<Vec<_>>());
+        assert_eq!(settings.vcpus(), scheduled.collect::<Vec<_>>());
         settings.vcpus().to_vec()
     })
 }
@@ -321,7 +321,7 @@ fn lives_are_asked_for_and_pcpus_looked_at() {
     manager.request(1, Request::Start);
     assert_eq!(machine.asked.get(), Some((1, Request::Start)));
     let pcpu = PcpuId::new(1).expect("in range");
-    let status = manager.pcpu(pcpu, 9).expect("the pool has it");
+    let status = manager.pcpu(pcpu, 9).expect("the machine has it");
     assert_eq!((status.is_idle, status.counters.times.idle), (false, 9));
     assert_eq!(manager.pcpu(PcpuId::new(2).expect("in range"), 9), None);
     assert_eq!(manager.pools()[0].info.pcpus, PcpuSet::all(2));

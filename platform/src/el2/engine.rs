@@ -102,14 +102,14 @@ impl EngineHost {
     }
 }
 
-/// The counter and the kicks, for a pool of this machine's pCPUs.
+/// The counter and the kicks, for the scheduler of this machine's pCPUs.
 #[derive(Debug)]
 pub struct SchedulerHost {
     /// Called for each vCPU that was stopped or paused once it is parked, on any pCPU; it may neither wait nor allocate.
     pub on_parked: fn(VcpuId),
     /// The MPIDR of each pCPU: those that differ only in Aff0 are near each other.
     pub mpidrs: &'static [u64],
-    /// Called on the pCPU that found that the pool's policy has broken its promise; it may neither wait nor allocate.
+    /// Called on the pCPU that found that its pool's policy has broken its promise; it may neither wait nor allocate.
     pub on_policy_failed: fn(PolicyFailure),
 }
 

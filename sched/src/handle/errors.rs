@@ -43,7 +43,7 @@ pub enum PowerOnError {
     OnPending,
 }
 
-/// Why a vCPU cannot be taken out of the pool.
+/// Why a vCPU cannot be taken out of the scheduler.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RetireError {
     /// It must be off or stopped, and parked.

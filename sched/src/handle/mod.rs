@@ -182,7 +182,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         }
     }
 
-    /// Takes a vCPU that is off or stopped, and parked, out of the pool, and gives its box back; its number is used again.
+    /// Takes a vCPU that is off or stopped, and parked, out of the scheduler, and gives its box back; its number is used again.
     pub fn retire(&self) -> Result<Box<V>, RetireError> {
         if !self.state.update(|state| state.retire()) {
             return Err(RetireError::StillInUse);

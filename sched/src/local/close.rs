@@ -38,7 +38,7 @@ impl fmt::Display for CloseError {
 impl core::error::Error for CloseError {}
 
 impl<V: Vcpu> LocalScheduler<V> {
-    /// Looks no more until [`Self::reopen`]: the pCPU may go off. From now on nobody kicks it, whatever happens in the pool; a kick
+    /// Looks no more until [`Self::reopen`]: the pCPU may go off. From now on nobody kicks it, whatever happens elsewhere; a kick
     /// that is on its way is about nothing. Nothing of this scheduler but `reopen` is called meanwhile.
     ///
     /// # Errors

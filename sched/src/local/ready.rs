@@ -1,10 +1,10 @@
-//! Which boxes are ready on a pCPU: one place for each vCPU of the pool, reserved beforehand.
+//! Which boxes are ready on a pCPU: one place for each vCPU of the machine, reserved beforehand.
 
 use crate::{Vcpu, VcpuId};
 use alloc::{boxed::Box, vec::Vec};
 use core::iter;
 
-/// Those that are there are found by a bitmap: of thousands that there can be in a pool, few are ready on one pCPU.
+/// Those that are there are found by a bitmap: of thousands that there can be, few are ready on one pCPU.
 pub(super) struct ReadySet<V> {
     boxes: Vec<Option<Box<V>>>,
     /// Bit n of word m: vCPU 64 * m + n is there.

@@ -44,7 +44,7 @@ use core::fmt;
 pub struct PolicyOptions {
     /// How long a vCPU runs while others wait, in ticks of the host's counter.
     pub slice_ticks: u64,
-    /// How many vCPUs the pool has room for.
+    /// How many vCPUs the scheduler has room for.
     pub max_vcpus: u16,
     /// The pCPUs of the pool.
     pub pcpus: PcpuSet,

@@ -1,10 +1,10 @@
-//! Why there is no pool, no vCPU in it, no scheduler of a pCPU, or no change of pools.
+//! Why there is no scheduler, no vCPU in it, no part of it for a pCPU, or no change of pools.
 
 use crate::{AffinityError, PcpuId, PcpuSet, PoolId, Refusal, VcpuId};
 use alloc::string::String;
 use core::fmt;
 
-/// Why there is no pool.
+/// Why there is no scheduler.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SchedulerError {
     /// It needs at least one pCPU.
@@ -29,7 +29,7 @@ pub enum CreateError {
 /// Why a pCPU gets no scheduler.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LocalError {
-    /// It is not in the pool.
+    /// The machine does not have it.
     AbsentPcpu,
     /// It has one.
     Taken,

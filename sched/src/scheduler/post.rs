@@ -85,7 +85,7 @@ impl<V: Vcpu> Scheduler<V> {
                 None => {
                     assert!(
                         cell.inbox.push(mail).is_ok(),
-                        "rule: an inbox has room for every vCPU of the pool"
+                        "rule: an inbox has room for every vCPU of the machine"
                     );
                     // If it has opened meanwhile, it may have looked while this was in nobody's inbox.
                     self.nudge_other(self.host.this_pcpu(), closed, About::Mail);

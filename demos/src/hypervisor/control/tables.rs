@@ -76,7 +76,7 @@ impl Table {
         Self::new(columns.into(), Of::Pools, 0..count)
     }
 
-    /// All pCPUs of the pool.
+    /// All pCPUs of the machine.
     pub(super) fn pcpus(machine: &Machine) -> Self {
         let columns = "pcpu\tpool\tstate\tbusy_ms\tidle_ms\tswitches\tkicks";
         Self::new(columns.into(), Of::Pcpus, 0..machine.pcpu_count)
