@@ -3,13 +3,14 @@
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use trapline_demos::guest::{
-    cpu,
-    exceptions::{Frame, Kind},
-    machine, mmio,
+    cpu, machine, mmio,
     power::{self, Conduit, status},
 };
 
-use crate::support::{self, check, is_strict, on_exception};
+use crate::{
+    read_only::expect_read_only,
+    support::{self, check, is_strict},
+};
 
 /// [DEN0098]
 mod trng {
@@ -28,7 +29,6 @@ mod stolen {
 
 /// [DEN0028]
 const ARCH_FEATURES: u32 = 0x8000_0001;
-const DATA_ABORT: u64 = 0x25;
 
 /// Random numbers come as asked for, and not twice.
 pub fn random_numbers() {
@@ -77,7 +77,6 @@ const NANOSECONDS: u64 = 1_000_000_000;
 static RECORDS: AtomicU64 = AtomicU64::new(0);
 /// What CPU 1 lost while it computed, in nanoseconds.
 static LOST: AtomicU64 = AtomicU64::new(0);
-static ABORTS: AtomicU64 = AtomicU64::new(0);
 
 fn stolen_from(cpu: usize) -> u64 {
     mmio::read64(RECORDS.load(SeqCst) as usize + 64 * cpu + 8)
@@ -102,17 +101,6 @@ fn compute() -> u64 {
     last - before
 }
 
-fn count_abort(kind: Kind, frame: &mut Frame) {
-    check!(
-        kind == Kind::Synchronous && frame.class() == DATA_ABORT,
-        "{kind:?} exception, esr {:#x} at {:#x}",
-        frame.esr,
-        frame.elr
-    );
-    ABORTS.fetch_add(1, SeqCst);
-    frame.skip();
-}
-
 /// A CPU that shares its processor sees how much of it others had, one that has it alone sees next to nothing, and turning it off
 /// and on changes nothing of that.
 pub fn stolen_time() {
@@ -132,9 +120,7 @@ pub fn stolen_time() {
     let version = mmio::read64(address as usize);
     check!(version == 0, "revision and attributes are {version:#x}");
 
-    on_exception(count_abort);
-    mmio::write64(address as usize + 8, u64::MAX);
-    check!(ABORTS.load(SeqCst) == 1, "the record can be written");
+    expect_read_only("record", || mmio::write64(address as usize + 8, u64::MAX));
     check!(stolen_from(0) != u64::MAX, "the record was written");
 
     let work = WORK_US * 1000;

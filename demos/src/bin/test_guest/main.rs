@@ -35,6 +35,7 @@ mod migrate;
 mod own_registers;
 mod passed;
 mod power_states;
+mod read_only;
 mod restless;
 mod siblings;
 mod sleep;

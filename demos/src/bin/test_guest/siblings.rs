@@ -4,36 +4,25 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use trapline_demos::guest::{
     cpu,
-    exceptions::{Frame, Kind},
     hypervisor::{self, Activity, status},
     machine, mmio,
     power::{self, status::NOT_SUPPORTED},
 };
 
-use crate::support::{self, check, is_strict, on_exception};
+use crate::{
+    read_only::expect_read_only,
+    support::{self, check, is_strict},
+};
 
 const ROUNDS: u64 = 200;
 /// A slice, unless somebody says otherwise, in microseconds.
 const SLICE_US: u64 = 5000;
-const DATA_ABORT: u64 = 0x25;
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 static MUST_STOP: AtomicBool = AtomicBool::new(false);
-static ABORTS: AtomicU64 = AtomicU64::new(0);
 
 fn call_to(affinity: u64) -> i64 {
     power::call(hypervisor::YIELD_TO, [affinity, 0, 0])
-}
-
-fn count_abort(kind: Kind, frame: &mut Frame) {
-    check!(
-        kind == Kind::Synchronous && frame.class() == DATA_ABORT,
-        "{kind:?} exception, esr {:#x} at {:#x}",
-        frame.esr,
-        frame.elr
-    );
-    ABORTS.fetch_add(1, SeqCst);
-    frame.skip();
 }
 
 /// Counts, and lets CPU 0 run after each step.
@@ -78,10 +67,8 @@ pub fn yields() {
         "before CPU 1 is on: {:?}",
         states()
     );
-    on_exception(count_abort);
     let mine = power::call(hypervisor::CPU_STATE, [me, 0, 0]);
-    mmio::write32(mine as usize, 1);
-    check!(ABORTS.load(SeqCst) == 1, "the state can be written");
+    expect_read_only("state", || mmio::write32(mine as usize, 1));
 
     support::start(2);
     support::run_on(1, count);
