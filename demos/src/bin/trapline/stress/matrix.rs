@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use trapline_demos::host::{Failure, failure::Result, launch::Inputs};
+use trapline_demos::host::{Failure, failure::Result, launch::Inputs, setup::qemu::TESTED_MODELS};
 
 use super::series::{Outcome, Series, Trial};
 use crate::{
@@ -13,15 +13,6 @@ use crate::{
     judge::Judge,
 };
 
-const MODELS: [&str; 7] = [
-    "cortex-a53",
-    "cortex-a57",
-    "cortex-a72",
-    "cortex-a76",
-    "neoverse-n1",
-    "neoverse-v1",
-    "max",
-];
 const VCPUS: [u16; 6] = [1, 2, 4, 8, 16, 32];
 const PCPUS: [u16; 4] = [1, 2, 4, 8];
 /// What a machine takes beside the guest's own seconds.
@@ -63,7 +54,7 @@ pub fn matrix(options: &StressOptions) -> Result<u8> {
 
 /// Those of `wanted`, or of all, that QEMU has; it says which it lacks.
 fn models(wanted: &[String], offered: &[String]) -> Result<Vec<String>> {
-    let all = MODELS.map(String::from);
+    let all = TESTED_MODELS.map(String::from);
     let wanted = if wanted.is_empty() { &all } else { wanted };
     let (here, missing): (Vec<&String>, Vec<&String>) =
         wanted.iter().partition(|model| offered.contains(*model));
@@ -234,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_whole_matrix_has_all_sizes() {
-        let cells = cells(&MODELS.map(String::from), &sizes(&[], 64));
+        let cells = cells(&TESTED_MODELS.map(String::from), &sizes(&[], 64));
         assert_eq!(cells.len(), 7 * 6 * 4);
         assert_eq!(sizes(&[], GicVersion::V2.most_cpus()).len(), 4 * 4);
     }
