@@ -15,63 +15,79 @@ pub(super) const NEVER: u64 = u64::MAX;
 /// Times are below 2^56, which is two years of nanoseconds.
 const TIE_BITS: u32 = 8;
 
+/// Who is first of all below it; a leaf is one number's own.
+struct Node {
+    /// The time in bits 63:8 and what decides among equal ones in bits 7:0; or `NEVER`.
+    key: AtomicU64,
+    number: AtomicU16,
+}
+
 pub(super) struct Agenda {
-    /// By number: the time in bits 63:8 and what decides among equal ones in bits 7:0; or `NEVER`.
-    keys: Vec<AtomicU64>,
-    /// By node, the root is 1: the number of the first below it.
-    winners: Vec<AtomicU16>,
+    /// The root is 1, below node n are 2n and 2n + 1, and the leaves are the second half.
+    nodes: Vec<Node>,
+}
+
+impl Node {
+    fn key(&self) -> u64 {
+        self.key.load(Relaxed)
+    }
+
+    fn number(&self) -> u16 {
+        self.number.load(Relaxed)
+    }
 }
 
 impl Agenda {
     /// For numbers below `count`, which have nothing to do yet.
     pub(super) fn new(count: usize) -> Self {
         let leaves = count.next_power_of_two().max(2);
-        let agenda = Self {
-            keys: (0..leaves).map(|_| AtomicU64::new(NEVER)).collect(),
-            winners: (0..leaves).map(|_| AtomicU16::new(0)).collect(),
+        let node = |mut node: usize| {
+            // The first number below it.
+            while (1..leaves).contains(&node) {
+                node *= 2;
+            }
+            Node {
+                key: AtomicU64::new(NEVER),
+                number: AtomicU16::new(node.saturating_sub(leaves) as u16),
+            }
         };
-        for node in (1..leaves).rev() {
-            let first = agenda.winner(2 * node);
-            agenda.winners[node].store(first, Relaxed);
+        Self {
+            nodes: (0..2 * leaves).map(node).collect(),
         }
-        agenda
     }
 
     /// Who is first, and when.
     pub(super) fn first(&self) -> (u64, usize) {
-        let first = usize::from(self.winner(1));
-        (self.time(first), first)
+        let root = &self.nodes[1];
+        (time(root.key()), root.number().into())
     }
 
     /// When `number` has something to do.
     pub(super) fn time(&self, number: usize) -> u64 {
-        match self.keys[number].load(Relaxed) {
-            NEVER => NEVER,
-            key => key >> TIE_BITS,
-        }
+        time(self.nodes[self.leaf(number)].key())
     }
 
     /// `number` has something to do at `time`; `tie` decides among equal ones.
     pub(super) fn set(&self, number: usize, time: u64, tie: u8) {
-        let key = match time {
+        let mut key = match time {
             NEVER => NEVER,
             _ => time << TIE_BITS | u64::from(tie),
         };
-        if self.keys[number].load(Relaxed) == key {
-            return;
-        }
-        self.keys[number].store(key, Relaxed);
-        let mut node = (self.keys.len() + number) / 2;
-        while node > 0 {
-            let [left, right] = [2 * node, 2 * node + 1].map(|side| self.winner(side));
-            let key = |number: u16| self.keys[usize::from(number)].load(Relaxed);
-            let first = if key(right) < key(left) { right } else { left };
-            let before = self.winners[node].load(Relaxed);
-            if first == before && usize::from(first) != number {
+        let (mut index, mut number) = (self.leaf(number), number as u16);
+        while index > 0 {
+            let node = &self.nodes[index];
+            if node.key() == key && node.number() == number {
                 return;
             }
-            self.winners[node].store(first, Relaxed);
-            node /= 2;
+            node.key.store(key, Relaxed);
+            node.number.store(number, Relaxed);
+            // The root has none; what is there is never first.
+            let other = &self.nodes[index ^ 1];
+            let is_left = index % 2 == 0;
+            if other.key() < key || (other.key() == key && !is_left) {
+                (key, number) = (other.key(), other.number());
+            }
+            index /= 2;
         }
     }
 
@@ -82,11 +98,15 @@ impl Agenda {
         }
     }
 
-    fn winner(&self, node: usize) -> u16 {
-        match node.checked_sub(self.keys.len()) {
-            Some(number) => number as u16,
-            None => self.winners[node].load(Relaxed),
-        }
+    fn leaf(&self, number: usize) -> usize {
+        self.nodes.len() / 2 + number
+    }
+}
+
+fn time(key: u64) -> u64 {
+    match key {
+        NEVER => NEVER,
+        key => key >> TIE_BITS,
     }
 }
 
