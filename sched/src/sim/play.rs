@@ -13,13 +13,13 @@ impl Engine {
     /// The loaded guest is about to be entered: what it does, and for how long.
     pub(super) fn prepare(&self, guest: &mut Guest) {
         let vcpu = guest.handle().id();
-        let (seat, shared) = (self.seat(vcpu), self.shared(vcpu));
         let is_over = match guest.doing {
-            Doing::SpinForLock { .. } => shared.holder() == Some(vcpu),
-            Doing::SpinForAnswers => seat.awaited.get() == 0,
-            _ => false,
+            Doing::Nothing => true,
+            Doing::SpinForLock { .. } => self.shared(vcpu).holder() == Some(vcpu),
+            Doing::SpinForAnswers => self.seat(vcpu).awaited.get() == 0,
+            Doing::Instruction(_) | Doing::YieldToHolder { .. } => false,
         };
-        if is_over || guest.doing == Doing::Nothing {
+        if is_over {
             self.fetch(guest);
         }
         if guest.left == 0 {
