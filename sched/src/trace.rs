@@ -126,7 +126,7 @@ struct Entry {
 
 /// The last [`TRACE_CAPACITY`] events of one pCPU.
 pub struct TraceRing {
-    entries: Box<[Entry]>,
+    entries: Box<[Entry; TRACE_CAPACITY]>,
     /// How many events were ever written: the next goes to this number modulo the capacity.
     written: AtomicU64,
 }
@@ -137,8 +137,11 @@ impl TraceRing {
             time: AtomicU64::new(0),
             event: AtomicU64::new(0),
         };
+        let entries: Box<[Entry]> = (0..TRACE_CAPACITY).map(|_| entry()).collect();
         Self {
-            entries: (0..TRACE_CAPACITY).map(|_| entry()).collect(),
+            entries: entries
+                .try_into()
+                .unwrap_or_else(|_| unreachable!("rule: there are so many")),
             written: AtomicU64::new(0),
         }
     }
@@ -147,10 +150,9 @@ impl TraceRing {
     #[inline]
     pub fn record(&self, time: u64, event: TraceEvent) {
         let written = self.written.load(Ordering::Relaxed);
-        if let Some(entry) = self.entries.get(written as usize % TRACE_CAPACITY) {
-            entry.time.store(time, Ordering::Relaxed);
-            entry.event.store(event.pack(), Ordering::Relaxed);
-        }
+        let entry = &self.entries[written as usize % TRACE_CAPACITY];
+        entry.time.store(time, Ordering::Relaxed);
+        entry.event.store(event.pack(), Ordering::Relaxed);
         self.written.store(written + 1, Ordering::Release);
     }
 
@@ -159,9 +161,7 @@ impl TraceRing {
     pub fn visit(&self, mut visit: impl FnMut(TraceRecord)) {
         let end = self.written.load(Ordering::Acquire);
         for number in end.saturating_sub(TRACE_CAPACITY as u64 - 1)..end {
-            let Some(entry) = self.entries.get(number as usize % TRACE_CAPACITY) else {
-                continue;
-            };
+            let entry = &self.entries[number as usize % TRACE_CAPACITY];
             let (time, event) = (
                 entry.time.load(Ordering::Relaxed),
                 entry.event.load(Ordering::Relaxed),
