@@ -1,6 +1,11 @@
 //! What must be true of the simulated machine: of what an event has touched after each, of everything every so many events.
 
-use super::{agenda::NEVER, engine::Engine, guest::Handle, pcpu::Pcpu};
+use super::{
+    agenda::NEVER,
+    engine::Engine,
+    guest::Handle,
+    pcpu::{Pcpu, Station},
+};
 use crate::{BlockReason, Decision, PcpuId, Place, Vcpu, VcpuId, accounting::vcpu::BLOCKED};
 use core::sync::atomic::Ordering;
 
@@ -23,7 +28,7 @@ impl Engine {
             self.check_vcpu(self.handle(vcpu));
         }
         if let Some(pcpu) = pcpu {
-            self.check_pcpu(&mut self.pcpus[pcpu.index()].borrow_mut());
+            self.check_pcpu(self.station(pcpu));
         }
         self.check_promises();
     }
@@ -38,9 +43,9 @@ impl Engine {
         self.handles
             .iter()
             .for_each(|handle| self.check_patience(handle));
-        for pcpu in &self.pcpus {
-            self.check_pcpu(&mut pcpu.borrow_mut());
-        }
+        self.stations
+            .iter()
+            .for_each(|station| self.check_pcpu(station));
         self.check_promises();
     }
 
@@ -94,14 +99,15 @@ impl Engine {
     /// For how long the vCPU that is bound there has been running, by the machine's own clock.
     fn running_for(&self, bound_on: Option<PcpuId>) -> u64 {
         let Some(pcpu) = bound_on else { return 0 };
-        let pcpu = self.pcpus[pcpu.index()].borrow();
+        let pcpu = self.station(pcpu).pcpu.borrow();
         match pcpu.decision {
             Decision::Run => self.now() - pcpu.running_since,
             Decision::Idle | Decision::Poll | Decision::Drained => 0,
         }
     }
 
-    fn check_pcpu(&self, pcpu: &mut Pcpu) {
+    fn check_pcpu(&self, station: &Station) {
+        let pcpu = &mut *station.pcpu.borrow_mut();
         let (name, id, now) = (self.name(), pcpu.id, self.now());
         let [busy, idle] = self.scheduler.cell(id).account.read(now);
         assert_eq!(
@@ -117,7 +123,7 @@ impl Engine {
         let has_kick = self.world.kick_time(id) != NEVER || pcpu.decision == Decision::Poll;
         let is_running = pcpu.decision == Decision::Run;
         let loaded = pcpu.sched.loaded().map(|guest| &**guest.handle());
-        let bound = self.bound[id.index()].get();
+        let bound = station.bound.get();
         assert_eq!(
             loaded.map(|handle| handle.id()),
             bound,
@@ -169,7 +175,7 @@ impl Engine {
         }
         let idlers = *self.idlers.borrow();
         for idler in idlers.iter().filter(|&idler| handle.can_run_on(idler)) {
-            let both = now - since.max(self.idle_since[idler.index()].get());
+            let both = now - since.max(self.station(idler).idle_since.get());
             assert!(
                 both <= allowed,
                 "{name} {idler} idled for {both} ticks while {vcpu} was ready and could run there"
@@ -191,7 +197,7 @@ impl Engine {
             && let Some(since) = handle.ready_since().filter(|_| !state.is_blocked())
             && (!self.scheduler.is_draining(pcpu) || handle.must_leave(pcpu))
         {
-            let pcpu = self.pcpus[pcpu.index()].borrow();
+            let pcpu = self.station(pcpu).pcpu.borrow();
             self.check_wait(&pcpu, id, now - since);
         }
         let is_waiting = state.is_blocked_by(BlockReason::Waiting);

@@ -15,12 +15,19 @@ use super::{
     histogram::Histogram,
     journal::Journal,
     ledger::Ledger,
-    pcpu::Pcpu,
+    pcpu::Station,
     workload,
     world::{Unrest, World, set_intruder, set_restless},
 };
 use crate::{Entitlement, PcpuId, PcpuSet, Policy, PoolId, Scheduler, SchedulerConfig, VcpuId};
-use alloc::{boxed::Box, collections::VecDeque, rc::Rc, string::String, sync::Arc, vec::Vec};
+use alloc::{
+    boxed::Box,
+    collections::{BTreeSet, VecDeque},
+    rc::Rc,
+    string::String,
+    sync::Arc,
+    vec::Vec,
+};
 use core::{
     cell::{Cell, RefCell},
     ops::Range,
@@ -103,22 +110,11 @@ pub(super) struct Engine {
     pub(super) handles: Vec<Handle>,
     seats: Vec<Seat>,
     vms: Vec<Vm>,
-    /// Borrowed while the pCPU executes.
-    pub(super) pcpus: Vec<RefCell<Pcpu>>,
-    pub(super) bound: Vec<Cell<Option<VcpuId>>>,
-    /// What `bind` was told last on each pCPU.
-    pub(super) exclusive: Vec<Cell<bool>>,
-    /// What `contend` was told last on each pCPU.
-    pub(super) contended: Vec<Cell<bool>>,
-    /// Those that are off.
-    pub(super) off: Vec<Cell<bool>>,
-    /// What switches and interrupts have taken on each, in ticks.
-    pub(super) overhead: Vec<Cell<u64>>,
-    /// Those that idle although they promise not to while somebody waits, and since when.
+    pub(super) stations: Vec<Station>,
+    /// Those that idle although they promise not to while somebody waits.
     pub(super) idlers: RefCell<PcpuSet>,
-    pub(super) idle_since: Vec<Cell<u64>>,
     /// Those that poll.
-    pub(super) pollers: RefCell<PcpuSet>,
+    pub(super) pollers: RefCell<BTreeSet<PcpuId>>,
     /// When somebody outside has changed the rules for all last.
     pub(super) regime_at: Cell<u64>,
     pub(super) rates: Rates,
@@ -187,23 +183,14 @@ impl Engine {
                 .unwrap_or_else(|error| panic!("{error}"))
         };
         let handles: Vec<Handle> = plan.guests.into_iter().map(create).collect();
-        let pcpu = |id| {
-            let sched = scheduler.local(id).expect("each pCPU once");
-            RefCell::new(Pcpu::new(id, sched))
-        };
+        let station = |id| Station::new(id, scheduler.local(id).expect("each pCPU once"));
         let seats = plan.vms.iter().enumerate().flat_map(|(vm, vcpus)| {
             let callers = vcpus.len();
             vcpus.clone().map(move |_| Seat::new(vm, callers))
         });
         let engine = Rc::new(Self {
-            pcpus: pcpus.iter().map(pcpu).collect(),
-            exclusive: pcpus.iter().map(|_| Cell::new(false)).collect(),
-            contended: pcpus.iter().map(|_| Cell::new(false)).collect(),
-            bound: pcpus.iter().map(|_| Cell::new(None)).collect(),
-            off: pcpus.iter().map(|_| Cell::new(false)).collect(),
-            overhead: pcpus.iter().map(|_| Cell::new(0)).collect(),
+            stations: pcpus.iter().map(station).collect(),
             idlers: RefCell::default(),
-            idle_since: pcpus.iter().map(|_| Cell::new(0)).collect(),
             pollers: RefCell::default(),
             regime_at: Cell::new(0),
             seats: seats.collect(),
@@ -252,6 +239,10 @@ impl Engine {
 
     pub(super) fn handle(&self, vcpu: VcpuId) -> &Handle {
         &self.handles[vcpu.index()]
+    }
+
+    pub(super) fn station(&self, pcpu: PcpuId) -> &Station {
+        &self.stations[pcpu.index()]
     }
 
     pub(super) fn seat(&self, vcpu: VcpuId) -> &Seat {

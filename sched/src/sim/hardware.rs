@@ -5,6 +5,7 @@ use super::{
     agenda::NEVER,
     engine::Engine,
     guest::{Guest, Handle},
+    pcpu::Station,
 };
 use crate::{Machine, PcpuId, Vcpu, VcpuId};
 use core::sync::atomic::Ordering;
@@ -112,6 +113,7 @@ impl Engine {
 /// The hardware of one pCPU.
 pub(super) struct Hardware<'a> {
     pub(super) engine: &'a Engine,
+    pub(super) station: &'a Station,
     pub(super) pcpu: PcpuId,
     /// For how long the pCPU is busy with all this, in ticks.
     pub(super) delay: u64,
@@ -123,9 +125,9 @@ impl Machine<Guest> for Hardware<'_> {
     fn bind(&mut self, guest: &mut Guest, exclusive: bool) {
         let engine = self.engine;
         engine.world.intrude();
-        engine.exclusive[self.pcpu.index()].set(exclusive);
+        self.station.exclusive.set(exclusive);
         let id = guest.handle().id();
-        let (seat, bound) = (engine.seat(id), &engine.bound[self.pcpu.index()]);
+        let (seat, bound) = (engine.seat(id), &self.station.bound);
         if let Some(other) = seat.bound_on.get() {
             panic!("{} {id} is bound to {other} already", engine.name());
         }
@@ -154,7 +156,7 @@ impl Machine<Guest> for Hardware<'_> {
         let engine = self.engine;
         engine.world.intrude();
         let id = guest.handle().id();
-        let was = engine.bound[self.pcpu.index()].take();
+        let was = self.station.bound.take();
         let name = engine.name();
         assert_eq!(was, Some(id), "{name} only who is bound is unbound");
         engine.seat(id).bound_on.set(None);
@@ -165,7 +167,7 @@ impl Machine<Guest> for Hardware<'_> {
     }
 
     fn contend(&mut self, is_contended: bool) {
-        let told = self.engine.contended[self.pcpu.index()].replace(is_contended);
+        let told = self.station.contended.replace(is_contended);
         assert_ne!(told, is_contended, "rule: only a change is told");
     }
 
@@ -173,7 +175,7 @@ impl Machine<Guest> for Hardware<'_> {
         let engine = self.engine;
         engine.world.intrude();
         let (id, name) = (guest.handle().id(), engine.name());
-        let bound = engine.bound[self.pcpu.index()].get();
+        let bound = self.station.bound.get();
         assert_eq!(bound, Some(id), "{name} only bound");
         engine.answer_inspectors(guest.handle());
     }

@@ -94,7 +94,7 @@ fn history(engine: &Engine, message: &str) -> Vec<String> {
     let (mut vcpus, mut pcpus) = (named(message, "vcpu"), named(message, "pcpu"));
     if let Some(here) = engine.world().here() {
         pcpus.push(here.index());
-        vcpus.extend(engine.bound[here.index()].get().map(VcpuId::index));
+        vcpus.extend(engine.station(here).bound.get().map(VcpuId::index));
     }
     let mut events = Vec::new();
     for pcpu in engine.scheduler().pcpus().iter() {

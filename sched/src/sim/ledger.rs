@@ -80,7 +80,7 @@ impl Engine {
             Work {
                 busy: counters.times.busy,
                 idle: counters.times.idle,
-                overhead: self.overhead[pcpu.index()].get(),
+                overhead: self.station(pcpu).overhead.get(),
                 switches: counters.switches,
                 kicks: counters.kicks_received,
             }

@@ -98,12 +98,12 @@ fn sums(engine: &Engine, vcpus: &Range<u16>, progress: &Progress, meter: &Meter)
 
 /// What each pCPU has done, and its overhead.
 fn counters(engine: &Engine) -> impl Iterator<Item = (PcpuCounters, u64)> {
-    engine.pcpus.iter().map(|pcpu| {
-        let pcpu = pcpu.borrow();
-        let counters = engine.scheduler().pcpu_counters(pcpu.id, engine.now());
+    engine.stations.iter().map(|station| {
+        let pcpu = station.pcpu.borrow().id;
+        let counters = engine.scheduler().pcpu_counters(pcpu, engine.now());
         (
             counters.expect("rule: it is of the pool"),
-            engine.overhead[pcpu.id.index()].get(),
+            station.overhead.get(),
         )
     })
 }

@@ -247,12 +247,12 @@ impl Simulation {
 
     /// The vCPU that was bound to `pcpu` last was told that it has it to itself.
     pub fn is_exclusive(&self, pcpu: PcpuId) -> bool {
-        self.engine.exclusive[pcpu.index()].get()
+        self.engine.station(pcpu).exclusive.get()
     }
 
     /// `pcpu` was told that others wait there for the one that runs.
     pub fn is_contended(&self, pcpu: PcpuId) -> bool {
-        self.engine.contended[pcpu.index()].get()
+        self.engine.station(pcpu).contended.get()
     }
 
     /// How often a paused vCPU was announced as parked.

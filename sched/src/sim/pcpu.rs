@@ -1,8 +1,11 @@
 //! What one pCPU of the simulated machine does: interrupts, the guest's exit, the scheduler, and the next guest.
 
 use super::{Stretch, agenda::NEVER, engine::Engine, guest::Guest, hardware::Hardware};
-use crate::{Decision, LocalScheduler, Look, PcpuId, Vcpu};
-use core::sync::atomic::Ordering;
+use crate::{Decision, LocalScheduler, Look, PcpuId, Vcpu, VcpuId};
+use core::{
+    cell::{Cell, RefCell},
+    sync::atomic::Ordering,
+};
 
 pub(super) struct Pcpu {
     pub(super) id: PcpuId,
@@ -16,16 +19,41 @@ pub(super) struct Pcpu {
     pub(super) stretch: Option<usize>,
 }
 
-impl Pcpu {
+/// A pCPU, and what is noted about it.
+pub(super) struct Station {
+    /// Borrowed while the pCPU executes.
+    pub(super) pcpu: RefCell<Pcpu>,
+    pub(super) bound: Cell<Option<VcpuId>>,
+    /// What `bind` was told last.
+    pub(super) exclusive: Cell<bool>,
+    /// What `contend` was told last.
+    pub(super) contended: Cell<bool>,
+    is_off: Cell<bool>,
+    /// What switches and interrupts have taken, in ticks.
+    pub(super) overhead: Cell<u64>,
+    /// Since when it is one of [`Engine::idlers`], if it is.
+    pub(super) idle_since: Cell<u64>,
+}
+
+impl Station {
     /// One that idles.
     pub(super) fn new(id: PcpuId, sched: LocalScheduler<Guest>) -> Self {
-        Self {
+        let pcpu = Pcpu {
             id,
             sched,
             decision: Decision::Idle,
             entered: 0,
             running_since: 0,
             stretch: None,
+        };
+        Self {
+            pcpu: RefCell::new(pcpu),
+            bound: Cell::new(None),
+            exclusive: Cell::new(false),
+            contended: Cell::new(false),
+            is_off: Cell::new(false),
+            overhead: Cell::new(0),
+            idle_since: Cell::new(0),
         }
     }
 }
@@ -33,10 +61,11 @@ impl Pcpu {
 impl Engine {
     /// The pCPU takes its interrupts, answers its guest's exit, and schedules.
     pub(super) fn execute(&self, id: PcpuId) {
-        if self.off[id.index()].get() {
+        let station = self.station(id);
+        if station.is_off.get() {
             return;
         }
-        let Ok(mut pcpu) = self.pcpus[id.index()].try_borrow_mut() else {
+        let Ok(mut pcpu) = station.pcpu.try_borrow_mut() else {
             return;
         };
         let pcpu = &mut *pcpu;
@@ -80,7 +109,7 @@ impl Engine {
         } else {
             0
         };
-        self.resume(pcpu, delay);
+        self.resume(station, pcpu, delay);
         let is_off = pcpu.decision == Decision::Drained && self.turn_off(pcpu);
         self.world.enter(outer);
         if !is_off {
@@ -100,21 +129,17 @@ impl Engine {
         if look == Look::Again {
             return false;
         }
-        self.pollers.borrow_mut().remove(pcpu.id);
+        self.pollers.borrow_mut().remove(&pcpu.id);
         pcpu.decision = Decision::Idle;
         look == Look::Schedule || is_interrupted
     }
 
     /// Those that poll see what has been raised for them.
     pub(super) fn tell_pollers(&self) {
-        let pollers = self.pollers.borrow();
-        if pollers.is_empty() {
-            return;
-        }
-        let is_raised = |&pcpu: &PcpuId| self.scheduler.cell(pcpu).attention.is_raised();
-        let time = self.now() + self.rates.notice;
-        for pcpu in pollers.iter().filter(is_raised) {
-            self.world.notice(pcpu, time);
+        for &pcpu in self.pollers.borrow().iter() {
+            if self.scheduler.cell(pcpu).attention.is_raised() {
+                self.world.notice(pcpu, self.now() + self.rates.notice);
+            }
         }
     }
 
@@ -124,17 +149,18 @@ impl Engine {
         if !is_unplugged || pcpu.sched.close().is_err() {
             return false;
         }
-        self.off[pcpu.id.index()].set(true);
+        self.station(pcpu.id).is_off.set(true);
         self.world.turn_off(pcpu.id);
         true
     }
 
     /// If the pCPU is off it comes back, and does `plug` itself before it looks.
     pub(super) fn come_back<T>(&self, id: PcpuId, plug: impl FnOnce() -> T) -> T {
-        if !self.off[id.index()].replace(false) {
+        let station = self.station(id);
+        if !station.is_off.replace(false) {
             return plug();
         }
-        let mut pcpu = self.pcpus[id.index()].borrow_mut();
+        let mut pcpu = station.pcpu.borrow_mut();
         self.world.turn_on(id);
         let outer = self.world.enter(Some(id));
         pcpu.sched.reopen();
@@ -145,9 +171,10 @@ impl Engine {
     }
 
     /// The loop around [`LocalScheduler::schedule`], up to the guest or the idle wait. The pCPU has been busy for `delay`.
-    fn resume(&self, pcpu: &mut Pcpu, delay: u64) {
+    fn resume(&self, station: &Station, pcpu: &mut Pcpu, delay: u64) {
         let mut machine = Hardware {
             engine: self,
+            station,
             pcpu: pcpu.id,
             delay,
             waited: None,
@@ -158,11 +185,10 @@ impl Engine {
             if let Some((vcpu, waited)) = machine.waited {
                 self.check_wait(pcpu, vcpu, waited);
             }
-            self.note_decision(pcpu);
+            self.note_decision(station, pcpu);
         }
         let start = now + machine.delay;
-        let overhead = &self.overhead[id.index()];
-        overhead.set(overhead.get() + machine.delay);
+        station.overhead.set(station.overhead.get() + machine.delay);
         self.world.set_busy_until(id, start);
         if pcpu.decision != Decision::Run {
             return;
@@ -184,11 +210,11 @@ impl Engine {
             wakeup.record(start.saturating_sub(since));
         }
         self.prepare(guest);
-        let bound = self.bound[id.index()].get();
+        let bound = station.bound.get();
         assert_eq!(bound, Some(vcpu), "{} who runs is bound", self.name());
     }
 
-    fn note_decision(&self, pcpu: &Pcpu) {
+    fn note_decision(&self, station: &Station, pcpu: &Pcpu) {
         let is_polling = pcpu.decision == Decision::Poll;
         if is_polling {
             self.pollers.borrow_mut().insert(pcpu.id);
@@ -200,7 +226,7 @@ impl Engine {
             idlers.remove(pcpu.id);
         } else if !idlers.contains(pcpu.id) {
             idlers.insert(pcpu.id);
-            self.idle_since[pcpu.id.index()].set(self.now());
+            station.idle_since.set(self.now());
         }
     }
 

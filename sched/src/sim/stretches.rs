@@ -41,9 +41,9 @@ impl Engine {
     pub(super) fn stretches(&self) -> Vec<Stretch> {
         let now = self.now();
         let mut stretches = self.stretches.borrow().clone();
-        for pcpu in &self.pcpus {
-            let pcpu = pcpu.borrow();
-            let vcpu = self.bound[pcpu.id.index()].get();
+        for station in &self.stations {
+            let pcpu = station.pcpu.borrow();
+            let vcpu = station.bound.get();
             let Some(vcpu) = vcpu.filter(|_| pcpu.decision == Decision::Run) else {
                 continue;
             };
