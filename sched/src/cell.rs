@@ -4,6 +4,7 @@ use crate::{
     LocalPolicy, PcpuId, PcpuSet, Policy, PoolId, Ready, TraceRing,
     accounting::{Counter, pcpu},
     attention::Attention,
+    entitlement::Entry,
     hurry::Named,
     pcpu_set::AtomicPcpuSet,
     sync::{ArrayQueue, AtomicU32, Ordering},
@@ -91,11 +92,15 @@ impl<V> Cell<V> {
         self.is_preemptive.load(Ordering::Relaxed) != 0
     }
 
-    /// A vCPU that may run on `affinity` is ready here. Only the pCPU itself calls it.
-    pub(crate) fn add_reach(&self, affinity: PcpuSet) {
-        let reach = self.reach.load(Ordering::Relaxed);
-        if !affinity.difference(reach).is_empty() {
-            self.reach.store(reach.union(affinity), Ordering::Relaxed);
+    /// The vCPU of `entry` is ready here. Only the pCPU itself calls it.
+    pub(crate) fn add_reach(&self, entry: &Entry) {
+        entry.add_affinity_to(&self.reach);
+    }
+
+    /// None is ready here. Only the pCPU itself calls it.
+    pub(crate) fn clear_reach(&self) {
+        if !self.reach.is_empty(Ordering::Relaxed) {
+            self.reach.store(PcpuSet::EMPTY, Ordering::Relaxed);
         }
     }
 

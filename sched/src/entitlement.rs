@@ -187,6 +187,13 @@ impl Entry {
         self.affinity.load_nonempty(Ordering::Acquire)
     }
 
+    /// Adds where it may run to `set`, which nobody else changes. Should its affinity change meanwhile, the pCPU where it is looks
+    /// again.
+    #[inline]
+    pub(crate) fn add_affinity_to(&self, set: &AtomicPcpuSet) {
+        set.include(&self.affinity, Ordering::Acquire);
+    }
+
     /// It may run on `pcpu`.
     #[inline]
     pub(crate) fn may_run_on(&self, pcpu: PcpuId) -> bool {
@@ -202,6 +209,13 @@ impl Entry {
     #[inline]
     pub(crate) fn preferred(&self) -> PcpuSet {
         self.preferred.load(Ordering::Relaxed)
+    }
+
+    /// It has no preference, or it prefers `pcpu`.
+    #[inline]
+    pub(crate) fn is_content_on(&self, pcpu: PcpuId) -> bool {
+        let preferred = &self.preferred;
+        preferred.is_empty(Ordering::Relaxed) || preferred.contains(pcpu, Ordering::Relaxed)
     }
 
     /// Its pool.

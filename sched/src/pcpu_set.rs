@@ -123,7 +123,12 @@ impl PcpuSet {
 
     /// There is none.
     pub const fn is_empty(self) -> bool {
-        self.first().is_none()
+        let (mut any, mut index) = (0, 0);
+        while index < WORDS {
+            any |= self.0[index];
+            index += 1;
+        }
+        any == 0
     }
 
     /// The lowest.
@@ -144,23 +149,26 @@ impl PcpuSet {
 
     /// At most 16 of them, which those are `turn` says: for any numbers that differ, others in time. Those of a small set are
     /// all.
-    pub(crate) fn part(self, turn: u64) -> Self {
-        if self.0[0] <= 0xffff && self.first_from(1).is_none() {
-            return self;
+    pub(crate) fn part(self, turn: u64) -> Part {
+        let used = || (0..WORDS).filter(|&index| self.0[index] != 0);
+        let words = used().count() as u64;
+        let bits = self.0[0];
+        if bits <= 0xffff && words == u64::from(bits != 0) {
+            return Part { word: 0, bits };
         }
         // Also of numbers that are all multiples of the same one. [Knuth: The Art of Computer Programming, 6.4: Fibonacci hashing]
         let turn = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let used = || (0..WORDS).filter(|&index| self.0[index] != 0);
-        let words = used().count() as u64;
         let index = used().nth((turn % words) as usize).unwrap_or(0);
         let groups = (0..4).map(|group| self.0[index] & 0xffff << (16 * group));
         let groups = groups.filter(|&group| group != 0);
-        let mut part = Self::EMPTY;
-        part.0[index] = groups
-            .clone()
-            .nth((turn / words) as usize % groups.count().max(1))
-            .unwrap_or(0);
-        part
+        let count = groups.clone().count().max(1);
+        Part {
+            word: index,
+            bits: groups
+                .clone()
+                .nth((turn / words) as usize % count)
+                .unwrap_or(0),
+        }
     }
 
     /// Each of them, lowest first.
@@ -172,6 +180,23 @@ impl PcpuSet {
             rest.remove(next);
             Some(next)
         })
+    }
+}
+
+/// Some pCPUs whose bits are in one word of a set.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    word: usize,
+    bits: u64,
+}
+
+impl Part {
+    /// Each of them, lowest first.
+    pub(crate) fn iter(self) -> impl Iterator<Item = PcpuId> {
+        let rests = iter::successors(Some(self.bits), |rest| Some(rest & rest.wrapping_sub(1)));
+        let rests = rests.take_while(|&rest| rest != 0);
+        rests
+            .map(move |rest| PcpuId::from_low_bits((64 * self.word) as u32 + rest.trailing_zeros()))
     }
 }
 
@@ -296,6 +321,22 @@ impl AtomicPcpuSet {
         self.0[word(pcpu)].load(order) & bit(pcpu) != 0
     }
 
+    #[inline]
+    pub(crate) fn is_empty(&self, order: Ordering) -> bool {
+        self.0.iter().fold(0, |any, word| any | word.load(order)) == 0
+    }
+
+    /// Adds all that `other` has. One caller at a time, and nobody else changes this set.
+    #[inline]
+    pub(crate) fn include(&self, other: &Self, order: Ordering) {
+        for (word, other) in self.0.iter().zip(&other.0) {
+            let (before, other) = (word.load(Ordering::Relaxed), other.load(order));
+            if other & !before != 0 {
+                word.store(before | other, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Adds `pcpu`; true if it was not in the set.
     #[inline]
     pub(crate) fn insert(&self, pcpu: PcpuId, order: Ordering) -> bool {
@@ -396,13 +437,13 @@ mod tests {
         for stride in [1, 64, 1 << 16] {
             let mut all = PcpuSet::EMPTY;
             for turn in 0..64 * WORDS as u64 {
-                let part = set.part(stride * turn);
-                assert!((1..=16).contains(&part.len()), "{part}");
-                all = all.union(part);
+                let part: Vec<_> = set.part(stride * turn).iter().collect();
+                assert!((1..=16).contains(&part.len()), "{part:?}");
+                part.into_iter().for_each(|pcpu| all.insert(pcpu));
             }
             assert_eq!(all, set, "{stride}");
         }
-        assert!(PcpuSet::EMPTY.part(1).is_empty());
+        assert_eq!(PcpuSet::EMPTY.part(1).iter().count(), 0);
     }
 
     #[test]

@@ -62,13 +62,11 @@ impl<V: Vcpu> LocalScheduler<V> {
             return false;
         };
         let handle = vcpu.handle();
-        let preferred = handle.entry.preferred();
-        let is_content = preferred.is_empty() || preferred.contains(self.id);
-        if is_content || cfg!(mutant = "stay_where_it_waits") {
+        if handle.entry.is_content_on(self.id) || cfg!(mutant = "stay_where_it_waits") {
             return false;
         }
         // Its policy may have a home for it, where it wakes up whatever it prefers.
-        let better = preferred.intersection(handle.allowed());
+        let better = handle.entry.preferred().intersection(handle.allowed());
         let idle = better.intersection(self.idle_pcpus());
         handle.entry.home().is_none() && !idle.is_empty()
     }

@@ -47,7 +47,7 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     pub(super) fn make_ready(&mut self, vcpu: Box<V>) {
-        self.cell.add_reach(vcpu.handle().allowed());
+        self.cell.add_reach(&vcpu.handle().entry);
         self.ready.insert(vcpu);
     }
 
@@ -122,7 +122,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             self.must_balance = true;
         }
         self.ready
-            .for_each(|vcpu| self.cell.add_reach(vcpu.handle().allowed()));
+            .for_each(|vcpu| self.cell.add_reach(&vcpu.handle().entry));
     }
 
     fn readmit(&mut self, id: VcpuId, now: u64) {

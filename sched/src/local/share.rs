@@ -29,11 +29,11 @@ impl<V: Vcpu> LocalScheduler<V> {
     /// Others wait here and a pCPU idles: gives it one that may run there.
     pub(super) fn share(&mut self, was_asked: bool, now: u64) {
         if self.ready.is_empty() && !was_asked {
-            return self.cell.set_reach(PcpuSet::EMPTY);
+            return self.cell.clear_reach();
         }
         fence(Ordering::SeqCst);
         while !self.ready.is_empty()
-            && !self.idle_pcpus().is_empty()
+            && self.scheduler.partition(self.pool_id).has_idle()
             && !cfg!(mutant = "share_nothing")
         {
             match self.surrender(now) {
@@ -89,7 +89,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
         let mut done = PcpuSet::only(self.id);
         while !self.ready.is_empty()
-            && let Some(to) = self.push(done, now)
+            && let Some(to) = self.push(&done, now)
         {
             done.insert(to);
         }
@@ -178,7 +178,7 @@ impl<V: Vcpu> LocalScheduler<V> {
 
     /// Lets the policy name a ready vCPU and a pCPU that is not in `done`, and hands it over.
     #[inline(never)]
-    fn push(&mut self, done: PcpuSet, now: u64) -> Option<PcpuId> {
+    fn push(&mut self, done: &PcpuSet, now: u64) -> Option<PcpuId> {
         let ready = &self.ready;
         let may_go = |id, to| {
             let vcpu = ready.get(id).filter(|_| !done.contains(to));

@@ -68,8 +68,9 @@ impl Front {
         let weight = self.weight.load(Relaxed);
         let ticks = now.saturating_sub(self.since.load(Relaxed));
         let before = ahead(self.vruntime.load(Relaxed), vruntime);
-        let missing = i128::from(enough) - i128::from(before);
-        let may_be_enough = i128::from(ticks) * i128::from(SCALE) > missing * i128::from(weight);
+        let missing = enough.saturating_sub(before).max(0) as u64;
+        let is_missing = u128::from(missing) * u128::from(weight);
+        let may_be_enough = before > enough || u128::from(ticks) * u128::from(SCALE) > is_missing;
         let lead = (weight != 0 && may_be_enough)
             .then(|| before.wrapping_add(virtual_ticks(ticks, weight.into()) as i64));
         lead.filter(|&lead| lead > enough)

@@ -53,6 +53,11 @@ impl Partition {
         self.idle.load(Ordering::Relaxed)
     }
 
+    /// There is one of these.
+    pub(crate) fn has_idle(&self) -> bool {
+        !self.idle.is_empty(Ordering::Relaxed)
+    }
+
     fn id(&self) -> PoolId {
         PoolId::from_raw(self.id.load(Ordering::Relaxed))
     }

@@ -99,17 +99,24 @@ impl<V: Vcpu> Scheduler<V> {
     /// Where the vCPU of `handle` goes that was on `last`, in the order that the head of this file says. An idle pCPU is claimed
     /// for it.
     pub(crate) fn choose(&self, handle: &VcpuHandle<V>, last: Option<PcpuId>) -> PcpuId {
-        let allowed = handle.allowed();
-        let in_service = allowed.difference(self.draining.load(Ordering::Relaxed));
-        // If it may run only on drained pCPUs, it waits on one of them.
-        let eligible = if in_service.is_empty() {
-            allowed
-        } else {
-            in_service
-        };
-        if let Some(idle) = self.claim_idle_for(handle, eligible, last) {
+        if self.partition(handle.pool_id()).has_idle()
+            && let Some(idle) = self.claim_idle_for(handle, self.eligible(handle), last)
+        {
             return idle;
         }
+        // Most go back, which takes no set to find out.
+        let goes_back = |&last: &PcpuId| {
+            handle.can_run_on(last)
+                && handle.entry.is_content_on(last)
+                && self.online.contains(last, Ordering::Relaxed)
+        };
+        if let Some(last) = last
+            .filter(goes_back)
+            .filter(|&last| self.waiting(last) <= 1)
+        {
+            return last;
+        }
+        let eligible = self.eligible(handle);
         let online = eligible.intersection(self.online.load(Ordering::Relaxed));
         let candidates = if online.is_empty() { eligible } else { online };
         let preferred = handle.entry.preferred();
@@ -131,14 +138,25 @@ impl<V: Vcpu> Scheduler<V> {
             .unwrap_or(least)
     }
 
+    /// Where the vCPU of `handle` may run and pCPUs are in service. If it may run only on drained ones, it waits on one of them.
+    fn eligible(&self, handle: &VcpuHandle<V>) -> PcpuSet {
+        let allowed = handle.allowed();
+        let in_service = allowed.difference(self.draining.load(Ordering::Relaxed));
+        if in_service.is_empty() {
+            allowed
+        } else {
+            in_service
+        }
+    }
+
     /// Where the fewest wait of `candidates`, and how many: of 16 that share a cache with `last` and 16 others, which are others in
     /// each turn. Of equal ones, one near `last`.
     fn least_loaded(&self, candidates: PcpuSet, last: Option<PcpuId>, turn: u64) -> (PcpuId, u32) {
         let near = last.map_or(PcpuSet::EMPTY, |last| self.cell(last).near);
         let near = candidates.intersection(near);
         let far = candidates.difference(near);
-        let sample = near.part(turn).union(far.part(turn));
-        let waiting = sample.iter().map(|pcpu| (pcpu, self.waiting(pcpu)));
+        let sample = near.part(turn).iter().chain(far.part(turn).iter());
+        let waiting = sample.map(|pcpu| (pcpu, self.waiting(pcpu)));
         let least = waiting.min_by_key(|&(pcpu, waiting)| (waiting, !near.contains(pcpu)));
         least.expect("rule: an affinity is never empty")
     }
@@ -164,8 +182,9 @@ impl<V: Vcpu> Scheduler<V> {
             .difference(PcpuSet::only(here));
         let near = busy.intersection(self.cell(here).near);
         let far = busy.difference(near);
-        let sample = near.part(turn).union(far.part(turn)).difference(tried);
-        let waiting = sample.iter().map(|pcpu| (pcpu, self.waiting(pcpu)));
+        let sample = near.part(turn).iter().chain(far.part(turn).iter());
+        let sample = sample.filter(|&pcpu| !tried.contains(pcpu));
+        let waiting = sample.map(|pcpu| (pcpu, self.waiting(pcpu)));
         let quieter = waiting.filter(|&(_, waiting)| waiting <= most);
         quieter.min_by_key(|&(pcpu, waiting)| (!near.contains(pcpu), waiting))
     }

@@ -54,13 +54,13 @@ impl<V: Vcpu> Scheduler<V> {
         }
         fence(Ordering::SeqCst);
         // Somebody who may run it went idle meanwhile: `to` must hand it over now, not when its slice is over.
-        let idle = self.partition(self.entitlements().pool(id)).idle_pcpus();
-        if !idle
-            .intersection(self.entitlements().affinity(id))
-            .is_empty()
-            && !cfg!(mutant = "post_forgets_idlers")
-        {
-            self.nudge(to, About::Work);
+        let pool = self.partition(self.entitlements().pool(id));
+        if pool.has_idle() && !cfg!(mutant = "post_forgets_idlers") {
+            let idle = pool.idle_pcpus();
+            let runs_there = idle.intersection(self.entitlements().affinity(id));
+            if !runs_there.is_empty() {
+                self.nudge(to, About::Work);
+            }
         }
     }
 
