@@ -321,6 +321,7 @@ impl AtomicPcpuSet {
         self.0[word(pcpu)].load(order) & bit(pcpu) != 0
     }
 
+    /// There was none in any word when that was read.
     #[inline]
     pub(crate) fn is_empty(&self, order: Ordering) -> bool {
         self.0.iter().fold(0, |any, word| any | word.load(order)) == 0
@@ -452,6 +453,18 @@ mod tests {
         let atomic = AtomicPcpuSet::new(set);
         assert_eq!(atomic.take(Relaxed), set);
         assert_eq!(atomic.take(Relaxed), PcpuSet::EMPTY);
+    }
+
+    #[test]
+    fn what_is_added_to_a_set_is_there_besides_what_was() {
+        let set = AtomicPcpuSet::default();
+        assert!(set.is_empty(Relaxed));
+        for added in ["1-2", "2", &format!("0,{LAST}")] {
+            let (before, added) = (set.load(Relaxed), parse(added).unwrap());
+            set.include(&AtomicPcpuSet::new(added), Relaxed);
+            assert_eq!(set.load(Relaxed), before.union(added));
+            assert!(!set.is_empty(Relaxed));
+        }
     }
 
     #[test]
