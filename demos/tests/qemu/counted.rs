@@ -56,3 +56,23 @@ fn a_switch_with_floating_point_saves_it() {
         output.require(saves > 10, || format!("vCPU {vcpu}: {saves} FP saves"));
     }
 }
+
+/// EL1 context registers that are copied for a thousand switches between two vCPUs that wake each other.
+fn copied_for_switches(policy: &str) -> u64 {
+    let run = Run::guest("bench-guest").append("figures=switch").icount();
+    let output = run.vcpus(2).pcpus(1).policy(policy).deadline(60).start();
+    output.expect_exit(0);
+    let switches = sum(output.column("vcpus", "switches"));
+    output.require(switches > 400, || format!("only {switches} switches"));
+    let copied = (0..2).map(|vcpu| output.counter(&format!("context_registers_vcpu{vcpu}")));
+    copied.sum::<u64>() * 1000 / switches
+}
+
+#[test]
+fn a_vcpu_that_loses_its_pcpu_to_itself_keeps_its_registers_in_it() {
+    let [pinned, plain] = ["pinned", "round-robin"].map(copied_for_switches);
+    assert!(
+        pinned < plain + plain / 20,
+        "{pinned} registers were copied for a thousand switches, under round-robin {plain}"
+    );
+}

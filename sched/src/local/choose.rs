@@ -282,8 +282,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             return;
         }
         if let Some(vcpu) = &mut self.loaded {
-            machine.unbind(vcpu);
-            machine.bind(vcpu, exclusive);
+            machine.set_exclusive(vcpu, exclusive);
             self.current.exclusive = exclusive;
         }
     }

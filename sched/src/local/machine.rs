@@ -10,6 +10,9 @@ pub trait Machine<V> {
     /// wake it; it is used only if the vCPU waits.
     fn unbind(&mut self, vcpu: &mut V) -> Option<u64>;
 
+    /// The bound vCPU has the pCPU to itself, as [`Self::bind`] says, or no longer has it. Called only when that changes.
+    fn set_exclusive(&mut self, vcpu: &mut V, exclusive: bool);
+
     /// Others are ready on this pCPU, so a bound vCPU that spins should let them run; or they no longer are, and it has yielded in
     /// vain. Called while a vCPU is bound, and only when that changes; at first nobody is.
     fn contend(&mut self, _is_contended: bool) {}

@@ -86,6 +86,8 @@ impl Machine<Model> for Hardware {
         None
     }
 
+    fn set_exclusive(&mut self, _vcpu: &mut Model, _exclusive: bool) {}
+
     fn sync(&mut self, vcpu: &mut Model) {
         assert_eq!(vcpu.bound, Some(self.pcpu));
         self.answer(vcpu);

@@ -166,6 +166,14 @@ impl Machine<Guest> for Hardware<'_> {
         guest.timer()
     }
 
+    fn set_exclusive(&mut self, guest: &mut Guest, exclusive: bool) {
+        let (engine, id) = (self.engine, guest.handle().id());
+        let bound = engine.bound[self.pcpu.index()].get();
+        assert_eq!(bound, Some(id), "{} only bound", engine.name());
+        let told = engine.exclusive[self.pcpu.index()].replace(exclusive);
+        assert_ne!(told, exclusive, "rule: only a change is told");
+    }
+
     fn contend(&mut self, is_contended: bool) {
         let told = self.station.contended.replace(is_contended);
         assert_ne!(told, is_contended, "rule: only a change is told");

@@ -37,6 +37,8 @@ pub(crate) struct Hardware<D: Dispatch, H: Host> {
     is_fp_open: bool,
     /// Others are ready here: WFE traps.
     is_contended: bool,
+    /// The bound vCPU has the pCPU to itself: neither WFI nor WFE traps.
+    is_exclusive: bool,
     /// The pCPU has WFIT and WFET, of which guests do not know.
     has_timed_waits: bool,
     timer: Timer,
@@ -67,6 +69,14 @@ impl Enabled {
             *vcpu_hcr &= self.hcr | !control::virtual_serror();
         }
     }
+
+    /// Of the traps of WFI and WFE, the bound vCPU has those in `traps` from now on.
+    fn set_wait_traps(&mut self, traps: u64) {
+        // The hardware has cleared a virtual SError that was taken: it must not come back.
+        self.hcr &= read_sysreg!("hcr_el2") | !control::virtual_serror();
+        self.hcr = self.hcr & !control::wait_traps() | traps;
+        write_sysreg!("hcr_el2", self.hcr);
+    }
 }
 
 /// CNTHP, shared by the scheduler and the caller of a step.
@@ -95,6 +105,7 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
             enabled: None,
             is_fp_open: false,
             is_contended: false,
+            is_exclusive: false,
             has_timed_waits: false,
             timer: Timer::default(),
         }
@@ -248,12 +259,8 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
     fn bind_stage2(&mut self, vcpu: &Aarch64VCpu<D::Extension>, is_exclusive: bool) {
         let assigned = self.vmids.vmid_for(self.pcpu.index(), &vcpu.space.vmid);
         let is_sibling_next = self.last_ran.needs_flush(vcpu.space.vm, vcpu.handle().id());
-        let untrapped = match (is_exclusive, self.is_contended) {
-            (true, _) => control::wait_traps(),
-            (false, false) => control::event_trap(),
-            (false, true) => 0,
-        };
-        let hcr = vcpu.hcr & !untrapped;
+        self.is_exclusive = is_exclusive;
+        let hcr = vcpu.hcr & !control::wait_traps() | self.wait_traps();
         let (_, enabled) = self.parts();
         let vttbr = vcpu.space.stage2_root | u64::from(assigned.vmid) << 48;
         if hcr != enabled.hcr {
@@ -272,6 +279,15 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
         } else if is_sibling_next {
             synchronize_context();
             tlb::flush_local_guest();
+        }
+    }
+
+    /// Which of WFI and WFE trap.
+    fn wait_traps(&self) -> u64 {
+        match (self.is_exclusive, self.is_contended) {
+            (true, _) => 0,
+            (false, false) => control::wait_traps() & !control::event_trap(),
+            (false, true) => control::wait_traps(),
         }
     }
 
@@ -367,13 +383,16 @@ impl<D: Dispatch, H: Host> Machine<Aarch64VCpu<D::Extension>> for Hardware<D, H>
 
     fn contend(&mut self, is_contended: bool) {
         self.is_contended = is_contended;
+        let traps = self.wait_traps();
         let (_, enabled) = self.parts();
-        let trap = control::event_trap();
-        enabled.hcr = match is_contended {
-            true => enabled.hcr | trap,
-            false => enabled.hcr & !trap,
-        };
-        write_sysreg!("hcr_el2", enabled.hcr);
+        enabled.set_wait_traps(traps);
+    }
+
+    fn set_exclusive(&mut self, _vcpu: &mut Aarch64VCpu<D::Extension>, exclusive: bool) {
+        self.is_exclusive = exclusive;
+        let traps = self.wait_traps();
+        let (_, enabled) = self.parts();
+        enabled.set_wait_traps(traps);
     }
 
     fn sync(&mut self, vcpu: &mut Aarch64VCpu<D::Extension>) {
