@@ -222,21 +222,24 @@ impl<T: Own> Line<T> {
     }
 
     /// The one at `index` runs from now on.
-    pub(super) fn run(&mut self, index: usize, now: u64) -> Entity<T> {
-        let entity = self.unrank(index);
-        self.running = Some(entity);
-        (self.yielder, self.payer) = (None, None);
-        self.publish_contention();
-        self.publish(now);
-        entity
+    pub(super) fn run(&mut self, index: usize, now: u64) -> &Entity<T> {
+        self.run_paid_by(None, index, now)
     }
 
     /// The same, because it was yielded to: whoever has yielded pays.
-    pub(super) fn run_for_yielder(&mut self, index: usize, now: u64) -> Entity<T> {
-        let payer = self.yielder;
-        let entity = self.run(index, now);
-        self.payer = payer;
-        entity
+    pub(super) fn run_for_yielder(&mut self, index: usize, now: u64) -> &Entity<T> {
+        self.run_paid_by(self.yielder, index, now)
+    }
+
+    fn run_paid_by(&mut self, payer: Option<VcpuId>, index: usize, now: u64) -> &Entity<T> {
+        let entity = self.unrank(index);
+        (self.yielder, self.payer) = (None, payer);
+        self.publish_contention();
+        // Each copy of it takes about forty instructions.
+        let running = self.running.insert(entity);
+        let progress = Some((running.weight, running.vruntime));
+        self.fronts.show(self.pcpu, progress, now);
+        running
     }
 
     /// `vcpu` does not run any more, if it did, and leaves this pCPU.

@@ -182,11 +182,13 @@ impl<D: Dispatch, H: Host> Hardware<D, H> {
 
     /// The deadlines are kept while the host has the pCPU back, but then the timer is not ours to arm.
     fn program_timer(&mut self) {
-        let deadline = [self.timer.wanted, self.timer.limit]
-            .into_iter()
-            .flatten()
-            .min()
-            .filter(|_| self.is_enabled());
+        let Timer { wanted, limit, .. } = self.timer;
+        // On the path of every switch, where an iterator over the two is copied first.
+        let first = match (wanted, limit) {
+            (Some(wanted), Some(limit)) => Some(wanted.min(limit)),
+            (wanted, limit) => wanted.or(limit),
+        };
+        let deadline = first.filter(|_| self.is_enabled());
         if deadline != self.timer.armed {
             self.timer.armed = deadline;
             self.host.set_timer(deadline);
