@@ -6,6 +6,7 @@ use std::{env, path::Path};
 const IMAGES: &[(&str, &str)] = &[
     ("hypervisor", "../platform/link.ld"),
     ("test-hypervisor", "../platform/link.ld"),
+    ("bench-hypervisor", "../platform/link.ld"),
     ("stress-guest", "guests.ld"),
     ("bench-guest", "guests.ld"),
     ("test-guest", "guests.ld"),

@@ -35,10 +35,11 @@ pub const GUESTS: [&str; 5] = [
 /// The hypervisor of this repository.
 pub const HYPERVISOR: &str = "hypervisor";
 
-/// All hypervisor images: that one, and those that show or test something.
-pub const HYPERVISORS: [&str; 5] = [
+/// All hypervisor images: that one, and those that show, test or measure something.
+pub const HYPERVISORS: [&str; 6] = [
     HYPERVISOR,
     "test-hypervisor",
+    "bench-hypervisor",
     "example-device",
     "example-policy",
     "example-loop",

@@ -76,3 +76,25 @@ fn a_vcpu_that_loses_its_pcpu_to_itself_keeps_its_registers_in_it() {
         "{pinned} registers were copied for a thousand switches, under round-robin {plain}"
     );
 }
+
+/// What `bench-hypervisor` counts under `policy`: the scheduling of a switch, and the same with a bind that takes 1000 ticks.
+fn scheduling(policy: &str) -> [u64; 2] {
+    let run = Run::guest("bench-guest").hypervisor("bench-hypervisor");
+    let run = run.vcpus(2).pcpus(1).policy(policy).icount();
+    let output = run.deadline(60).start();
+    output.expect_exit(0);
+    ["scheduling", "scheduling_slow_bind"].map(|name| output.counter(name))
+}
+
+/// One bind in a switch is counted, and nothing twice; what round-robin does is a part of what fair does.
+#[test]
+fn the_scheduling_of_a_switch_is_counted_to_the_instruction() {
+    let plain = scheduling("round-robin");
+    let fair = scheduling("fair");
+    for [ticks, slow] in [plain, fair] {
+        assert!((1000..=1020).contains(&(slow - ticks)), "{ticks}, {slow}");
+        assert!((500..3000).contains(&ticks), "{ticks}");
+    }
+    assert!(fair[0] > plain[0], "{fair:?} against {plain:?}");
+    assert_eq!(plain, scheduling("round-robin"), "another run");
+}

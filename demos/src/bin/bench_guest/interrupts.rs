@@ -37,6 +37,14 @@ pub fn wake() {
     gic::disable(Timer::Virtual.intid());
 }
 
+/// Waits for so many milliseconds of the guest's time, if these are not over.
+pub fn wait_until(milliseconds: u64) {
+    peer::install(0, Handler::Timer);
+    gic::enable(Timer::Virtual.intid());
+    taken_at(cpu::microseconds(milliseconds.saturating_mul(1000)), wait);
+    gic::disable(Timer::Virtual.intid());
+}
+
 /// SGIs to the peer, which runs or waits; the peer's handler writes a flag that this CPU polls.
 pub fn with_peer() {
     let overhead = counter_overhead();
@@ -172,12 +180,17 @@ sending_and_waiting! {
 
 /// From a deadline of the virtual timer to its handler, while `until_flagged` passes the time.
 fn lateness(until_flagged: impl Fn(&AtomicU64)) -> u64 {
+    let deadline = cpu::now() + cpu::microseconds(TIMER_DELAY_US);
+    taken_at(deadline, until_flagged) - deadline
+}
+
+/// When the handler runs whose timer expires at `deadline`.
+fn taken_at(deadline: u64, until_flagged: impl Fn(&AtomicU64)) -> u64 {
     let flag = &FLAGS[0].0;
     flag.store(0, Relaxed);
-    let deadline = cpu::now() + cpu::microseconds(TIMER_DELAY_US);
     Timer::Virtual.arm(deadline);
     until_flagged(flag);
-    flag.load(Relaxed) - deadline
+    flag.load(Relaxed)
 }
 
 fn spin(flag: &AtomicU64) {

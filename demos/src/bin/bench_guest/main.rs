@@ -6,15 +6,17 @@
 //!
 //! Parameters: `figures=` is one of
 //! - `machine` (default; two vCPUs on two pCPUs): exits, SGIs, timers;
-//! - `switch` (two vCPUs on ONE pCPU): each sends an SGI to the other and waits in WFI; a figure is for one switch;
-//! - `wake` (one vCPU): from a deadline to its handler, for a CPU that waits in WFI;
+//! - `switch` (two vCPUs on ONE pCPU): each sends an SGI to the other and waits in WFI; a figure is for one switch. With `after=` it
+//!   waits until so many milliseconds are over before it begins;
+//! - `wake` (one vCPU): from a deadline to its handler, for a CPU that waits in WFI, `after=` as above;
 //! - `periods` (one vCPU): `work_us=` microseconds of computing each `period_us=`, `count=` times; says how often it was late;
 //! - `work`: all CPUs compute for `milliseconds=` (default 200), from `after=` on; says how much they got done.
 //! - `spin`: likewise, they take one lock again and again; `lock=` is `ticket` or `test-and-set`, `wait=` is `spin`, `yield`,
 //!   `directed` or `state`, and `hold=` and `think=` are instructions with the lock and without it.
 //!
 //! Each figure is one line: `BENCH name=.. instructions=.. floor=.. least=.. most=..`, or for `work` and `spin`
-//! `WORK cpus=.. iterations=.. least=.. most=..`, with the least and the most that one CPU did. The last line is `BENCH END`.
+//! `WORK cpus=.. iterations=.. least=.. most=.. late_us=..`, with the least and the most that one CPU did, and how long after `after=`
+//! they began. The last line is `BENCH END`.
 #![no_std]
 #![no_main]
 
@@ -63,9 +65,17 @@ fn main() -> ! {
         }
         "switch" if machine::cpu_count() > 1 => {
             start(1, role::PEER);
+            if after > 0 {
+                interrupts::wait_until(after);
+            }
             interrupts::switch();
         }
-        "wake" => interrupts::wake(),
+        "wake" => {
+            if after > 0 {
+                interrupts::wait_until(after);
+            }
+            interrupts::wake();
+        }
         "periods" => periods::run(
             parameters.number("work_us", 1000),
             parameters.number("period_us", 10_000),

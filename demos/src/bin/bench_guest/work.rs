@@ -27,8 +27,9 @@ pub trait Job: Fn(usize, u64) -> u64 {}
 
 impl<F: Fn(usize, u64) -> u64> Job for F {}
 
-/// The boot CPU's part, and the report, which begins with `name`. All CPUs start `after` milliseconds of the guest's time, or
-/// when they are there, so that guests beside each other work at the same time. The result is how often all did it.
+/// The boot CPU's part, and the report, which begins with `name`. All CPUs start at `after` milliseconds of the guest's time, or
+/// when they are there, which the report tells, so that guests beside each other work at the same time. The result is how often all
+/// did it.
 pub fn run(name: &str, job: impl Job, milliseconds: u64, after: u64) -> u64 {
     DURATION.store(
         cpu::microseconds(milliseconds.saturating_mul(1000)),
@@ -39,7 +40,8 @@ pub fn run(name: &str, job: impl Job, milliseconds: u64, after: u64) -> u64 {
         cpu::relax();
     }
     let soon = cpu::now() + cpu::microseconds(HEAD_START_US);
-    let start = soon.max(cpu::microseconds(after.saturating_mul(1000)));
+    let wanted = cpu::microseconds(after.saturating_mul(1000));
+    let start = soon.max(wanted);
     START.store(start, Release);
     work(0, job);
     while DONE.load(Acquire) != machine::cpu_count() {
@@ -53,10 +55,11 @@ pub fn run(name: &str, job: impl Job, milliseconds: u64, after: u64) -> u64 {
     };
     let sum = all().sum();
     guest_println!(
-        "{name} cpus={} iterations={sum} least={} most={}",
+        "{name} cpus={} iterations={sum} least={} most={} late_us={}",
         machine::cpu_count(),
         all().min().unwrap_or(0),
-        all().max().unwrap_or(0)
+        all().max().unwrap_or(0),
+        (start - wanted) * 1_000_000 / cpu::frequency()
     );
     sum
 }

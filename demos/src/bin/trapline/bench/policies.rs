@@ -1,20 +1,20 @@
 //! Instructions for a switch and for wake-ups under each policy, all on one pCPU.
 //!
 //! A switch is the whole of it: from the WFI of one vCPU of a VM until its sibling executes what comes after its own, with the
-//! guest's part. What a policy takes of that is the difference to round-robin, whose ranking is a line. A wake-up is from the
-//! deadline of a vCPU's timer to its handler: on a pCPU that idles, and on one that another VM's vCPU keeps busy, which is
-//! preempted if the policy says so.
+//! guest's part. What of that is scheduling is counted by itself, at EL2, by `bench-hypervisor`: the wake-up, the wait, and the
+//! scheduler's decisions, without what they make of the hardware. A wake-up is from the deadline of a vCPU's timer to its handler:
+//! on a pCPU that idles, and on one that another VM's vCPU keeps busy, which is preempted if the policy says so.
 
 use trapline_demos::{
     config::{EntitlementConfig, WindowConfig},
-    host::{Failure, failure::Result, request::GuestRequest},
+    host::{Failure, failure::Result, request::GuestRequest, session::Ended},
 };
 use trapline_sched::policies::{Fair, NAMES, Pinned, RoundRobin, TableDriven};
 
 use super::{bench_guest, field, machine, measure_all};
 use crate::{cli::MachineOptions, run};
 
-const MARKER: &str = "BENCH name=";
+const MARKERS: [&str; 2] = ["BENCH name=", "WORK "];
 /// What the one that wakes is promised, by those that promise: a tenth of the pCPU, and before all others.
 const FIRST: EntitlementConfig = EntitlementConfig {
     weight: 1024,
@@ -28,22 +28,29 @@ const FIRST: EntitlementConfig = EntitlementConfig {
 const SLICE_US: u32 = 200;
 /// Under fair, whoever wants little at a time has it soon.
 const SHORT_SLICE_US: u32 = 50;
-/// Those that switch to each other, and the one that wakes.
-const SWITCH: (&str, usize) = ("figures=switch", 2);
-const WAKE: (&str, usize) = ("figures=wake", 1);
+/// Those that switch to each other, and the one that wakes. First all boot, which takes budgets and credit, and has exits that take
+/// longer than a switch.
+const SWITCH: (&str, usize) = ("figures=switch after=200", 2);
+const WAKE: (&str, usize) = ("figures=wake after=200", 1);
 /// What the busy one does: longer than the other takes its samples.
-const BUSY: (&str, usize) = ("figures=work milliseconds=80", 1);
+const BUSY: (&str, usize) = ("figures=work after=200 milliseconds=80", 1);
+/// The image that counts what is scheduling, and what it says.
+const COUNTER: &str = "bench-hypervisor";
+const SCHEDULING: &str = "scheduling";
+const SLOW_BIND: &str = "scheduling_slow_bind";
+/// By how much a switch with a slow bind costs more: 1000 ticks, and up to the next look at the counter.
+const SLOWER: std::ops::RangeInclusive<u64> = 1000..=1020;
 
 pub fn policies() -> Result<u8> {
+    let plain = RoundRobin::NAME;
     println!(
-        "policy       vcpu_switch  more than {}  wake_idle  wake_busy  at most",
-        RoundRobin::NAME
+        "policy       scheduling  more than {plain}  vcpu_switch  more than {plain}  wake_idle  wake_busy  at most"
     );
-    let plain = figure(RoundRobin::NAME, "vcpu_switch", &[SWITCH])?.median;
+    let of_plain = (scheduling(plain)?, switch(plain)?);
     for policy in NAMES {
-        let switch = match policy {
-            RoundRobin::NAME => plain,
-            _ => figure(policy, "vcpu_switch", &[SWITCH])?.median,
+        let (scheduling, switch) = match policy {
+            RoundRobin::NAME => of_plain,
+            _ => (scheduling(policy)?, switch(policy)?),
         };
         let idle = figure(policy, "wake", &[WAKE])?.median;
         // Under pinned, the pCPU belongs to one VM alone.
@@ -53,9 +60,10 @@ pub fn policies() -> Result<u8> {
         let busy = busy.map_or_else(Default::default, |busy| {
             [busy.median, busy.most].map(|ticks| ticks.to_string())
         });
-        let more = switch as i64 - plain as i64;
+        let [more_scheduling, more] = [(scheduling, of_plain.0), (switch, of_plain.1)]
+            .map(|(own, plain)| own as i64 - plain as i64);
         println!(
-            "{policy:12} {switch:>11}  {more:>+21}  {idle:>9}  {:>9}  {:>7}",
+            "{policy:12} {scheduling:>10}  {more_scheduling:>+21}  {switch:>11}  {more:>+21}  {idle:>9}  {:>9}  {:>7}",
             busy[0], busy[1]
         );
     }
@@ -69,6 +77,28 @@ struct Figure {
     most: u64,
 }
 
+/// What a switch takes from one vCPU to the other.
+fn switch(policy: &str) -> Result<u64> {
+    Ok(figure(policy, "vcpu_switch", &[SWITCH])?.median)
+}
+
+/// What of a switch is scheduling.
+fn scheduling(policy: &str) -> Result<u64> {
+    eprintln!("trapline: {policy}: {SCHEDULING}");
+    let ended = run_guests(policy, &[SWITCH], COUNTER)?;
+    let counter = |name| {
+        let value = ended.report.counters.get(name).copied();
+        value.ok_or_else(|| Failure::hypervisor(format!("{policy}: {COUNTER} counts no `{name}`")))
+    };
+    checked(counter(SCHEDULING)?, counter(SLOW_BIND)?)
+        .ok_or_else(|| Failure::hypervisor(format!("{policy}: {COUNTER} does not count switches")))
+}
+
+/// `ticks`, if that many are `slow` ones less what the slow bind takes once.
+fn checked(ticks: u64, slow: u64) -> Option<u64> {
+    SLOWER.contains(&slow.checked_sub(ticks)?).then_some(ticks)
+}
+
 /// What the first of the guests with these parameters and so many vCPUs measures as `name`, on one pCPU.
 fn figure(policy: &str, name: &str, guests: &[(&str, usize)]) -> Result<Figure> {
     let busy = if guests.len() > 1 {
@@ -77,10 +107,32 @@ fn figure(policy: &str, name: &str, guests: &[(&str, usize)]) -> Result<Figure> 
         ""
     };
     eprintln!("trapline: {policy}: {name}{busy}");
+    let ended = run_guests(policy, guests, "hypervisor")?;
+    if ended.marked.iter().flatten().any(|line| is_late(line)) {
+        let why = format!("{policy}: the busy guest is not busy while the other measures");
+        return Err(Failure::hypervisor(why));
+    }
+    let mut lines = ended.marked[0].iter();
+    let line = lines.find(|line| field(line, "name") == Some(name));
+    let value = |key| line.and_then(|line| field(line, key)?.parse().ok());
+    let figure = value("instructions").zip(value("most"));
+    let (median, most) = figure
+        .ok_or_else(|| Failure::hypervisor(format!("{policy}: the guest does not say `{name}`")))?;
+    Ok(Figure { median, most })
+}
+
+/// The guest that says `line` worked, but began later than it was told to.
+fn is_late(line: &str) -> bool {
+    line.starts_with(MARKERS[1]) && field(line, "late_us") != Some("0")
+}
+
+/// Runs guests with these parameters and so many vCPUs on one pCPU, counting instructions.
+fn run_guests(policy: &str, guests: &[(&str, usize)], hypervisor: &str) -> Result<Ended> {
     let options = MachineOptions {
         icount: true,
         policy: Some(policy.to_owned()),
         slice: Some(SLICE_US),
+        hypervisor: hypervisor.to_owned(),
         ..machine(1, 1, "cortex-a72")
     };
     let guest = |(index, &(parameters, vcpus)): (usize, &(&str, usize))| GuestRequest {
@@ -103,12 +155,29 @@ fn figure(policy: &str, name: &str, guests: &[(&str, usize)]) -> Result<Figure> 
         };
         request.policy.windows = (0..guests.len() as u16).map(window).collect();
     }
-    let ended = measure_all(&request, &options, &[MARKER])?;
-    let mut lines = ended.marked[0].iter();
-    let line = lines.find(|line| field(line, "name") == Some(name));
-    let value = |key| line.and_then(|line| field(line, key)?.parse().ok());
-    let figure = value("instructions").zip(value("most"));
-    let (median, most) = figure
-        .ok_or_else(|| Failure::hypervisor(format!("{policy}: the guest does not say `{name}`")))?;
-    Ok(Figure { median, most })
+    measure_all(&request, &options, &MARKERS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_does_not_grow_with_the_bind_is_none() {
+        assert_eq!(checked(1200, 2205), Some(1200));
+        for slow in [0, 1200, 2199, 2221, 3210] {
+            assert_eq!(checked(1200, slow), None, "{slow}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_is_busy_too_late_is_noticed() {
+        let line = |late| format!("WORK cpus=1 iterations=3 least=3 most=3 late_us={late}");
+        assert!(!is_late(&line(0)));
+        assert!(is_late(&line(1)));
+        assert!(is_late("WORK cpus=1 iterations=3 least=3 most=3"));
+        assert!(!is_late(
+            "BENCH name=wake instructions=1 floor=2 least=1 most=1"
+        ));
+    }
 }
