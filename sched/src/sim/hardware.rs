@@ -168,9 +168,13 @@ impl Machine<Guest> for Hardware<'_> {
 
     fn set_exclusive(&mut self, guest: &mut Guest, exclusive: bool) {
         let (engine, id) = (self.engine, guest.handle().id());
-        let bound = engine.bound[self.pcpu.index()].get();
-        assert_eq!(bound, Some(id), "{} only bound", engine.name());
-        let told = engine.exclusive[self.pcpu.index()].replace(exclusive);
+        assert_eq!(
+            self.station.bound.get(),
+            Some(id),
+            "{} only bound",
+            engine.name()
+        );
+        let told = self.station.exclusive.replace(exclusive);
         assert_ne!(told, exclusive, "rule: only a change is told");
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Station {
     /// Borrowed while the pCPU executes.
     pub(super) pcpu: RefCell<Pcpu>,
     pub(super) bound: Cell<Option<VcpuId>>,
-    /// What `bind` was told last.
+    /// What `bind` or `set_exclusive` was told last.
     pub(super) exclusive: Cell<bool>,
     /// What `contend` was told last.
     pub(super) contended: Cell<bool>,
