@@ -173,7 +173,8 @@ impl PcpuSet {
 
     /// Each of them, lowest first.
     pub fn iter(self) -> impl Iterator<Item = PcpuId> {
-        let (mut rest, mut index) = (self, 0);
+        // Of many words, all at once are sooner seen to be empty than one after the other.
+        let (mut rest, mut index) = (self, if self.is_empty() { WORDS } else { 0 });
         iter::from_fn(move || {
             let next = rest.first_from(index)?;
             index = word(next);

@@ -83,10 +83,11 @@ impl Agenda {
             node.number.store(number, Relaxed);
             // The root has none; what is there is never first.
             let other = &self.nodes[index ^ 1];
-            let is_left = index % 2 == 0;
-            if other.key() < key || (other.key() == key && !is_left) {
-                (key, number) = (other.key(), other.number());
-            }
+            let (other_key, other_number) = (other.key(), other.number());
+            // Nobody can foretell who wins: without a branch.
+            let is_beaten = (other_key < key) | ((other_key == key) & (index % 2 == 1));
+            number = if is_beaten { other_number } else { number };
+            key = key.min(other_key);
             index /= 2;
         }
     }

@@ -220,7 +220,7 @@ impl Engine {
 
     /// With no kick under way nobody will look: what should have been done has been. Where everything is checked each time.
     pub(super) fn check_before_time_passes(&self) {
-        if self.check_every > 1 || self.world.has_kick_under_way() {
+        if self.world.has_kick_under_way() {
             return;
         }
         let name = self.name();

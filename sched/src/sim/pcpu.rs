@@ -135,7 +135,15 @@ impl Engine {
     }
 
     /// Those that poll see what has been raised for them.
+    #[inline]
     pub(super) fn tell_pollers(&self) {
+        if !self.pollers.borrow().is_empty() {
+            self.tell_each_poller();
+        }
+    }
+
+    #[inline(never)]
+    fn tell_each_poller(&self) {
         for &pcpu in self.pollers.borrow().iter() {
             if self.scheduler.cell(pcpu).attention.is_raised() {
                 self.world.notice(pcpu, self.now() + self.rates.notice);
