@@ -2,11 +2,12 @@
 
 use crate::harness::{Output, Run};
 
-/// `vcpus` vCPUs on one pCPU make so many calls each.
+/// `vcpus` vCPUs on one pCPU make so many calls each, and have as many turns on any host.
 fn call(calls: u64, vcpus: usize) -> Output {
     let run = Run::guest("test-guest").append(&format!("test=many-calls calls={calls}"));
     // The shortest slice there is, so that many switches happen.
-    let output = run.vcpus(vcpus).pcpus(1).option("--slice", 50).start();
+    let run = run.vcpus(vcpus).pcpus(1).option("--slice", 50).icount();
+    let output = run.start();
     output.expect_exit(0);
     output.expect_in_order(["TEST many-calls PASS"]);
     output.expect_no_exit_allocation();
@@ -33,7 +34,7 @@ fn a_call_touches_no_context_register_of_el1() {
 
 #[test]
 fn a_switch_without_floating_point_saves_none() {
-    let output = call(60_000, 2);
+    let output = call(120_000, 2);
     let switches = sum(output.column("vcpus", "switches"));
     output.require(switches > 1_000, || format!("only {switches} switches"));
     for vcpu in 0..2 {
