@@ -285,7 +285,8 @@ impl LocalPolicy for Queue {
         let [hurried, best] = [index, best].map(|index| self.line.ready(index));
         let behind = self.credit(best).saturating_sub(self.credit(hurried));
         let is_near = behind <= (hurried.virtual_slice() / 2) as i64;
-        is_near.then(|| self.run(index, now).slice)
+        let may_run = is_near || cfg!(mutant = "hurry_out_of_order");
+        may_run.then(|| self.run(index, now).slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {

@@ -277,7 +277,8 @@ impl LocalPolicy for Queue {
         let index = self.line.position(vcpu)?;
         let time = self.line.virtual_time()?;
         let is_eligible = ahead(self.line.ready(index).vruntime, time) <= 0;
-        is_eligible.then(|| self.run(index, now).slice)
+        let may_run = is_eligible || cfg!(mutant = "hurry_out_of_order");
+        may_run.then(|| self.run(index, now).slice)
     }
 
     fn withdraw(&mut self, vcpu: VcpuId, _now: u64) {

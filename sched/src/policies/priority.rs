@@ -261,7 +261,8 @@ impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, _now: u64) {
         let ran = self.running.take_if(|running| running.vcpu == vcpu);
         let (left, place) = ran.map_or((0, 0), |ran| (ran.turn, ran.place));
-        let is_to_come = why == Ready::Preempted || self.is_given;
+        let is_given = self.is_given && !cfg!(mutant = "lose_place_when_called");
+        let is_to_come = why == Ready::Preempted || is_given;
         let goes_on = left > 0 && is_to_come && !cfg!(mutant = "priority_forgets_turns");
         let entity = Entity {
             vcpu,

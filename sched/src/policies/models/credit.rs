@@ -16,6 +16,8 @@ struct Account {
     ready: Vec<u16>,
     running: Option<u16>,
     yielder: Option<u16>,
+    /// Who has yielded to the one that runs, and pays for it as long as it is ready.
+    payer: Option<u16>,
 }
 
 impl Account {
@@ -80,6 +82,16 @@ impl Account {
         *credit = (*credit).min(most.unwrap_or(*credit));
     }
 
+    fn run(&mut self, vcpu: u16) {
+        self.ready.retain(|&ready| ready != vcpu);
+        self.running = Some(vcpu);
+        (self.yielder, self.payer) = (None, None);
+    }
+
+    fn payer(&self) -> Option<u16> {
+        self.payer.filter(|payer| self.ready.contains(payer))
+    }
+
     fn first_with_most(&mut self) -> Option<u16> {
         let ready = self.ready.clone();
         ready
@@ -107,21 +119,37 @@ impl Model for Account {
         self.ready.retain(|&ready| ready != vcpu);
     }
 
-    fn hurry(&mut self, _vcpu: u16, _now: u64) -> Option<bool> {
-        None
+    /// It keeps its own credit: who has yielded pays.
+    fn call(&mut self, vcpu: u16, _end: Option<u64>, _now: u64) -> bool {
+        let yielder = self.yielder;
+        self.run(vcpu);
+        self.payer = yielder;
+        true
+    }
+
+    /// If it has no more than half a slice less than the one with most.
+    fn hurry(&mut self, vcpu: u16, _now: u64) -> bool {
+        self.step_back();
+        let best = self.first_with_most().expect("somebody is ready");
+        let behind = *self.credit(best) - *self.credit(vcpu);
+        let is_near = behind <= self.virtual_slice(vcpu) / 2;
+        if is_near {
+            self.run(vcpu);
+        }
+        is_near
     }
 
     fn charge(&mut self, vcpu: u16, ticks: u64, _now: u64) {
-        let weight = i128::from(self.weights[usize::from(vcpu)]);
-        *self.credit(vcpu) -= i128::from(ticks) * UNIT / weight;
+        let charged = self.payer().unwrap_or(vcpu);
+        let weight = i128::from(self.weights[usize::from(charged)]);
+        *self.credit(charged) -= i128::from(ticks) * UNIT / weight;
     }
 
     fn pick(&mut self, _now: u64) -> Option<u16> {
         self.step_back();
         let next = self.first_with_most()?;
         self.reset_if_due();
-        self.ready.retain(|&vcpu| vcpu != next);
-        self.running = Some(next);
+        self.run(next);
         self.running
     }
 
@@ -129,9 +157,10 @@ impl Model for Account {
         Some(SLICE)
     }
 
-    /// Not for a lead of less than half a slice.
+    /// Not for a lead of less than half a slice, nor by who pays: that one has given its turn away.
     fn is_preempted(&mut self, running: u16, _now: u64) -> Option<bool> {
-        let best = self.first_with_most();
+        let payer = self.payer();
+        let best = self.first_with_most().filter(|&best| payer != Some(best));
         let lead = best.map(|best| *self.credit(best) - *self.credit(running));
         Some(lead.is_some_and(|lead| lead > self.virtual_slice(running) / 2))
     }
@@ -159,6 +188,7 @@ proptest! {
             ready: Vec::new(),
             running: None,
             yielder: None,
+            payer: None,
         };
         let policy = Credit::new(SLICE, 100, PcpuSet::all(1), VCPUS);
         compare(&policy, &mut model, &entitlements, &events);

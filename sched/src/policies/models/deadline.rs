@@ -1,4 +1,4 @@
-use super::{Model, SLICE, VCPUS, cases, compare, events};
+use super::{Model, SLICE, VCPUS, cases, compare, events, turns::Turns};
 use crate::{Entitlement, Ready, Reservation, policies::Deadline};
 use alloc::vec::Vec;
 use proptest::prelude::*;
@@ -45,69 +45,112 @@ impl Server {
 
 struct Servers {
     all: Vec<Server>,
-    /// In the order in which those without budget take turns.
-    ready: Vec<usize>,
-    running: Option<usize>,
+    /// Those without budget take turns in this order.
+    turns: Turns,
+    running: Option<u16>,
+    /// When the turn is over that was given away last.
+    given_until: u64,
+}
+
+impl Servers {
+    fn server(&mut self, vcpu: u16) -> &mut Server {
+        &mut self.all[usize::from(vcpu)]
+    }
+
+    fn ready(&self) -> Vec<(u16, Server)> {
+        let ready = self.turns.ready().into_iter();
+        ready
+            .map(|vcpu| (vcpu, self.all[usize::from(vcpu)]))
+            .collect()
+    }
+
+    /// Somebody who is ready without budget gets some before `end`.
+    fn get_budget_before(&self, end: u64) -> bool {
+        let gets_budget = |(_, server): &(u16, Server)| {
+            let is_due = server.deadline < i128::from(end);
+            server.reservation.is_some() && !server.has_budget() && is_due
+        };
+        self.ready().iter().any(gets_budget)
+    }
 }
 
 impl Model for Servers {
     fn enqueue(&mut self, vcpu: u16, why: Ready, now: u64) {
-        let index = usize::from(vcpu);
-        let has_run = self.running.take_if(|running| *running == index).is_some();
-        let server = &mut self.all[index];
+        let has_run = self.running.take_if(|running| *running == vcpu).is_some();
+        let is_called = self.turns.is_called(vcpu);
+        let server = self.server(vcpu);
         if !has_run {
             server.wake(now.into());
             server.turn = 0;
         }
         server.replenish(now.into());
-        if why == Ready::Yielded || server.turn == 0 {
+        if !is_called && (why == Ready::Yielded || server.turn == 0) {
             server.turn = SLICE;
-            self.ready.push(index);
+            self.turns.join(vcpu, why);
+        } else if is_called {
+            self.turns.join(vcpu, why);
         } else {
-            self.ready.insert(0, index);
+            self.turns.join_first(vcpu);
         }
     }
 
     fn leave(&mut self, vcpu: u16, _now: u64) {
-        let index = usize::from(vcpu);
-        self.running.take_if(|running| *running == index);
-        self.ready.retain(|&ready| ready != index);
+        self.running.take_if(|running| *running == vcpu);
+        self.turns.leave(vcpu);
     }
 
     fn charge(&mut self, vcpu: u16, ticks: u64, _now: u64) {
-        let server = &mut self.all[usize::from(vcpu)];
+        let is_called = self.turns.is_called(vcpu);
+        let server = self.server(vcpu);
         if server.has_budget() {
             server.left -= i128::from(ticks);
             if server.left <= 0 {
                 server.turn = 0;
             }
-        } else {
+        } else if !is_called {
             server.turn = server.turn.saturating_sub(ticks);
         }
     }
 
     fn pick(&mut self, now: u64) -> Option<u16> {
-        for &vcpu in &self.ready {
-            self.all[vcpu].replenish(now.into());
+        for vcpu in self.turns.ready() {
+            self.server(vcpu).replenish(now.into());
         }
-        let ready = self.ready.iter().copied();
-        let with_budget = ready.filter(|&vcpu| self.all[vcpu].has_budget());
-        let earliest = with_budget.min_by_key(|&vcpu| self.all[vcpu].deadline);
-        let next = earliest.or_else(|| self.ready.first().copied())?;
-        self.ready.retain(|&ready| ready != next);
+        let ready = self.ready();
+        let with_budget = ready.iter().filter(|(_, server)| server.has_budget());
+        let earliest = with_budget.min_by_key(|(_, server)| server.deadline);
+        let (next, _) = *earliest.or_else(|| ready.first())?;
+        self.turns.leave(next);
         self.running = Some(next);
-        Some(next as u16)
+        self.running
     }
 
-    /// By an earlier deadline. That the turn of who runs has become shorter is the policy's own affair.
+    /// If nobody who is ready has budget, or gets some before the turn that is given ends.
+    fn call(&mut self, vcpu: u16, end: Option<u64>, _now: u64) -> bool {
+        let has_budget = |(_, server): &(u16, Server)| server.has_budget();
+        let is_free = |end| !self.ready().iter().any(has_budget) && !self.get_budget_before(end);
+        let Some(end) = end.filter(|&end| is_free(end)) else {
+            return false;
+        };
+        self.turns.call(vcpu);
+        (self.running, self.given_until) = (Some(vcpu), end);
+        true
+    }
+
+    /// By an earlier deadline. That the turn of who runs has become shorter is the policy's own affair, but one that was given to it
+    /// becomes shorter only by somebody's budget.
     fn is_preempted(&mut self, running: u16, _now: u64) -> Option<bool> {
-        let running = &self.all[usize::from(running)];
-        let outranks = |&vcpu: &usize| {
-            let server = &self.all[vcpu];
+        let is_called = self.turns.is_called(running);
+        let running = *self.server(running);
+        let outranks = |(_, server): &(u16, Server)| {
             let is_earlier = server.deadline < running.deadline;
             server.has_budget() && (is_earlier || !running.has_budget())
         };
-        self.ready.iter().any(outranks).then_some(true)
+        let is_outranked = self.ready().iter().any(outranks);
+        match is_called {
+            true => Some(is_outranked || self.get_budget_before(self.given_until)),
+            false => is_outranked.then_some(true),
+        }
     }
 }
 
@@ -136,7 +179,7 @@ proptest! {
             deadline: 0,
             turn: 0,
         };
-        let mut model = Servers { all: periods.iter().map(server).collect(), ready: Vec::new(), running: None };
+        let mut model = Servers { all: periods.iter().map(server).collect(), turns: Turns::default(), running: None, given_until: 0 };
         compare(&Deadline::with_slice(SLICE, VCPUS), &mut model, &entitlements, &events);
     }
 }

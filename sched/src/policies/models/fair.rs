@@ -146,20 +146,20 @@ impl Model for Lags {
         Some(best as u16)
     }
 
-    fn call(&mut self, vcpu: u16, _now: u64) -> Option<bool> {
+    fn call(&mut self, vcpu: u16, _end: Option<u64>, _now: u64) -> bool {
         let yielder = self.yielder;
         self.run(vcpu.into());
         self.payer = yielder;
-        Some(true)
+        true
     }
 
-    fn hurry(&mut self, vcpu: u16, _now: u64) -> Option<bool> {
+    fn hurry(&mut self, vcpu: u16, _now: u64) -> bool {
         self.step_back();
         let is_eligible = Some(self.all[usize::from(vcpu)].vruntime) <= self.virtual_time();
         if is_eligible {
             self.run(vcpu.into());
         }
-        Some(is_eligible)
+        is_eligible
     }
 
     fn slice(&self, _now: u64) -> Option<u64> {

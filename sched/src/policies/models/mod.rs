@@ -11,6 +11,7 @@ mod gang;
 mod priority;
 mod round_robin;
 mod table;
+mod turns;
 
 use crate::{
     Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice,
@@ -85,14 +86,13 @@ trait Model {
     /// Who runs now.
     fn pick(&mut self, now: u64) -> Option<u16>;
 
-    /// `vcpu`, which is ready, is called by the one that has just yielded, and runs for it; `None`: the model does not say.
-    fn call(&mut self, _vcpu: u16, _now: u64) -> Option<bool> {
-        None
-    }
+    /// `vcpu`, which is ready, is called by the one that has just yielded, and runs for it if the result is true: until `end`, if that
+    /// one's turn has an end.
+    fn call(&mut self, vcpu: u16, end: Option<u64>, now: u64) -> bool;
 
-    /// `vcpu`, which is ready, is hurried, and runs before its turn; `None`: the model does not say.
-    fn hurry(&mut self, _vcpu: u16, _now: u64) -> Option<bool> {
-        Some(false)
+    /// `vcpu`, which is ready, is hurried, and runs before its turn if the result is true.
+    fn hurry(&mut self, _vcpu: u16, _now: u64) -> bool {
+        false
     }
 
     /// For how many ticks the one that was picked may run at most, if the model says so.
@@ -225,15 +225,14 @@ impl Core<'_> {
         if !is_ready || is_over {
             return;
         }
-        let Some(expected) = self.model.call(vcpu, self.now) else {
-            return;
-        };
+        let expected = self.model.call(vcpu, end, self.now);
         let slice = self.local.take(id(vcpu), self.now);
         assert_eq!(slice.is_some(), expected, "{vcpu} at {}", self.now);
         if let Some(slice) = slice {
             self.run(vcpu, slice);
-            if let (Some((_, own, _)), Some(end)) = (&mut self.running, end) {
-                *own = Some(own.map_or(end, |own| own.min(end)));
+            if let Some((_, own, is_strict)) = &mut self.running {
+                let own_end = own.filter(|_| *is_strict || end.is_none());
+                *own = [own_end, end].into_iter().flatten().min();
             }
         }
     }
@@ -243,9 +242,7 @@ impl Core<'_> {
         if self.running.is_some() || !self.ready.contains(&vcpu) {
             return;
         }
-        let Some(expected) = self.model.hurry(vcpu, self.now) else {
-            return;
-        };
+        let expected = self.model.hurry(vcpu, self.now);
         let slice = self.local.hurry(id(vcpu), self.now);
         assert_eq!(slice.is_some(), expected, "{vcpu} at {}", self.now);
         if let Some(slice) = slice {

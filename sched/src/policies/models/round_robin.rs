@@ -1,74 +1,40 @@
-use super::{Model, Place as There, SLICE, cases, compare, events};
+use super::{Model, Place, SLICE, cases, compare, events, turns::Turns};
 use crate::{
     Ready,
     policies::{Pinned, RoundRobin},
 };
-use alloc::vec::Vec;
 use proptest::prelude::*;
 
-/// Who is next, and where one that was called out of turn stood: it comes back there.
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Place {
-    Ready(u16),
-    Called(u16),
-}
-
 #[derive(Default)]
-struct Turns(Vec<Place>);
+struct Queue(Turns);
 
-impl Turns {
-    fn position(&self, place: Place) -> Option<usize> {
-        self.0.iter().position(|&other| other == place)
-    }
-
-    /// Those that are ready, the next one first.
-    fn ready(&self) -> Vec<u16> {
-        let ready = self.0.iter().filter_map(|place| match place {
-            Place::Ready(vcpu) => Some(*vcpu),
-            Place::Called(_) => None,
-        });
-        ready.collect()
-    }
-}
-
-impl Model for Turns {
+impl Model for Queue {
     fn enqueue(&mut self, vcpu: u16, why: Ready, _now: u64) {
-        let called = self.position(Place::Called(vcpu));
-        match called.filter(|_| why != Ready::Woken) {
-            Some(index) => self.0[index] = Place::Ready(vcpu),
-            None => {
-                self.0.retain(|&place| place != Place::Called(vcpu));
-                self.0.push(Place::Ready(vcpu));
-            }
-        }
+        self.0.join(vcpu, why);
     }
 
     fn leave(&mut self, vcpu: u16, _now: u64) {
-        self.0.retain(|&place| place != Place::Ready(vcpu));
+        self.0.leave(vcpu);
     }
 
     fn charge(&mut self, _vcpu: u16, _ticks: u64, _now: u64) {}
 
-    fn pick(&mut self, now: u64) -> Option<u16> {
-        let next = self.ready().first().copied()?;
-        self.leave(next, now);
+    fn pick(&mut self, _now: u64) -> Option<u16> {
+        let next = self.0.ready().first().copied()?;
+        self.0.leave(next);
         Some(next)
     }
 
-    fn call(&mut self, vcpu: u16, _now: u64) -> Option<bool> {
-        self.0.retain(|place| matches!(place, Place::Ready(_)));
-        let index = self.position(Place::Ready(vcpu));
-        if let Some(index) = index {
-            self.0[index] = Place::Called(vcpu);
-        }
-        Some(index.is_some())
+    fn call(&mut self, vcpu: u16, _end: Option<u64>, _now: u64) -> bool {
+        self.0.call(vcpu);
+        true
     }
 
-    fn relieve(&mut self, there: There) -> Option<u16> {
-        let ready = self.ready();
-        let later = ready.iter().skip(there.waiting.into()).copied();
-        let last = later.rev().find(|&vcpu| there.allows(vcpu))?;
-        self.0.retain(|&place| place != Place::Ready(last));
+    fn relieve(&mut self, place: Place) -> Option<u16> {
+        let ready = self.0.ready();
+        let later = ready.iter().skip(place.waiting.into()).copied();
+        let last = later.rev().find(|&vcpu| place.allows(vcpu))?;
+        self.0.leave(last);
         Some(last)
     }
 
@@ -82,12 +48,12 @@ proptest! {
 
     #[test]
     fn round_robin_is_what_its_model_says(events in events()) {
-        compare(&RoundRobin::with_slice(SLICE), &mut Turns::default(), &[], &events);
+        compare(&RoundRobin::with_slice(SLICE), &mut Queue::default(), &[], &events);
     }
 
     /// Those that share a pCPU take turns.
     #[test]
     fn pinned_is_what_its_model_says(events in events()) {
-        compare(&Pinned::with_slice(SLICE), &mut Turns::default(), &[], &events);
+        compare(&Pinned::with_slice(SLICE), &mut Queue::default(), &[], &events);
     }
 }

@@ -1,4 +1,4 @@
-use super::{Model, SLICE, VCPUS, cases, compare, events};
+use super::{Model, SLICE, VCPUS, cases, compare, events, turns::Turns};
 use crate::{
     Entitlement, GroupId, PcpuSet, Ready,
     policies::{Table, TableDriven, Window},
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 /// Tick by tick whose it is.
 struct Calendar {
     ticks: Vec<Option<u16>>,
-    ready: Vec<u16>,
+    turns: Turns,
 }
 
 /// vCPUs 0, 2, 4 are VM 0's, the others VM 1's.
@@ -24,12 +24,12 @@ impl Calendar {
 }
 
 impl Model for Calendar {
-    fn enqueue(&mut self, vcpu: u16, _why: Ready, _now: u64) {
-        self.ready.push(vcpu);
+    fn enqueue(&mut self, vcpu: u16, why: Ready, _now: u64) {
+        self.turns.join(vcpu, why);
     }
 
     fn leave(&mut self, vcpu: u16, _now: u64) {
-        self.ready.retain(|&ready| ready != vcpu);
+        self.turns.leave(vcpu);
     }
 
     fn charge(&mut self, vcpu: u16, ticks: u64, now: u64) {
@@ -39,8 +39,19 @@ impl Model for Calendar {
 
     fn pick(&mut self, now: u64) -> Option<u16> {
         let whose = self.whose(now)?;
-        let index = self.ready.iter().position(|&vcpu| vm(vcpu) == whose)?;
-        Some(self.ready.remove(index))
+        let ready = self.turns.ready();
+        let next = ready.into_iter().find(|&vcpu| vm(vcpu) == whose)?;
+        self.turns.leave(next);
+        Some(next)
+    }
+
+    /// Within its VM's window, where the one that yields is.
+    fn call(&mut self, vcpu: u16, _end: Option<u64>, now: u64) -> bool {
+        let is_its_own = self.whose(now) == Some(vm(vcpu));
+        if is_its_own {
+            self.turns.call(vcpu);
+        }
+        is_its_own
     }
 }
 
@@ -53,7 +64,7 @@ proptest! {
         events in events(),
     ) {
         let ticks = windows.iter().flat_map(|&(vm, ticks)| (0..ticks).map(move |_| vm));
-        let mut model = Calendar { ticks: ticks.collect(), ready: Vec::new() };
+        let mut model = Calendar { ticks: ticks.collect(), turns: Turns::default() };
         // Both have a window somewhere, or their vCPUs could not be.
         let everybody = [(Some(0), 1), (Some(1), 1)];
         model.ticks.extend([Some(0), Some(1)]);
