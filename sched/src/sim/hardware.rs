@@ -146,7 +146,10 @@ impl Machine<Guest> for Hardware<'_> {
         bound.set(Some(id));
         self.delay += engine.rates.switch;
         self.waited = Some((id, engine.note_bind(guest, self.pcpu)));
-        if let Some(due) = guest.sample_timer(engine.now()) {
+        // One that still waits is bound for its interrupt state only: its timer wakes it when it is unbound.
+        if guest.handle().is_runnable()
+            && let Some(due) = guest.sample_timer(engine.now())
+        {
             engine.note_timer(guest, due);
         }
         engine.take_interrupts(guest);
