@@ -256,7 +256,7 @@ fn vm_of(text: &VmText, base: &Path, place: Place) -> Result<Vm> {
             pool: text.pool.clone(),
             affinity: text.affinity.clone().unwrap_or_default().0,
             soft_affinity: text.soft_affinity.clone(),
-            entitlement: text.entitlement().check(MAX_PCPUS, &place)?,
+            entitlement: scheduling::entitlement_of!(text).check(MAX_PCPUS, &place)?,
             starts: text.start.unwrap_or(true),
             on_reset: match text.on_reset {
                 Some(ResetText::Restart) => OnReset::Restart,

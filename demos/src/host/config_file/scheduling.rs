@@ -48,6 +48,22 @@ pub(in crate::host) struct EntitlementText {
     pub halt_poll_us: Option<i64>,
 }
 
+/// The [`EntitlementText`] of a `[[vm]]`, whatever other keys that has: its own are read one by one, so that unknown ones are found.
+macro_rules! entitlement_of {
+    ($vm:expr) => {
+        $crate::host::config_file::scheduling::EntitlementText {
+            weight: $vm.weight,
+            slice_us: $vm.slice_us,
+            cap: $vm.cap,
+            priority: $vm.priority,
+            budget_us: $vm.budget_us,
+            period_us: $vm.period_us,
+            halt_poll_us: $vm.halt_poll_us,
+        }
+    };
+}
+pub(in crate::host) use entitlement_of;
+
 impl EntitlementText {
     /// The same with all numbers in their ranges, on a machine with at most `pcpus` pCPUs.
     pub(in crate::host) fn check(&self, pcpus: usize, place: &Place) -> Result<EntitlementConfig> {

@@ -8,10 +8,7 @@ use serde::{
 };
 use toml::de::DeTable;
 
-use super::{
-    GUIDE,
-    scheduling::{EntitlementText, WindowText},
-};
+use super::{GUIDE, scheduling::WindowText};
 use crate::host::{
     failure::Result,
     toml_text::{self, Lists, PoolText, lines_of_tables, lines_with_options},
@@ -157,20 +154,5 @@ fn lines(text: &str, table: &DeTable<'_>) -> Lines {
         machine: lines_with_options(text, table),
         vms: lines_of_tables(text, table, "vm"),
         pools: lines_of_tables(text, table, "pool"),
-    }
-}
-
-impl VmText {
-    /// What each of its vCPUs shall get.
-    pub(super) fn entitlement(&self) -> EntitlementText {
-        EntitlementText {
-            weight: self.weight,
-            slice_us: self.slice_us,
-            cap: self.cap,
-            priority: self.priority,
-            budget_us: self.budget_us,
-            period_us: self.period_us,
-            halt_poll_us: self.halt_poll_us,
-        }
     }
 }

@@ -9,7 +9,7 @@ use serde::{
 use toml::de::{DeTable, DeValue};
 
 use crate::host::{
-    config_file::scheduling::{EntitlementText, WindowText},
+    config_file::scheduling::WindowText,
     failure::Result,
     toml_text::{self, PoolText, lines_of_keys, lines_of_tables},
 };
@@ -78,21 +78,6 @@ pub(super) struct VmText {
     pub period_us: Option<i64>,
     pub halt_poll_us: Option<i64>,
     pub start_ms: Option<i64>,
-}
-
-impl VmText {
-    /// What each of its vCPUs shall get.
-    pub(super) fn entitlement(&self) -> EntitlementText {
-        EntitlementText {
-            weight: self.weight,
-            slice_us: self.slice_us,
-            cap: self.cap,
-            priority: self.priority,
-            budget_us: self.budget_us,
-            period_us: self.period_us,
-            halt_poll_us: self.halt_poll_us,
-        }
-    }
 }
 
 /// `workload`: the name of one that needs nothing more, or a table with its `kind` and what that needs.

@@ -17,6 +17,7 @@ use crate::{
     config::EntitlementConfig,
     host::{
         Failure,
+        config_file::scheduling::entitlement_of,
         failure::Result,
         request::{self, Place},
         toml_text::{choose, within},
@@ -97,7 +98,7 @@ impl Vms {
                 &format!("give at most {MOST_VCPUS}"),
             ));
         }
-        let entitlement = text.entitlement().check(topology.pcpus.into(), &place)?;
+        let entitlement = entitlement_of!(text).check(topology.pcpus.into(), &place)?;
         let pool = pools.find(text.pool.as_deref(), &place)?;
         let affinity = match &text.affinity {
             Some(list) => Some(affinity_of(
