@@ -32,7 +32,8 @@ impl<V: Vcpu> LocalScheduler<V> {
     fn park(&mut self, vcpu: Box<V>, deadline: Option<u64>, now: u64) -> Result<(), Unparked<V>> {
         let handle = Arc::clone(vcpu.handle());
         let deadline = deadline.filter(|_| handle.state.load().is_blocked_by(BlockReason::Waiting));
-        if let Some(deadline) = deadline {
+        let is_lost = |deadline| cfg!(mutant = "lose_past_deadline") && deadline <= now;
+        if let Some(deadline) = deadline.filter(|&deadline| !is_lost(deadline)) {
             self.deadlines.set(&handle, deadline);
         }
         handle.account.enter(vcpu::BLOCKED, now);

@@ -113,9 +113,7 @@ const fn begins_anew(action: &Action) -> bool {
 
 /// No VM got more than its cap lets it have, and who has reserved what its jobs need has missed no deadline.
 pub(super) fn expect_budgets(scenario: &Scenario, outcome: &Outcome, is_interleaved: bool) {
-    let costs = scenario.costs;
-    // What comes to a job from outside: a wake-up, a move, and a few interrupts and switches.
-    let disturbance = 10 * (costs.switch + costs.exit) + 2 * costs.kick_delay + costs.migration_far;
+    let disturbance = scenario.costs.disturbance();
     for (index, (spec, vm)) in scenario.vms.iter().zip(&outcome.vms).enumerate() {
         let policy = scenario.policy_of(index);
         let disturbed = Disturbed { scenario, index };
@@ -141,11 +139,13 @@ pub(super) fn expect_budgets(scenario: &Scenario, outcome: &Outcome, is_interlea
         };
         let is_enough =
             work + disturbance <= reservation.budget() && reservation.period() <= *period;
+        // Others who act in between interrupt it and wake it up for nothing, which nobody reserves for: that is excused, to the tick.
+        let excused = if is_interleaved { vm.excused } else { 0 };
         assert!(
-            vm.misses == 0 || !is_enough || is_interleaved || disturbed.may_be_late(),
+            vm.misses == excused || !is_enough || disturbed.may_be_late(),
             "VM `{}` missed {} of {} deadlines with a reservation that is enough",
             vm.name,
-            vm.misses,
+            vm.misses - excused,
             vm.deadlines
         );
     }
@@ -156,8 +156,7 @@ pub(super) fn expect_slack(scenario: &Scenario, outcome: &Outcome) {
     if !scenario.actions.is_empty() {
         return;
     }
-    let (costs, time) = (scenario.costs, outcome.virtual_time);
-    let disturbance = 10 * (costs.switch + costs.exit) + 2 * costs.kick_delay + costs.migration_far;
+    let (disturbance, time) = (scenario.costs.disturbance(), outcome.virtual_time);
     for (number, pool) in scenario.pools().iter().enumerate() {
         let vms = || {
             let all = scenario.vms.iter().zip(&outcome.vms);
@@ -382,6 +381,66 @@ mod tests {
             Action::Drain(to),
         ] {
             assert_eq!(complaint(&scenario(Deadline::NAME, action)), None);
+        }
+    }
+
+    /// Two VMs whose reservations are enough, one that wants more than it has, and others, on a pCPU where things take their time. Only
+    /// the order of the deadlines keeps all of them.
+    fn tight(margin: u64) -> Scenario {
+        const US: u64 = 1000;
+        let mut scenario = scenario(Deadline::NAME, Action::Pause { vm: 0 });
+        let periodic = |name: &str, work: u64, margin: u64, period: u64| {
+            let mut vm = vm(name, Workload::Periodic { period, work });
+            vm.entitlement.reservation = Reservation::new(work + margin, period).ok();
+            vm
+        };
+        scenario.vms = vec![
+            periodic("sensor", 2000 * US, margin, 5 * MS),
+            periodic("control", 3000 * US, margin, 7 * MS),
+            vm("greedy", Workload::CpuBound),
+            vm("batch", Workload::CpuBound),
+        ];
+        scenario.vms[2].entitlement.reservation = Reservation::new(400 * US, 10 * MS).ok();
+        scenario.vms[3].vcpus = 4;
+        scenario.policy.options.max_vcpus = 7;
+        scenario.duration = 2000 * MS;
+        scenario.costs = Costs {
+            switch: 3312,
+            exit: 302,
+            kick_delay: 842,
+            notice: 50,
+            migration_near: 2000,
+            migration_far: 20_000,
+        };
+        scenario.actions.clear();
+        scenario
+    }
+
+    const HUNT: RunOptions = RunOptions {
+        interleave: true,
+        record_stretches: false,
+    };
+
+    #[test]
+    fn in_a_hunt_only_what_others_do_to_a_job_excuses_a_missed_deadline() {
+        let enough = tight(200_000);
+        for seed in 0..300 {
+            let outcome = run(&enough, seed, &HUNT).unwrap_or_else(|failure| panic!("{failure:?}"));
+            let reserved = outcome.vms[..2].iter();
+            assert!(reserved.clone().all(|vm| vm.deadlines > 250), "{seed}");
+            assert_eq!(reserved.map(|vm| vm.misses).sum::<u64>(), 0, "{seed}");
+        }
+        let lazy = || -> Box<dyn crate::Policy> { Box::new(RoundRobin::with_slice(20 * MS)) };
+        let said = run_with(&enough, 1, &HUNT, lazy).unwrap_err().rule;
+        assert!(said.contains("that is enough"), "{said}");
+    }
+
+    #[test]
+    fn in_a_hunt_a_reservation_that_is_just_enough_is_enough() {
+        let scenario = tight(tight(0).costs.disturbance());
+        for seed in 0..300 {
+            let outcome = run(&scenario, seed, &HUNT);
+            assert!(outcome.is_ok(), "{outcome:?}");
         }
     }
 }

@@ -95,13 +95,13 @@ pub(super) enum Program {
 }
 
 impl Program {
-    fn next(&mut self, now: u64, shared: &workload::Shared) -> Instruction {
+    fn next(&mut self, now: u64, ran: u64, shared: &workload::Shared) -> Instruction {
         match self {
             Self::Script(script, next) => {
                 *next += 1;
                 script.at(*next - 1)
             }
-            Self::Model(model) => model.next(now, shared),
+            Self::Model(model) => model.next(now, ran, shared),
         }
     }
 
@@ -168,7 +168,8 @@ impl Guest {
 
     /// Its next instruction.
     pub(super) fn fetch(&mut self, now: u64, shared: &workload::Shared) -> Instruction {
-        self.program.next(now, shared)
+        let ran = self.handle.shared().ran.load(Ordering::Relaxed);
+        self.program.next(now, ran, shared)
     }
 
     /// It has executed for `ticks`.

@@ -25,6 +25,7 @@ struct Sums {
     rounds: u64,
     deadlines: u64,
     misses: u64,
+    excused: u64,
 }
 
 impl Sub for Sums {
@@ -42,6 +43,7 @@ impl Sub for Sums {
             rounds: self.rounds - before.rounds,
             deadlines: self.deadlines - before.deadlines,
             misses: self.misses - before.misses,
+            excused: self.excused - before.excused,
         }
     }
 }
@@ -78,6 +80,7 @@ fn sums(engine: &Engine, vcpus: &Range<u16>, progress: &Progress, meter: &Meter)
         rounds: progress.rounds.get(),
         deadlines: progress.deadlines.get(),
         misses: progress.misses.get(),
+        excused: progress.excused.get(),
         ..Sums::default()
     };
     for vcpu in vcpus.clone().map(VcpuId::new) {
@@ -145,6 +148,7 @@ pub(super) fn vms(engine: &Engine, scenario: &Scenario, baseline: &Baseline) -> 
             yields: got.yields,
             deadlines: got.deadlines,
             misses: got.misses,
+            excused: got.excused,
             rounds: got.rounds,
             finished_at: shared.progress.finished_at.get(),
         }

@@ -64,6 +64,8 @@ pub struct VmOutcome {
     pub deadlines: u64,
     /// In how many of them it was not done in time.
     pub misses: u64,
+    /// Of these, in how many it took more than it has reserved, by what others did to it: interrupts, and switches.
+    pub excused: u64,
     /// How often its workload came round: jobs, lock rounds, shootdowns, storms, or 1 for a boot.
     pub rounds: u64,
     /// When the last vCPU was up, counted from the start of the scenario; `None`: it was not, or nobody boots.

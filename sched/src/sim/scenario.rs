@@ -19,7 +19,8 @@ use super::{
     world::Unrest,
 };
 use crate::{
-    Entitlement, PcpuSet, Policy, PolicyError, PolicyOptions, PoolId, VcpuId, policy_by_name,
+    Entitlement, PcpuSet, Policy, PolicyError, PolicyOptions, PoolId, Reservation, VcpuId,
+    policy_by_name,
 };
 use alloc::{boxed::Box, rc::Rc, string::String, vec::Vec};
 use core::ops::Range;
@@ -126,6 +127,13 @@ pub struct RunOptions {
     pub record_stretches: bool,
 }
 
+impl Costs {
+    /// What comes to a job from outside: a wake-up, a move, and a few interrupts and switches.
+    pub(super) const fn disturbance(self) -> u64 {
+        10 * (self.switch + self.exit) + 2 * self.kick_delay + self.migration_far
+    }
+}
+
 impl PolicySpec {
     pub(super) fn policy(&self) -> Result<Box<dyn Policy>, PolicyError> {
         policy_by_name(&self.name, self.options.clone())
@@ -179,10 +187,12 @@ impl Scenario {
         let all = PcpuSet::all(self.topology.pcpus);
         let mut guests = Vec::with_capacity(self.vcpus());
         for (index, vm) in self.vms.iter().enumerate() {
+            let reserved = vm.entitlement.reservation.map_or(0, Reservation::budget);
+            let budget = reserved.saturating_sub(self.costs.disturbance());
             for _ in 0..vm.vcpus {
-                let vcpu = VcpuId::new(guests.len() as u16);
+                let (vcpu, workload) = (VcpuId::new(guests.len() as u16), vm.workload.clone());
                 guests.push(GuestPlan {
-                    program: Program::Model(Model::new(vm.workload.clone(), vcpu, seed)),
+                    program: Program::Model(Model::new(workload, vcpu, seed, budget)),
                     pool: vm.pool,
                     affinity: vm.affinity.unwrap_or(all),
                     entitlement: self.entitlement(index),

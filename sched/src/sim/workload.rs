@@ -146,6 +146,8 @@ pub(super) struct Progress {
     pub(super) rounds: Cell<u64>,
     pub(super) deadlines: Cell<u64>,
     pub(super) misses: Cell<u64>,
+    /// Of the misses, those of jobs that took more than is reserved for them.
+    pub(super) excused: Cell<u64>,
     pub(super) finished_at: Cell<Option<u64>>,
 }
 
@@ -202,10 +204,33 @@ pub(super) struct Model {
     time: u64,
     /// Of the wake-ups of all at once, the last that it has seen.
     storm: u64,
+    job: Job,
+}
+
+/// What jobs take of a reservation.
+#[derive(Default)]
+struct Job {
+    /// How much there is for each.
+    budget: u64,
+    /// For how long the vCPU had run when the last one was done.
+    ran: u64,
+    /// By how much they have taken more, which the budgets of later periods make up for.
+    debt: u64,
+}
+
+impl Job {
+    /// One is done, the vCPU having run for `ran`, in part because it was interrupted, bound anew, or woken up for nothing. True if it
+    /// may be late for that.
+    fn is_excused(&mut self, ran: u64) -> bool {
+        let taken = ran - core::mem::replace(&mut self.ran, ran);
+        self.debt = (self.debt + taken).saturating_sub(self.budget);
+        self.debt > 0
+    }
 }
 
 impl Model {
-    pub(super) fn new(workload: Workload, vcpu: VcpuId, seed: u64) -> Self {
+    /// If its jobs come in periods, `budget` is reserved for each.
+    pub(super) fn new(workload: Workload, vcpu: VcpuId, seed: u64, budget: u64) -> Self {
         let random = Random::new(seed, vcpu.index() as u64);
         Self {
             workload,
@@ -214,6 +239,10 @@ impl Model {
             step: 0,
             time: 0,
             storm: 0,
+            job: Job {
+                budget,
+                ..Job::default()
+            },
         }
     }
 
@@ -222,11 +251,11 @@ impl Model {
         (self.step, self.time) = (0, 0);
     }
 
-    /// What it does next.
-    pub(super) fn next(&mut self, now: u64, shared: &Shared) -> Instruction {
+    /// What it does next, having run for `ran` until now.
+    pub(super) fn next(&mut self, now: u64, ran: u64, shared: &Shared) -> Instruction {
         match self.workload {
             Workload::CpuBound => Instruction::Compute(LONG),
-            Workload::Periodic { period, work } => self.periodic(period, work, now, shared),
+            Workload::Periodic { period, work } => self.periodic(period, work, now, ran, shared),
             Workload::Sleeper { work, wait } => self.sleeper(work, wait, now, shared),
             Workload::Dodger { work, wait } => {
                 self.sleeper(Spread::exactly(work), Spread::exactly(wait), now, shared)
@@ -253,7 +282,14 @@ impl Model {
         Instruction::Compute(spread.draw(&mut self.random))
     }
 
-    fn periodic(&mut self, period: u64, work: u64, now: u64, shared: &Shared) -> Instruction {
+    fn periodic(
+        &mut self,
+        period: u64,
+        work: u64,
+        now: u64,
+        ran: u64,
+        shared: &Shared,
+    ) -> Instruction {
         if self.step == 0 {
             self.step = 1;
             self.time = now + self.random.below(period);
@@ -263,8 +299,12 @@ impl Model {
             increment(&shared.progress.deadlines);
             increment(&shared.progress.rounds);
             self.time += period;
+            let is_excused = self.job.is_excused(ran);
             if now > self.time {
                 increment(&shared.progress.misses);
+                if is_excused {
+                    increment(&shared.progress.excused);
+                }
             }
             self.step = 1;
         }
@@ -435,18 +475,27 @@ mod tests {
             period: 100,
             work: 10,
         };
-        let mut model = Model::new(workload, VcpuId::new(0), 1);
-        let Instruction::WaitUntil(first) = model.next(0, &shared) else {
+        let mut model = Model::new(workload, VcpuId::new(0), 1, 12);
+        let Instruction::WaitUntil(first) = model.next(0, 0, &shared) else {
             panic!("it waits for its first period")
         };
-        assert_eq!(model.next(first, &shared), Instruction::Compute(10));
-        let wait = model.next(first + 40, &shared);
-        assert_eq!(wait, Instruction::WaitUntil(first + 100));
-        assert_eq!(model.next(first + 100, &shared), Instruction::Compute(10));
-        assert_eq!(model.next(first + 201, &shared), Instruction::Compute(10));
-        let progress = &shared.progress;
-        assert_eq!((progress.deadlines.get(), progress.misses.get()), (2, 1));
-        let wait = model.next(first + 211, &shared);
-        assert_eq!(wait, Instruction::WaitUntil(first + 300));
+        let mut next = |at, ran| model.next(first + at, ran, &shared);
+        let (wait, compute) = (Instruction::WaitUntil, Instruction::Compute(10));
+        assert_eq!(next(0, 1), compute);
+        assert_eq!(next(40, 11), wait(first + 100));
+        assert_eq!(next(100, 11), compute);
+        let counts = || {
+            let progress = &shared.progress;
+            [&progress.deadlines, &progress.misses, &progress.excused].map(Cell::get)
+        };
+        assert_eq!(next(201, 21), compute);
+        assert_eq!(counts(), [2, 1, 0]);
+        assert_eq!(next(211, 31), wait(first + 300));
+        // It takes 13 instead of its 12, and the next one makes up for that.
+        assert_eq!(next(300, 34), compute);
+        assert_eq!(next(401, 44), compute);
+        assert_eq!(counts(), [4, 2, 1]);
+        assert_eq!(next(501, 55), compute);
+        assert_eq!(counts(), [5, 3, 1]);
     }
 }

@@ -129,7 +129,9 @@ impl Queue {
             bound,
         };
         if entity.has_budget() {
-            self.with_budget.insert(index, rank(entity.deadline, 0));
+            let is_in_turn = cfg!(mutant = "deadline_takes_turns");
+            let first = if is_in_turn { place } else { entity.deadline };
+            self.with_budget.insert(index, rank(first, 0));
         } else {
             self.in_turn.insert(index, rank(place, 0));
         }
