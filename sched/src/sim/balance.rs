@@ -1,30 +1,18 @@
 //! Which pCPU has whom: imbalance between busy ones, caches that some share, and preferences.
 
-use super::{Instruction::*, Outside, Script, Setup, Simulation, Stretch};
+use super::{
+    Instruction::*,
+    Outside, Script, Setup, Simulation, Stretch,
+    short::{busy, pcpu, set, vcpu},
+};
 use crate::{
-    Entitlement, PcpuId, PcpuSet, Policy, PoolId, Reservation, VcpuId, Weight,
+    Entitlement, PcpuSet, Policy, PoolId, Reservation, VcpuId, Weight,
     policies::{Deadline, Fair, Priority, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
 
 const SLICE: u64 = 10;
 const PERIOD: u64 = 20;
-
-fn vcpu(index: usize) -> VcpuId {
-    VcpuId::new(index as u16)
-}
-
-fn pcpu(index: u16) -> PcpuId {
-    PcpuId::new(index).unwrap()
-}
-
-fn set(text: &str) -> PcpuSet {
-    text.parse().unwrap()
-}
-
-fn busy() -> Script {
-    Script::forever([Compute(1000)])
-}
 
 fn round_robin() -> Box<dyn Policy> {
     Box::new(RoundRobin::new(SLICE, PERIOD))

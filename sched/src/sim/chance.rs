@@ -1,17 +1,13 @@
 //! Machines by chance, a seed each: no rule breaks, and afterwards everybody who can run does.
 
-use super::{Instruction::*, Outside, Script, Setup, Simulation, hostile::Hostile};
+use super::{Instruction::*, Outside, Script, Setup, Simulation, hostile::Hostile, short::pcpu};
 use crate::{
-    BlockReason, Entitlement, GroupId, PcpuId, PcpuSet, Policy, Reservation, VcpuId, Weight,
+    BlockReason, Entitlement, GroupId, PcpuSet, Policy, Reservation, VcpuId, Weight,
     policies::{
         Credit, Deadline, Fair, Gang, Pinned, Priority, RoundRobin, Table, TableDriven, Window,
     },
 };
 use alloc::{boxed::Box, vec, vec::Vec};
-
-fn pcpu(index: u16) -> PcpuId {
-    PcpuId::new(index).unwrap()
-}
 
 /// What each of `vcpus` shall get; whatever the affinities, all reservations can be kept.
 fn entitlements(seed: u64, vcpus: u64) -> Vec<Entitlement> {

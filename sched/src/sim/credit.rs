@@ -3,7 +3,8 @@
 use super::{
     Instruction::*,
     Script, Setup, Simulation,
-    shares::{busy, expect_shares, machine, shares_of, weight},
+    shares::{expect_shares, machine, shares_of, weight},
+    short::busy,
 };
 use crate::{Entitlement, GroupId, PcpuSet, Policy, VcpuId, policies::Credit};
 use alloc::{boxed::Box, vec, vec::Vec};

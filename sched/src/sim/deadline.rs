@@ -1,6 +1,10 @@
 //! What the deadline policy keeps, on whole machines.
 
-use super::{Instruction::*, Outside, Script, Setup, Simulation};
+use super::{
+    Instruction::*,
+    Outside, Script, Setup, Simulation,
+    short::{busy, pcpu},
+};
 use crate::{
     AffinityError, Choice, Entitlement, Entitlements, PcpuId, PcpuSet, Policy, Ready, Reservation,
     VcpuId, policies::Deadline,
@@ -14,20 +18,12 @@ const VCPU2: VcpuId = VcpuId::new(2);
 
 type Guest = (Script, Option<(u64, u64)>);
 
-fn pcpu(index: u16) -> PcpuId {
-    PcpuId::new(index).unwrap()
-}
-
 fn entitlement(reservation: Option<(u64, u64)>) -> Entitlement {
     let good = |(budget, period)| Reservation::new(budget, period).expect("a good reservation");
     Entitlement {
         reservation: reservation.map(good),
         ..Entitlement::default()
     }
-}
-
-fn busy() -> Script {
-    Script::forever([Compute(1_000_000)])
 }
 
 fn machine(pcpus: u16, guests: impl IntoIterator<Item = Guest>) -> Simulation {

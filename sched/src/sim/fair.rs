@@ -3,7 +3,8 @@
 use super::{
     Instruction::*,
     Script, Setup, Simulation,
-    shares::{busy, expect_shares, shares_of, weight},
+    shares::{expect_shares, shares_of, weight},
+    short::busy,
 };
 use crate::{Entitlement, PcpuSet, Policy, VcpuId, policies::Fair};
 use alloc::{boxed::Box, vec::Vec};

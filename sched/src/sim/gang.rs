@@ -3,7 +3,8 @@
 use super::{
     Instruction::*,
     Outside, Script, Setup, Simulation,
-    shares::{busy, expect_shares, shares_of},
+    shares::{expect_shares, shares_of},
+    short::{busy, pcpu},
 };
 use crate::{
     Entitlement, GroupId, PcpuId, PcpuSet, Place, Policy, Refusal, VcpuId,
@@ -19,10 +20,6 @@ fn member(group: u16) -> Entitlement {
         group: GroupId::new(group),
         ..Entitlement::default()
     }
-}
-
-fn pcpu(index: u16) -> PcpuId {
-    PcpuId::new(index).unwrap()
 }
 
 /// A vCPU of the given VM for each guest.

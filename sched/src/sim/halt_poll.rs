@@ -1,7 +1,7 @@
 //! Halt polling: what it saves, and whom it does not disturb.
 
-use super::{Instruction::*, Outside, Script, Setup, Simulation};
-use crate::{Entitlement, PcpuId, PcpuSet, VcpuId, policies::RoundRobin};
+use super::{Instruction::*, Outside, Script, Setup, Simulation, short::pcpu};
+use crate::{Entitlement, PcpuSet, VcpuId, policies::RoundRobin};
 use alloc::{boxed::Box, vec, vec::Vec};
 
 const VCPU0: VcpuId = VcpuId::new(0);
@@ -28,10 +28,6 @@ fn polled(limit: u64) -> Entitlement {
         halt_poll: limit,
         ..Entitlement::default()
     }
-}
-
-fn pcpu(index: u16) -> PcpuId {
-    PcpuId::new(index).unwrap()
 }
 
 /// One interrupts the other every so many ticks, which waits for that.

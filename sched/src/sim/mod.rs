@@ -63,6 +63,8 @@ pub mod scenario;
 mod scenarios;
 #[cfg(test)]
 mod shares;
+#[cfg(test)]
+mod short;
 pub mod speed;
 mod stretches;
 #[cfg(test)]

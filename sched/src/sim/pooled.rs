@@ -4,20 +4,13 @@ use super::{
     Action, ActionSpec, Outcome, PoolSpec, RunOptions, Scenario, Stretch, When, Workload, rehearse,
     run,
     scenarios::{MS, scenario, vm},
+    short::{pcpu, set},
 };
 use crate::{
-    PcpuId, PcpuSet,
+    PcpuSet,
     policies::{Credit, Fair, RoundRobin},
 };
 use alloc::{string::ToString, vec, vec::Vec};
-
-fn pcpu(index: u16) -> PcpuId {
-    PcpuId::new(index).unwrap()
-}
-
-fn set(text: &str) -> PcpuSet {
-    text.parse().unwrap()
-}
 
 /// Two pools of two pCPUs, each with a VM of three busy vCPUs.
 fn two_pools() -> Scenario {

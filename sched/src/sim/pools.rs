@@ -4,6 +4,7 @@ use super::{
     Instruction::*,
     Outside, Script, Setup, Simulation, Stretch, Successor,
     chance::{random_machine, settle_and_expect_progress},
+    short::{busy, pcpu, set, vcpu},
 };
 use crate::{
     Entitlement, GroupId, MigrateError, PcpuId, PcpuSet, PoolId, Reservation, VcpuId,
@@ -22,22 +23,6 @@ const SECOND: PoolId = match PoolId::new(1) {
     Some(second) => second,
     None => PoolId::FIRST,
 };
-
-fn vcpu(index: u16) -> VcpuId {
-    VcpuId::new(index)
-}
-
-fn pcpu(index: u16) -> PcpuId {
-    PcpuId::new(index).unwrap()
-}
-
-fn set(text: &str) -> PcpuSet {
-    text.parse().unwrap()
-}
-
-fn busy() -> Script {
-    Script::forever([Compute(1000)])
-}
 
 /// `vcpus` that are always busy, two to a VM.
 fn setup(pcpus: u16, vcpus: u16) -> Setup {
@@ -182,7 +167,7 @@ fn a_pcpu_that_moves_leaves_its_vcpus_and_runs_those_of_its_new_pool_at_once() {
     let before: Vec<u64> = (0..5).map(|index| sim.run(vcpu(index))).collect();
     sim.run_until(1201);
     let ran: Vec<u64> = (0..5)
-        .map(|index| sim.run(vcpu(index)) - before[usize::from(index)])
+        .map(|index| sim.run(vcpu(index)) - before[index])
         .collect();
     assert_eq!(ran, [500, 500, 1000, 1000, 1000]);
     sim.expect(Outside::MovePcpu(pcpu(1), PoolId::FIRST));
@@ -202,7 +187,7 @@ fn only_pcpus_and_vcpus_of_its_own_pool_count_for_a_policy() {
     sim.run_until(100);
     let before: Vec<u64> = (0..4).map(|index| sim.run(vcpu(index))).collect();
     sim.run_until(3100);
-    for index in 0..4 {
+    for index in 0..4_u16 {
         let ran = sim.run(vcpu(index)) - before[usize::from(index)];
         let expected = if index == 3 { 3000 } else { 2000 };
         assert!(ran.abs_diff(expected) <= 40, "{index} ran for {ran}");
@@ -228,7 +213,7 @@ fn a_pool_that_has_no_vcpus_goes_and_its_pcpus_come_back() {
     sim.run_until(60);
     let before: Vec<u64> = (0..4).map(|index| sim.run(vcpu(index))).collect();
     sim.run_until(1060);
-    for index in 0..4 {
+    for index in 0..4_u16 {
         assert_eq!(sim.run(vcpu(index)) - before[usize::from(index)], 1000);
     }
     assert_eq!(sim.engine.scheduler().pools().len(), 1);

@@ -1,24 +1,20 @@
 //! Who runs under the priority policy, on whole machines.
 
-use super::{Instruction::*, Outside, Script, Setup, Simulation, Successor};
-use crate::{Entitlement, PcpuId, PcpuSet, Place, PoolId, VcpuId, policies::Priority};
+use super::{
+    Instruction::*,
+    Outside, Script, Setup, Simulation, Successor,
+    short::{busy, vcpu},
+};
+use crate::{Entitlement, PcpuId, PcpuSet, Place, PoolId, policies::Priority};
 use alloc::{boxed::Box, vec::Vec};
 
 const SLICE: u64 = 10;
-
-fn vcpu(index: u16) -> VcpuId {
-    VcpuId::new(index)
-}
 
 fn priority(priority: u8) -> Entitlement {
     Entitlement {
         priority,
         ..Entitlement::default()
     }
-}
-
-fn busy() -> Script {
-    Script::forever([Compute(1_000_000)])
 }
 
 fn setup(pcpus: u16, guests: impl IntoIterator<Item = (Script, u8)>) -> Setup {

@@ -1,6 +1,6 @@
 //! How policies take over while vCPUs run, and what happens when one breaks its promise.
 
-use super::{Instruction::*, Outside, Script, Setup, Simulation};
+use super::{Outside, Setup, Simulation, short::busy};
 use crate::{
     Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice, VcpuId,
     policies::{Fair, RoundRobin},
@@ -8,10 +8,6 @@ use crate::{
 use alloc::{boxed::Box, string::ToString, sync::Arc, vec::Vec};
 
 const SLICE: u64 = 10;
-
-fn busy() -> Script {
-    Script::forever([Compute(1_000_000)])
-}
 
 fn machine(pcpus: u16, vcpus: usize, policy: Box<dyn Policy>) -> Simulation {
     Simulation::with_setup(setup(pcpus, vcpus, policy))

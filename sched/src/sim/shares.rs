@@ -1,6 +1,6 @@
 //! Who got how much, for the tests of policies that divide time.
 
-use super::{Instruction::*, Script, Setup, Simulation};
+use super::{Script, Setup, Simulation};
 use crate::{Entitlement, Policy, VcpuId, Weight};
 use alloc::{boxed::Box, vec::Vec};
 
@@ -9,10 +9,6 @@ pub(super) fn weight(weight: u16) -> Entitlement {
         weight: Weight::new(weight).expect("a good weight"),
         ..Entitlement::default()
     }
-}
-
-pub(super) fn busy() -> Script {
-    Script::forever([Compute(1_000_000)])
 }
 
 /// A machine without seed whose vCPUs may run anywhere.

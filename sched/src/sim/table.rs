@@ -1,6 +1,8 @@
 //! What the table-driven policy does, exactly, and how little VMs notice of each other.
 
-use super::{Instruction::*, Outside, Script, Setup, Simulation, Stretch, shares::busy};
+use super::{
+    Instruction::*, Outside, Script, Setup, Simulation, Stretch, short::busy, short::pcpu,
+};
 use crate::{
     Entitlement, GroupId, PcpuId, PcpuSet, Policy, VcpuId,
     policies::{BadTable, Table, TableDriven, Window},
@@ -8,10 +10,6 @@ use crate::{
 use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
 
 const SLICE: u64 = 10;
-
-fn pcpu(index: u16) -> PcpuId {
-    PcpuId::new(index).unwrap()
-}
 
 fn window(group: u16, ticks: u64) -> Window {
     Window {

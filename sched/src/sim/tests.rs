@@ -1,8 +1,12 @@
 //! The scheduler's behaviour, told as traces.
 
-use super::{Instruction::*, Outside, Script, Setup, Simulation};
+use super::{
+    Instruction::*,
+    Outside, Script, Setup, Simulation,
+    short::{busy, pcpu},
+};
 use crate::{
-    BlockReason, Entitlement, PcpuId, PcpuSet, Place, PoolId, PowerState, VcpuId,
+    BlockReason, Entitlement, PcpuSet, Place, PoolId, PowerState, VcpuId,
     policies::{Pinned, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
@@ -10,14 +14,6 @@ use alloc::{boxed::Box, vec::Vec};
 const VCPU0: VcpuId = VcpuId::new(0);
 const VCPU1: VcpuId = VcpuId::new(1);
 const VCPU2: VcpuId = VcpuId::new(2);
-
-fn pcpu(index: u16) -> PcpuId {
-    PcpuId::new(index).unwrap()
-}
-
-fn busy() -> Script {
-    Script::forever([Compute(1000)])
-}
 
 fn machine(pcpus: u16, scripts: impl IntoIterator<Item = Script>) -> Simulation {
     let policy = Box::new(RoundRobin::with_slice(10));

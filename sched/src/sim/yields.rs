@@ -1,6 +1,6 @@
 //! What yielding gives and costs: who is yielded to runs at once, and nobody else pays for it.
 
-use super::{Instruction::*, Script, Setup, Simulation, shares::busy};
+use super::{Instruction::*, Script, Setup, Simulation, short::busy, short::vcpu};
 use crate::{
     Entitlement, GroupId, PcpuId, PcpuSet, Policy, PolicyOptions, VcpuId, Weight,
     policies::{NAMES, RoundRobin, Table, Window},
@@ -10,10 +10,6 @@ use alloc::{boxed::Box, vec, vec::Vec};
 
 const SLICE: u64 = 100;
 const END: u64 = 90_000;
-
-fn vcpu(index: u16) -> VcpuId {
-    VcpuId::new(index)
-}
 
 fn yields_to(ticks: u64, to: u16) -> Script {
     Script::forever([Compute(ticks), Yield(Some(vcpu(to)))])
