@@ -30,28 +30,23 @@ const RAISED: u32 = MAIL | REQUESTS | KICKED | WORK | TURN;
 
 /// What a nudge is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
 pub(crate) enum About {
     /// A box in its inbox.
-    Mail,
+    Mail = MAIL,
     /// The vCPU that is loaded there.
-    Loaded,
+    Loaded = 0,
     /// Any of the vCPUs there.
-    Requests,
+    Requests = REQUESTS,
     /// Some pCPU idles and asks for a vCPU.
-    Work,
+    Work = WORK,
     /// The turn of the vCPU that is loaded there, which is to end.
-    Turn,
+    Turn = TURN,
 }
 
 impl About {
     const fn bit(self) -> u32 {
-        match self {
-            Self::Loaded => 0,
-            Self::Mail => MAIL,
-            Self::Requests => REQUESTS,
-            Self::Work => WORK,
-            Self::Turn => TURN,
-        }
+        self as u32
     }
 }
 

@@ -113,7 +113,8 @@ impl<V: Vcpu> VcpuHandle<V> {
         self.wake_from(BlockReason::Remote);
     }
 
-    #[inline]
+    // Both callers know their reason.
+    #[inline(always)]
     fn wake_from(&self, reason: BlockReason) {
         match self.state.update(|state| state.wake(reason)) {
             Wake::Noted => {}

@@ -20,18 +20,20 @@ use crate::{
 };
 
 /// Why a vCPU may not run. The reasons are a set; it runs when the set is empty.
+// Each is its bit of the word.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(u32)]
 pub enum BlockReason {
     /// PSCI has turned it off, or it has not been turned on yet.
-    Off,
+    Off = 1 << 8,
     /// It waits for an interrupt.
-    Waiting,
+    Waiting = 1 << 9,
     /// Somebody outside the guest paused it.
-    Paused,
+    Paused = 1 << 10,
     /// An instruction of it waits for another pCPU; it is run again afterwards.
-    Remote,
+    Remote = 1 << 11,
     /// Its VM is stopped. Unlike OFF, no PSCI call ends this.
-    Stopped,
+    Stopped = 1 << 12,
 }
 
 impl BlockReason {
@@ -45,13 +47,7 @@ impl BlockReason {
     ];
 
     const fn bit(self) -> u32 {
-        match self {
-            Self::Off => 1 << 8,
-            Self::Waiting => 1 << 9,
-            Self::Paused => 1 << 10,
-            Self::Remote => 1 << 11,
-            Self::Stopped => 1 << 12,
-        }
+        self as u32
     }
 }
 
