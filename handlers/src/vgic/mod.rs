@@ -288,9 +288,8 @@ impl Vgic {
     /// The record of `intid`; a private one is `vcpu`'s.
     fn record(&self, vcpu: Option<usize>, intid: u32) -> Option<&AtomicRecord> {
         if intid < PRIVATE_COUNT {
-            let vcpu = vcpu.filter(|&vcpu| vcpu < self.vcpu_count())?;
             self.private
-                .get(vcpu * PRIVATE_COUNT as usize + intid as usize)
+                .get(vcpu? * PRIVATE_COUNT as usize + intid as usize)
         } else {
             let shared = self.shared.get((intid - PRIVATE_COUNT) as usize);
             shared.or_else(|| self.lpi_record(intid))
@@ -305,6 +304,9 @@ impl Vgic {
         transition: impl Fn(Record) -> Record,
     ) -> Option<Record> {
         let (old, new) = self.record(vcpu, intid)?.update(transition);
+        if old == new {
+            return Some(new);
+        }
         if new.is_orphan() || old.is_set_up_unlike(new) {
             self.follow_physical(intid, old, new);
         }
