@@ -9,9 +9,7 @@ use trapline_vcpu::interrupts::{ActivePriorities, TimerPpi, VirtualCpuInterface}
 use super::{
     SharedCpu, Vgic,
     due::IntidSet,
-    flush::write_control,
     list_register::{priority_mask, takes_group},
-    one_of_n::group_watch,
     remote::Ticket,
 };
 use crate::sync::atomic::Ordering;
@@ -121,18 +119,13 @@ impl Vgic {
     /// Something about the bound vCPU's interrupts changed: brings its list registers up to date. With nothing due and
     /// nothing listed it reads none.
     pub fn refresh(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
-        let has_timer = self.sample_timers(cpu, interface);
-        let idle = cpu.used == 0 && cpu.candidates.is_empty() && !has_timer;
-        if idle && self.shared_cpu(cpu).due.is_empty() {
-            let machine_control = interface.machine_control();
-            let groups = self.groups_for(cpu, machine_control);
-            // It may have begun to take part just now, and been told of what waited for that.
-            if self.shared_cpu(cpu).due.is_empty() {
-                cpu.most_urgent = [None; 2];
-                let watch = group_watch(groups, machine_control);
-                write_control(cpu, interface, machine_control, watch);
-                return;
-            }
+        self.sample_timers(cpu, interface);
+        let machine_control = interface.machine_control();
+        let groups = self.groups_for(cpu, machine_control);
+        // Afterwards: it may have begun to take part just now, and been told of what waited for that.
+        self.shared_cpu(cpu).due.drain_into(&mut cpu.candidates);
+        if self.renew(cpu, interface, (groups, machine_control)) {
+            return;
         }
         let fold = self.begin_fold(cpu);
         self.fold(cpu, interface);

@@ -133,7 +133,7 @@ impl IntidSet {
         self.summary == 0
     }
 
-    /// All of them as they are now, if there are at most `limit` and one word has them.
+    /// All of them as they are now, if there are at most `limit`, which is not 0, and one word has them.
     #[inline]
     pub(super) fn few(&self, limit: usize) -> Option<Few> {
         if self.summary & self.summary.wrapping_sub(1) != 0 {
@@ -145,7 +145,7 @@ impl IntidSet {
             _ => *self.words.get(index)?,
         };
         let is_few = bits & bits.wrapping_sub(1) == 0
-            || bits.count_ones() as usize <= limit
+            || are_at_most(bits, limit)
             || cfg!(mutant = "vgic_list_too_many");
         is_few.then_some(Few {
             first: index as u32 * 64,
@@ -246,6 +246,13 @@ impl IntidSet {
         }
         (0..LPI_WORDS / GROUP).for_each(|group| self.summarise(group));
     }
+}
+
+/// Counting takes some instructions, and one is the rule.
+#[cold]
+#[inline(never)]
+fn are_at_most(bits: u64, limit: usize) -> bool {
+    bits.count_ones() as usize <= limit
 }
 
 /// A few INTIDs, in ascending order.

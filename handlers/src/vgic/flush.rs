@@ -46,38 +46,34 @@ fn note_pending(most_urgent: &mut [Option<u8>; 2], group1: bool, priority: u8) {
 }
 
 /// The timer behind `intid`, by its index in [`TimerPpi::ALL`].
-fn timer_of(intid: u32) -> Option<usize> {
+pub(super) fn timer_of(intid: u32) -> Option<usize> {
     TimerPpi::ALL
         .iter()
         .position(|timer| timer.intid() == intid)
 }
 
 impl Vgic {
-    /// Samples the vCPU's timers into their records. True if a timer has something to do.
+    /// Samples the vCPU's timers into their records. One that has something to do is among the candidates afterwards.
     ///
     /// The physical interrupt can be active only since a sample that saw the line high: the pCPU asks for a refresh when it
     /// acknowledges it. The physical interrupt controller is asked only then.
-    pub(super) fn sample_timers(
-        &self,
-        cpu: &mut VgicCpu,
-        interface: &mut dyn VirtualCpuInterface,
-    ) -> bool {
+    #[inline]
+    pub(super) fn sample_timers(&self, cpu: &mut VgicCpu, interface: &mut dyn VirtualCpuInterface) {
         let lines = interface.timer_lines();
         let was_high = cpu.is_timer_high && !cfg!(mutant = "vgic_forget_timer_line");
-        if lines == [false; 2] && !was_high && cpu.is_timer_active == [false; 2] {
-            return false;
+        if lines != [false; 2] || was_high || cpu.is_timer_active != [false; 2] {
+            self.sample_busy_timers(cpu, interface, lines);
         }
-        self.sample_busy_timers(cpu, interface, lines)
     }
 
+    #[inline(never)]
     fn sample_busy_timers(
         &self,
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
         lines: [bool; 2],
-    ) -> bool {
+    ) {
         cpu.is_timer_high = lines != [false; 2];
-        let mut is_busy = false;
         let timers = TimerPpi::ALL.into_iter().zip(lines);
         for ((timer, line), is_active) in timers.zip(&mut cpu.is_timer_active) {
             let was_high = self
@@ -92,10 +88,8 @@ impl Vgic {
             *is_active = (line || was_high || *is_active) && interface.is_timer_active(timer);
             if line || *is_active {
                 cpu.candidates.insert(timer.intid());
-                is_busy = true;
             }
         }
-        is_busy
     }
 
     /// Takes back from the list registers what the guest left there. They keep their contents: [`Vgic::flush`] or
@@ -114,16 +108,8 @@ impl Vgic {
         for index in 0..cpu.used.min(MAX_LIST_REGISTERS) {
             let value = interface.list_register(index);
             cpu.list_registers[index] = value;
-            let (mut left, intid) = (State::of(value), intid_of(value));
-            if intid >= FIRST_LPI {
-                // The CPU interface may say otherwise, and does not miss it. [QEMU: icv_activate_irq, icv_eoir_write]
-                left = left.without_active();
-            }
-            // The timers' physical interrupts are looked at where they are.
-            let is_physical = is_physical(value) && intid >= PRIVATE_COUNT;
-            self.change_own(cpu, intid, |record| {
-                record.folded(left, priority_of(value), is_physical)
-            });
+            let (intid, folded) = left_in(value);
+            self.change_own(cpu, intid, folded);
         }
     }
 
@@ -147,11 +133,20 @@ impl Vgic {
     }
 
     /// Changes an interrupt that this vCPU owns: if the vCPU itself is concerned, it is among the candidates afterwards.
-    fn change_own(&self, cpu: &mut VgicCpu, intid: u32, transition: impl Fn(Record) -> Record) {
-        let Some(record) = self.record(Some(cpu.index), intid) else {
-            return;
-        };
-        let (old, new) = record.update(transition);
+    pub(super) fn change_own(
+        &self,
+        cpu: &mut VgicCpu,
+        intid: u32,
+        transition: impl Fn(Record) -> Record,
+    ) {
+        if let Some(record) = self.record(Some(cpu.index), intid) {
+            self.follow_own(cpu, intid, record.update(transition));
+        }
+    }
+
+    /// The record of an interrupt that this vCPU owns has become another one.
+    #[inline(never)]
+    pub(super) fn follow_own(&self, cpu: &mut VgicCpu, intid: u32, (old, new): (Record, Record)) {
         if new.is_orphan() {
             self.release_physical(intid);
         }
@@ -170,8 +165,18 @@ impl Vgic {
         let machine_control = interface.machine_control();
         let groups = self.groups_for(cpu, machine_control);
         self.flush_for(cpu, interface, (groups, machine_control));
-        // Groups are not part of the records: one that was turned off while its interrupts were being listed takes them out
-        // again. Pairs with the fence of whoever writes GICD_CTLR: either it sees them listed, or this sees the group off.
+        self.confirm_groups(cpu, interface, groups);
+    }
+
+    /// Groups are not part of the records: one that was turned off while its interrupts were being listed for `groups` takes them
+    /// out again. Pairs with the fence of whoever writes GICD_CTLR: either it sees them listed, or this sees the group off.
+    #[inline]
+    pub(super) fn confirm_groups(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+        groups: u32,
+    ) {
         fence(Ordering::SeqCst);
         if (self.groups() ^ groups) & !TAKES_PART_ANY != 0 {
             self.flush_again(cpu, interface);
@@ -217,11 +222,7 @@ impl Vgic {
             }
             None => self.list_most_urgent(cpu, interface, (groups, machine_control)),
         };
-        for index in cpu.used..was_used {
-            cpu.list_registers[index] = 0;
-            interface.set_list_register(index, 0);
-        }
-
+        empty_from_used(cpu, interface, was_used);
         cpu.has_unlisted_active = active_overflows;
         let mut control = group_watch(groups, machine_control);
         if pending_overflows && !cfg!(mutant = "vgic_no_underflow") {
@@ -237,7 +238,7 @@ impl Vgic {
     }
 
     /// Lists the candidates, for each of which there is a list register: the hardware finds the most urgent one among them.
-    fn list_few(
+    pub(super) fn list_few(
         &self,
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
@@ -246,12 +247,7 @@ impl Vgic {
     ) {
         for intid in few {
             // What the timers have is looked at before.
-            if timer_of(intid).is_none()
-                && let Some(listing) = self.list(cpu, interface, intid, groups)
-            {
-                if !listing.state.is_active() {
-                    note_pending(&mut cpu.most_urgent, listing.group1, listing.priority);
-                }
+            if timer_of(intid).is_none() && self.list(cpu, interface, intid, groups) {
                 continue;
             }
             match self.consider(
@@ -263,12 +259,11 @@ impl Vgic {
             ) {
                 Candidate::Over => cpu.candidates.remove(intid),
                 Candidate::Waits => {}
-                Candidate::Active(_) => _ = self.list(cpu, interface, intid, groups),
-                Candidate::Pending { record, fires } => {
+                Candidate::Active(_) | Candidate::Pending { fires: false, .. } => {
+                    self.list(cpu, interface, intid, groups);
+                }
+                Candidate::Pending { record, .. } => {
                     note_pending(&mut cpu.most_urgent, record.is_group1(), record.priority());
-                    if !fires {
-                        self.list(cpu, interface, intid, groups);
-                    }
                 }
             }
         }
@@ -352,19 +347,37 @@ impl Vgic {
         }
     }
 
-    /// Moves `intid` to the next free list register, as it says there; `None` if it is nothing to list, or somebody else has made an
-    /// end of it since it was chosen.
+    /// Moves `intid` to the next free list register; false if it is nothing to list, or somebody else has made an end of it since it
+    /// was chosen.
     fn list(
         &self,
         cpu: &mut VgicCpu,
         interface: &mut dyn VirtualCpuInterface,
         intid: u32,
         groups: u32,
-    ) -> Option<Listing> {
-        let record = self.record(Some(cpu.index), intid)?;
+    ) -> bool {
+        let record = self.record(Some(cpu.index), intid);
         // Whoever changed it since tells whom it concerns.
-        let listing = record.list(cpu.me(), groups)?;
+        let Some(listing) = record.and_then(|record| record.list(cpu.me(), groups)) else {
+            return false;
+        };
+        self.fill(cpu, interface, intid, listing);
+        true
+    }
+
+    /// Writes what the record of `intid` says of it, which no list register has any more, to the next free one.
+    #[inline(always)]
+    pub(super) fn fill(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+        intid: u32,
+        listing: Listing,
+    ) {
         cpu.candidates.remove(intid);
+        if !listing.state.is_active() {
+            note_pending(&mut cpu.most_urgent, listing.group1, listing.priority);
+        }
         let is_timer =
             timer_of(intid).is_some_and(|timer| cpu.is_timer_active[timer]) && !listing.is_latched;
         let physical = if listing.is_physical {
@@ -394,7 +407,6 @@ impl Vgic {
             interface.set_list_register(index, value);
         }
         cpu.used = index + 1;
-        Some(listing)
     }
 }
 
@@ -407,6 +419,34 @@ impl Vgic {
             Some(source) if intid < SGI_COUNT && source != 0 => with_source(value, source),
             _ => value,
         }
+    }
+}
+
+/// What the guest has left in a list register with this value: the interrupt, and what becomes of its record.
+#[inline]
+pub(super) fn left_in(value: u64) -> (u32, impl Fn(Record) -> Record) {
+    let (mut left, intid) = (State::of(value), intid_of(value));
+    if intid >= FIRST_LPI {
+        // The CPU interface may say otherwise, and does not miss it. [QEMU: icv_activate_irq, icv_eoir_write]
+        left = left.without_active();
+    }
+    // The timers' physical interrupts are looked at where they are.
+    let is_physical = is_physical(value) && intid >= PRIVATE_COUNT;
+    let priority = priority_of(value);
+    (intid, move |record| {
+        record.folded(left, priority, is_physical)
+    })
+}
+
+/// Empties the list registers that are not used any more, of the first `was_used`.
+pub(super) fn empty_from_used(
+    cpu: &mut VgicCpu,
+    interface: &mut dyn VirtualCpuInterface,
+    was_used: usize,
+) {
+    for index in cpu.used..was_used {
+        cpu.list_registers[index] = 0;
+        interface.set_list_register(index, 0);
     }
 }
 

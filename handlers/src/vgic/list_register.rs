@@ -5,6 +5,7 @@
 pub(super) struct State(u8);
 
 impl State {
+    pub(super) const INACTIVE: Self = Self(0b00);
     pub(super) const PENDING: Self = Self(0b01);
     pub(super) const ACTIVE: Self = Self(0b10);
     pub(super) const PENDING_AND_ACTIVE: Self = Self(0b11);

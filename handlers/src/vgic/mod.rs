@@ -34,6 +34,7 @@ mod record;
 mod redistributor;
 mod registers;
 mod remote;
+mod renew;
 mod shortlist;
 mod sysregs;
 mod walk;

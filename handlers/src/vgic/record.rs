@@ -353,4 +353,35 @@ impl AtomicRecord {
             }
         }
     }
+
+    /// Folds the record, and moves the interrupt to a list register of `me` again if it has a role there: all of it in one step. The
+    /// record before and after, and what the list register gets.
+    #[inline]
+    pub(super) fn relist(
+        &self,
+        folded: impl Fn(Record) -> Record,
+        me: u8,
+        groups: u32,
+    ) -> ((Record, Record), Option<Listing>) {
+        let mut old = self.load();
+        loop {
+            let left = folded(old);
+            let listed = match left.listed_by(me, groups) {
+                // Its physical interrupt is to be released before.
+                Some(_) if left.is_orphan() => None,
+                listed => listed,
+            };
+            let (new, listing) = listed.map_or((left, None), |(new, listing)| (new, Some(listing)));
+            if new == old {
+                return ((old, old), listing);
+            }
+            match self
+                .0
+                .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => return ((old, new), listing),
+                Err(current) => old = Record(current),
+            }
+        }
+    }
 }

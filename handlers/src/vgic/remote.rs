@@ -37,9 +37,14 @@ pub(super) fn has_waited(cpu: &VgicCpu, access: AccessKey) -> bool {
 }
 
 impl Vgic {
+    /// Somebody waits for the list registers to be folded.
+    pub(super) fn has_waiters(&self, cpu: &VgicCpu) -> bool {
+        self.shared_cpu(cpu).waiters.load(Ordering::Acquire) != 0
+    }
+
     /// Before a fold.
     pub(super) fn begin_fold(&self, cpu: &VgicCpu) -> Fold {
-        let has_waiters = self.shared_cpu(cpu).waiters.load(Ordering::Acquire) != 0;
+        let has_waiters = self.has_waiters(cpu);
         Fold(has_waiters.then(|| self.epoch.load(Ordering::Acquire)))
     }
 

@@ -70,10 +70,11 @@ impl Record {
     ///
     /// The end of one that came from a physical interrupt deactivates that, unless it is pending for another reason as well:
     /// then the list register knows of the other reason only, and the physical interrupt has its turn afterwards.
+    #[inline(always)]
     pub(in crate::vgic) const fn listed_by(self, me: u8, groups: u32) -> Option<(Self, Listing)> {
-        let (state, priority) = match self.role(me, groups) {
-            Role::None => return None,
-            Role::Pending => (State::PENDING, self.priority()),
+        match self.role(me, groups) {
+            Role::None => None,
+            Role::Pending => Some(self.listed_as(State::PENDING, self.priority(), me)),
             Role::Active => {
                 let again = matches!(self.with(ACTIVE, false).role(me, groups), Role::Pending)
                     && self.has(EDGE)
@@ -84,9 +85,14 @@ impl Record {
                 } else {
                     State::ACTIVE
                 };
-                (state, self.active_priority())
+                Some(self.listed_as(state, self.active_priority(), me))
             }
-        };
+        }
+    }
+
+    /// The same, for an interrupt that has a role there.
+    #[inline(always)]
+    const fn listed_as(self, state: State, priority: u8, me: u8) -> (Self, Listing) {
         let takes_latch = state.is_pending() && self.has(LATCH);
         let physical = if state.is_pending() { RAISED } else { HELD };
         let is_physical = self.has(physical) && !self.has(LATCH);
@@ -112,32 +118,44 @@ impl Record {
         };
         let is_resampled = !self.has(EDGE) && !cfg!(mutant = "vgic_no_resample_on_eoi");
         let tells_end = is_resampled || next.has(LATCH | RAISED | HELD);
-        Some((
-            next,
-            Listing {
-                state,
-                priority,
-                group1: self.is_group1(),
-                tells_end,
-                is_latched: self.has(LATCH),
-                is_physical,
-            },
-        ))
+        let listing = Listing {
+            state,
+            priority,
+            group1: self.is_group1(),
+            tells_end,
+            is_latched: self.has(LATCH),
+            is_physical,
+        };
+        (next, listing)
     }
 
     /// Takes back from the list register what the guest left in it, except what others have cleared meanwhile; `priority`
     /// is what it was listed with. The guest's end of a physical one (`is_physical`) has deactivated it.
+    #[inline]
     pub(in crate::vgic) const fn folded(
         self,
         left: State,
         priority: u8,
         is_physical: bool,
     ) -> Self {
+        if matches!(left, State::INACTIVE) {
+            self.unlisted()
+        } else {
+            self.folded_unended(left, priority, is_physical)
+        }
+    }
+
+    /// Nothing is left of it in a list register.
+    const fn unlisted(self) -> Self {
+        self.with(LISTED | LISTED_LATCH | LISTED_ACTIVE | ACTIVE_VOID, false)
+    }
+
+    #[inline(never)]
+    const fn folded_unended(self, left: State, priority: u8, is_physical: bool) -> Self {
         let stays_pending = left.is_pending() && self.has(LISTED_LATCH);
         let latch = self.has(LATCH) || (stays_pending && !is_physical);
         let active = self.has(ACTIVE) || (left.is_active() && !self.has(ACTIVE_VOID));
-        let next = self.with(LISTED | LISTED_LATCH | LISTED_ACTIVE | ACTIVE_VOID, false);
-        let next = next.with(LATCH, latch).with(ACTIVE, active);
+        let next = self.unlisted().with(LATCH, latch).with(ACTIVE, active);
         let next = if stays_pending && self.has(SOURCE) {
             next.with_source_latched()
         } else {

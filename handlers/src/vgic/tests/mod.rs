@@ -26,6 +26,8 @@ mod physical_crossings;
 mod registers;
 #[cfg(not(loom))]
 mod remote;
+#[cfg(not(loom))]
+mod renew;
 #[cfg(loom)]
 mod sgi_crossings;
 #[cfg(not(loom))]
