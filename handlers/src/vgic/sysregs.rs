@@ -7,7 +7,10 @@ use trapline_vcpu::{
     interrupts::VirtualCpuInterface,
 };
 
-use super::{Vgic, VgicCpu, record::NOBODY};
+use super::{
+    Vgic, VgicCpu,
+    record::{NOBODY, Record},
+};
 use crate::{ExitHandler, GuestCpu};
 
 /// Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0, as in MPIDR_EL1 and GICD_IROUTER.
@@ -31,8 +34,8 @@ impl Vgic {
         access: &SystemRegisterAccess,
     ) -> Action {
         match (access.register, access.direction) {
-            (ICC_SGI1R_EL1, Direction::Write(value)) => self.send_sgi(cpu.index, value, true),
-            (ICC_SGI0R_EL1, Direction::Write(value)) => self.send_sgi(cpu.index, value, false),
+            (ICC_SGI1R_EL1, Direction::Write(value)) => self.send_sgi(cpu, interface, value, true),
+            (ICC_SGI0R_EL1, Direction::Write(value)) => self.send_sgi(cpu, interface, value, false),
             // With one security state there is no other group 1 that it could mean.
             (ICC_ASGI1R_EL1, Direction::Write(_)) => Action::Finish,
             (ICC_DIR_EL1, Direction::Write(value)) => {
@@ -50,22 +53,26 @@ impl Vgic {
 
     /// Makes an SGI pending at the vCPUs that `value` names and that have it in that group; others are ignored.
     /// [ICC_SGI1R_EL1, ICC_SGI0R_EL1]
-    fn send_sgi(&self, sender: usize, value: u64, group1: bool) -> Action {
+    fn send_sgi(
+        &self,
+        cpu: &mut VgicCpu,
+        interface: &mut dyn VirtualCpuInterface,
+        value: u64,
+        group1: bool,
+    ) -> Action {
         let intid = (value >> 24 & 15) as u32;
-        let to_all_others = value & 1 << 40 != 0;
-        let send = |vcpu: usize| {
-            self.change(Some(vcpu), intid, |record| {
-                if record.is_group1() == group1 {
-                    record.set_pending()
-                } else {
-                    record
-                }
-            });
+        let sent = |record: Record| {
+            if record.is_group1() == group1 {
+                record.set_pending()
+            } else {
+                record
+            }
         };
+        let to_all_others = value & 1 << 40 != 0;
         if to_all_others {
-            (0..self.vcpu_count())
-                .filter(|&vcpu| vcpu != sender)
-                .for_each(send);
+            for vcpu in (0..self.vcpu_count()).filter(|&vcpu| vcpu != cpu.index) {
+                self.change(Some(vcpu), intid, sent);
+            }
             return Action::Finish;
         }
         let field = |shift: u32| value >> shift & 0xff;
@@ -74,8 +81,15 @@ impl Vgic {
         while targets != 0 {
             let target = self.vcpu_of_affinity(cluster | u64::from(targets.trailing_zeros()));
             targets &= targets - 1;
-            if target != NOBODY {
-                send(usize::from(target));
+            if target == cpu.me() {
+                // Nobody has to be told, nor woken.
+                if let Some(record) = self.record(Some(cpu.index), intid) {
+                    record.update(sent);
+                }
+                cpu.candidates.insert(intid);
+                self.refresh(cpu, interface);
+            } else if target != NOBODY {
+                self.change(Some(usize::from(target)), intid, sent);
             }
         }
         Action::Finish

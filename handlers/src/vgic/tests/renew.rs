@@ -16,6 +16,22 @@ fn single() -> Machine {
 }
 
 #[test]
+fn an_sgi_to_oneself_is_listed_and_nobody_woken() {
+    let mut machine = single();
+    for _time in 0..3 {
+        machine.looked = 0;
+        machine.write_register(0, SGI1R, 5 << 24 | 1);
+        assert_eq!(machine.looked, 0, "it is listed before the guest goes on");
+        assert_eq!(machine.acknowledge(0), 5);
+        machine.write_register(0, SGI1R, 5 << 24 | 1);
+        machine.end(0, 5);
+        assert_eq!(machine.acknowledge(0), 5, "it was sent while active");
+        machine.end(0, 5);
+        assert_eq!(machine.acknowledge(0), SPURIOUS);
+    }
+}
+
+#[test]
 fn what_comes_again_is_one_read_and_one_write_of_a_list_register() {
     let mut machine = single();
     for _time in 0..3 {
