@@ -9,6 +9,7 @@
 //!                                                    |
 //!   VgicCpu (its owner):  fold list registers, drain the due set, choose the most urgent, write list registers
 //! ```
+//! While there is room for everything, folding and writing again are one step for each list register ([`renew`]).
 //! What any vCPU may take goes to one ([`one_of_n`]). A device that the guest drives itself interrupts it through [`physical`].
 //! What is in another vCPU's list registers is seen by asking its owner to fold them ([`remote`]). The register front-ends
 //! are tables ([`distributor`], [`redistributor`]; [`distributor_v2`]); a write that concerns too many interrupts for one exit goes on
