@@ -64,7 +64,8 @@ pub struct VmOutcome {
     pub deadlines: u64,
     /// In how many of them it was not done in time.
     pub misses: u64,
-    /// Of these, in how many it took more than it has reserved, by what others did to it: interrupts, and switches.
+    /// Of these, in how many it took more than what it has reserved less what switches and interrupts take at the worst, by its own
+    /// work or by more of those.
     pub excused: u64,
     /// How often its workload came round: jobs, lock rounds, shootdowns, storms, or 1 for a boot.
     pub rounds: u64,

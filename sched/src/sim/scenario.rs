@@ -187,12 +187,12 @@ impl Scenario {
         let all = PcpuSet::all(self.topology.pcpus);
         let mut guests = Vec::with_capacity(self.vcpus());
         for (index, vm) in self.vms.iter().enumerate() {
-            let reserved = vm.entitlement.reservation.map_or(0, Reservation::budget);
-            let budget = reserved.saturating_sub(self.costs.disturbance());
+            let budget = vm.entitlement.reservation.map_or(0, Reservation::budget);
+            let margin = self.costs.disturbance();
             for _ in 0..vm.vcpus {
                 let (vcpu, workload) = (VcpuId::new(guests.len() as u16), vm.workload.clone());
                 guests.push(GuestPlan {
-                    program: Program::Model(Model::new(workload, vcpu, seed, budget)),
+                    program: Program::Model(Model::new(workload, vcpu, seed, [budget, margin])),
                     pool: vm.pool,
                     affinity: vm.affinity.unwrap_or(all),
                     entitlement: self.entitlement(index),

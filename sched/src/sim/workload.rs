@@ -212,6 +212,8 @@ pub(super) struct Model {
 struct Job {
     /// How much there is for each.
     budget: u64,
+    /// How much of that is for switches and interrupts.
+    margin: u64,
     /// For how long the vCPU had run when the last one was done.
     ran: u64,
     /// By how much they have taken more, which the budgets of later periods make up for.
@@ -223,14 +225,20 @@ impl Job {
     /// may be late for that.
     fn is_excused(&mut self, ran: u64) -> bool {
         let taken = ran - core::mem::replace(&mut self.ran, ran);
-        self.debt = (self.debt + taken).saturating_sub(self.budget);
-        self.debt > 0
+        let needed = self.debt + taken;
+        self.debt = needed.saturating_sub(self.budget);
+        needed > self.budget.saturating_sub(self.margin)
     }
 }
 
 impl Model {
-    /// If its jobs come in periods, `budget` is reserved for each.
-    pub(super) fn new(workload: Workload, vcpu: VcpuId, seed: u64, budget: u64) -> Self {
+    /// If its jobs come in periods, `budget` is reserved for each, and `margin` of that is for switches and interrupts.
+    pub(super) fn new(
+        workload: Workload,
+        vcpu: VcpuId,
+        seed: u64,
+        [budget, margin]: [u64; 2],
+    ) -> Self {
         let random = Random::new(seed, vcpu.index() as u64);
         Self {
             workload,
@@ -241,6 +249,7 @@ impl Model {
             storm: 0,
             job: Job {
                 budget,
+                margin,
                 ..Job::default()
             },
         }
@@ -475,7 +484,7 @@ mod tests {
             period: 100,
             work: 10,
         };
-        let mut model = Model::new(workload, VcpuId::new(0), 1, 12);
+        let mut model = Model::new(workload, VcpuId::new(0), 1, [14, 2]);
         let Instruction::WaitUntil(first) = model.next(0, 0, &shared) else {
             panic!("it waits for its first period")
         };
@@ -491,11 +500,18 @@ mod tests {
         assert_eq!(next(201, 21), compute);
         assert_eq!(counts(), [2, 1, 0]);
         assert_eq!(next(211, 31), wait(first + 300));
-        // It takes 13 instead of its 12, and the next one makes up for that.
-        assert_eq!(next(300, 34), compute);
+        // It takes 13 of its 14, and so has not all of the margin left.
+        assert_eq!(next(300, 31), compute);
         assert_eq!(next(401, 44), compute);
         assert_eq!(counts(), [4, 2, 1]);
         assert_eq!(next(501, 55), compute);
         assert_eq!(counts(), [5, 3, 1]);
+        // It takes 16, and the next one has to make up for 2 of them.
+        assert_eq!(next(601, 71), compute);
+        assert_eq!(counts(), [6, 4, 2]);
+        assert_eq!(next(701, 82), compute);
+        assert_eq!(counts(), [7, 5, 3]);
+        assert_eq!(next(801, 93), compute);
+        assert_eq!(counts(), [8, 6, 3]);
     }
 }

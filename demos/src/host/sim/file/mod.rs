@@ -54,9 +54,9 @@ const DEFAULT_SLICE_US: i64 = 5_000;
 /// a kick is half a round trip of SGIs between running vCPUs. What a cold cache costs no count of instructions shows: a few
 /// microseconds to fill the first levels from a cache that both pCPUs share, and some ten from memory, are estimates.
 const COSTS: Costs = Costs {
-    switch: 3_916 - 2 * 302,
-    exit: 302,
-    kick_delay: 1_685 / 2,
+    switch: 3_709 - 2 * 306,
+    exit: 306,
+    kick_delay: 1_451 / 2,
     notice: 50,
     migration_near: 2_000,
     migration_far: 20_000,
