@@ -40,7 +40,7 @@ impl<V: Vcpu> Deadlines<V> {
         let position = self.heap.len();
         assert!(
             position < self.positions.len(),
-            "rule: one deadline per vCPU of the pool"
+            "rule: one deadline per vCPU of the machine"
         );
         self.heap.push(Entry {
             deadline,
@@ -61,7 +61,7 @@ impl<V: Vcpu> Deadlines<V> {
         }
     }
 
-    /// Forgets the deadlines of vCPUs that have been taken out of the pool. It drops what they were woken by: not for exit
+    /// Forgets the deadlines of vCPUs that have been taken out of the scheduler. It drops what they were woken by: not for exit
     /// paths.
     pub(crate) fn remove_gone(&mut self) {
         while let Some(gone) = self.heap.iter().find(|entry| entry.handle.is_gone()) {

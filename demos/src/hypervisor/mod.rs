@@ -270,7 +270,7 @@ fn on_parked(vcpu: VcpuId) {
     }
 }
 
-/// The pool's policy has broken its promise; the log says so as soon as a pCPU has the time.
+/// A pool's policy has broken its promise; the log says so as soon as a pCPU has the time.
 fn on_policy_failed(failure: PolicyFailure) {
     watchdog::note(failure);
     if let Some(machine) = MACHINE.get() {

@@ -1,6 +1,7 @@
 //! Tests of the command and of the images on QEMU: what a user types, and what a user sees.
 //!
-//! Tests that keep one CPU of the host busy run beside each other, the others alone. `TRAPLINE_TIER=quick` leaves out what takes long, `full` runs what takes minutes too.
+//! Runs are beside others only where each has CPUs of the host for itself. `TRAPLINE_TIER=quick` leaves out what takes long,
+//! `full` runs what takes minutes too.
 
 mod bad_input;
 mod churn;

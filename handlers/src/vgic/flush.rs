@@ -1,6 +1,7 @@
 //! Which interrupts are in the list registers.
 //!
-//! All list registers are folded into the records first, then the most urgent interrupts are chosen and written again.
+//! If there is no room for everything ([`renew`](super::renew)), all list registers are folded into the records first, then the most
+//! urgent interrupts are chosen and written again.
 //! Pending ones come first, by priority and then INTID, since only they can be signalled; what is active comes after.
 //! With more pending than list registers, the guest's taking the last listed one tells us (NPIE), whatever the
 //! number of list registers: the underflow condition holds at once with one of them and never while a guest keeps

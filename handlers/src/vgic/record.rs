@@ -2,8 +2,8 @@
 //!
 //! All changes are pure functions from [`Record`] to [`Record`], applied by compare-exchange, so any pCPU may change any
 //! record at any time. The owner of a vCPU moves an interrupt's pending latch and active state into a list register with
-//! [`Record::listed_by`] and takes back what the guest left of them with [`Record::folded`]; whatever others do to the
-//! record in between is seen there ([`listing`]). The physical interrupt behind one is in [`physical`], what only GICv2 has in
+//! [`Record::listed_by`] and takes back what the guest left of them with [`Record::folded`], or both at once with
+//! [`AtomicRecord::relist`]; whatever others do to the record in between is seen there ([`listing`]). The physical interrupt behind one is in [`physical`], what only GICv2 has in
 //! [`sources`].
 //!
 //! ```text
@@ -368,7 +368,7 @@ impl AtomicRecord {
             let left = folded(old);
             let listed = match left.listed_by(me, groups) {
                 // Its physical interrupt is to be released before.
-                Some(_) if left.is_orphan() => None,
+                Some(_) if left.is_orphan() && !cfg!(mutant = "vgic_list_orphan") => None,
                 listed => listed,
             };
             let (new, listing) = listed.map_or((left, None), |(new, listing)| (new, Some(listing)));

@@ -82,7 +82,7 @@ impl Vgic {
             let target = self.vcpu_of_affinity(cluster | u64::from(targets.trailing_zeros()));
             targets &= targets - 1;
             if target == cpu.me() {
-                // Nobody has to be told, nor woken.
+                // Nobody has to be told, nor woken: if its group is turned on meanwhile, `refresh` sees that (`Vgic::confirm_groups`).
                 if let Some(record) = self.record(Some(cpu.index), intid) {
                     record.update(sent);
                 }

@@ -105,7 +105,7 @@ fn counters(engine: &Engine) -> impl Iterator<Item = (PcpuCounters, u64)> {
         let pcpu = station.pcpu.borrow().id;
         let counters = engine.scheduler().pcpu_counters(pcpu, engine.now());
         (
-            counters.expect("rule: it is of the pool"),
+            counters.expect("rule: it is of the machine"),
             station.overhead.get(),
         )
     })

@@ -193,7 +193,7 @@ impl Simulation {
         self.engine.run_until(end);
     }
 
-    /// Somebody who is no pCPU of the pool acts now.
+    /// Somebody who is no pCPU of the machine acts now.
     pub fn act(&mut self, action: Outside) {
         self.engine.act(action);
     }

@@ -199,7 +199,7 @@ impl Engine {
         let vcpu = VcpuId::new(world.below(self.vcpu_count() as u64) as u16);
         let pcpus = self.scheduler().pcpus();
         let index = world.below(u64::from(pcpus.len())) as usize;
-        let pcpu = pcpus.iter().nth(index).expect("rule: a pool has pCPUs");
+        let pcpu = pcpus.iter().nth(index).expect("rule: a machine has pCPUs");
         if self.unrest.get() == Unrest::Interleave {
             return match world.below(4) {
                 0 => Outside::RequestSync(vcpu),

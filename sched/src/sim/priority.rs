@@ -176,7 +176,7 @@ fn a_pcpu_gives_to_all_that_turn_to_less_at_once() {
     let giver = PcpuId::new(2).expect("it is below the limit");
     let kicks = |sim: &Simulation| {
         sim.counters(giver)
-            .expect("it is in the pool")
+            .expect("it is of the machine")
             .kicks_received
     };
     let before = kicks(&sim);

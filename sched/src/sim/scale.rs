@@ -38,7 +38,7 @@ fn busy_vcpus_share_all_pcpus_alike() {
         assert!((190..=210).contains(&run), "{vcpu} ran for {run} ticks");
     }
     for pcpu in PcpuSet::all(PCPUS).iter() {
-        let idle = sim.counters(pcpu).expect("it is in the pool").times.idle;
+        let idle = sim.counters(pcpu).expect("it is of the machine").times.idle;
         assert_eq!(idle, 0, "{pcpu}");
     }
 }

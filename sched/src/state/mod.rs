@@ -388,7 +388,7 @@ impl State {
         }
     }
 
-    /// Takes a parked vCPU that is off or stopped out of the pool; false if it is not.
+    /// Takes a parked vCPU that is off or stopped out of the scheduler; false if it is not.
     pub(crate) const fn retire(self) -> (Self, bool) {
         let ended =
             self.is_blocked_by(BlockReason::Off) || self.is_blocked_by(BlockReason::Stopped);

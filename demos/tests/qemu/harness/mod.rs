@@ -13,6 +13,7 @@ mod output;
 mod terminal;
 
 use std::{
+    collections::BTreeSet,
     env,
     fs::{self, File},
     io::Write,
@@ -20,7 +21,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::{
-        OnceLock,
+        Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -37,8 +38,8 @@ use self::{host_cpus::HostCpus, terminal::Terminal};
 
 /// Two runs are under way at the same time only where each has CPUs of its own.
 static HOST: HostCpus = HostCpus::new();
-/// Downloads happen once, before any deadline counts.
-static SET_UP: OnceLock<()> = OnceLock::new();
+/// The images that are up to date.
+static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// The command itself ends a run at its deadline; this much later the harness ends the command.
 const GRACE: Duration = Duration::from_secs(300);
@@ -51,14 +52,6 @@ pub fn runs_long_tests() -> bool {
 /// The tests that take minutes run too.
 pub fn is_full_tier() -> bool {
     env::var("TRAPLINE_TIER").as_deref() == Ok("full")
-}
-
-/// Everything but images that a run on QEMU needs is there.
-fn set_up() {
-    SET_UP.get_or_init(|| {
-        Qemu::set_up().expect("QEMU is needed");
-        stock_guest();
-    });
 }
 
 /// The files of the stock guest.
@@ -239,6 +232,20 @@ impl Run {
         guest.into_iter().chain([hypervisor]).collect()
     }
 
+    /// Everything that the run needs is there. What has to be fetched or built has the whole host, while nobody's deadline counts.
+    fn prepare(&self) {
+        let images = self.images();
+        let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+        if images.iter().all(|&image| built.contains(image)) {
+            return;
+        }
+        let _all = HOST.take(usize::MAX);
+        Qemu::set_up().expect("QEMU is needed");
+        stock_guest();
+        cross::build(&images).expect("the images are needed");
+        built.extend(images.into_iter().map(str::to_owned));
+    }
+
     /// Runs the command to its end, while `act` gives commands on its control socket. What `act` fails with is seen when the run
     /// has ended.
     pub fn start_and(self, act: impl FnOnce(&Control) + Send) -> Output {
@@ -266,14 +273,15 @@ impl Run {
 
     /// Runs the command to its end.
     pub fn start(self) -> Output {
+        if self.is_on_qemu {
+            self.prepare();
+        }
         let _share = HOST.take(self.busy_cpus());
         let scratch = tempfile::tempdir().expect("a directory for temporary files");
         let stats = scratch.path().join("stats.json");
         let mut command = Command::new(env!("CARGO_BIN_EXE_trapline"));
         command.args(&self.arguments);
         if self.is_on_qemu {
-            set_up();
-            cross::build(&self.images()).expect("the images are needed");
             command.args(["--timeout", &self.deadline.as_secs().to_string()]);
             command.arg("--stats").arg(&stats);
         }

@@ -150,6 +150,7 @@ impl Record {
         self.with(LISTED | LISTED_LATCH | LISTED_ACTIVE | ACTIVE_VOID, false)
     }
 
+    /// The same, if the guest has not ended it.
     #[inline(never)]
     const fn folded_unended(self, left: State, priority: u8, is_physical: bool) -> Self {
         let stays_pending = left.is_pending() && self.has(LISTED_LATCH);

@@ -120,6 +120,28 @@ fn it_wakes_a_vcpu_that_is_not_bound() {
 }
 
 #[test]
+fn one_that_others_end_and_raise_again_is_given_back_before_it_is_listed() {
+    let mut machine = with_device(1, 4);
+    set_line(&mut machine, true);
+    assert_eq!(machine.acknowledge(0), INTID);
+    set_line(&mut machine, false);
+    machine
+        .vgic
+        .change(None, INTID, |record| record.clear_active().set_pending());
+    machine.settle();
+    assert!(!is_active(&machine));
+    assert_eq!(
+        machine.acknowledge(0),
+        SPURIOUS,
+        "its handler is not through"
+    );
+    machine.end(0, INTID);
+    assert_eq!(machine.acknowledge(0), INTID);
+    machine.end(0, INTID);
+    expect_usable(&mut machine, 0);
+}
+
+#[test]
 fn it_goes_where_the_guest_routes_it() {
     let mut machine = with_device(2, 4);
     machine.route(INTID, 1);

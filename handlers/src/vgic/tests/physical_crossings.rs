@@ -8,7 +8,7 @@ use loom::{
 };
 use trapline_vcpu::interrupts::VirtualCpuInterface;
 
-use super::crossings::{FIRST, Owner, explore_with};
+use super::crossings::{FIRST, LOOKS, Look, Owner, explore_with};
 use crate::vgic::{PhysicalInterrupts, PhysicalSetup, record::Record};
 
 const PHYSICAL: u32 = 77;
@@ -75,17 +75,20 @@ fn take_and_end(owner: &mut Owner, pin: &Pin) {
 
 #[test]
 fn loom_one_that_comes_again_while_the_last_is_folded_is_not_lost() {
-    explore(|[mut owner, other], pin| {
+    for look in LOOKS {
+        one_that_comes_again_while_the_last_is_folded_is_not_lost(look);
+    }
+}
+
+fn one_that_comes_again_while_the_last_is_folded_is_not_lost(look: Look) {
+    explore(move |[mut owner, other], pin| {
         take_and_end(&mut owner, &pin);
         let host = pin.clone();
         let device = thread::spawn(move || {
             host.take();
             other.vgic.raise_physical(FIRST);
         });
-        owner
-            .vgic
-            .clone()
-            .synchronize(&mut owner.cpu, &mut owner.interface);
+        look(&owner.vgic, &mut owner.cpu, &mut owner.interface);
         device.join().unwrap();
         owner.refresh_if_woken();
         assert_eq!(owner.listed(FIRST), 1);

@@ -1,7 +1,7 @@
 //! Which registers of a bound vCPU its handlers may touch: those whose writes HCR_EL2.TVM traps, until its caches are on,
 //! and the debug registers, which always trap (MDCR_EL2.TDA).
 
-use super::control::{translation_register_traps, virtual_serror};
+use super::control::{translation_register_traps, without_taken_serror};
 use super::debug::HardwareDebug;
 use crate::debug::DebugRegisters;
 use crate::dispatch::BoundRegisters;
@@ -52,9 +52,8 @@ macro_rules! reachable_registers {
 
             fn stop_trapping_translation_registers(&mut self) {
                 *self.vcpu_hcr &= !translation_register_traps();
-                // The hardware has cleared a virtual SError that was taken: it must not come back.
-                *self.hcr &= read_sysreg!("hcr_el2") | !virtual_serror();
-                *self.hcr &= !translation_register_traps();
+                let hcr = without_taken_serror(*self.hcr, read_sysreg!("hcr_el2"));
+                *self.hcr = hcr & !translation_register_traps();
                 write_sysreg!("hcr_el2", *self.hcr);
             }
         }

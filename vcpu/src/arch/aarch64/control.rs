@@ -56,6 +56,12 @@ pub fn virtual_serror() -> u64 {
     HCR_EL2::VSE::SET.value
 }
 
+/// `kept`, what HCR_EL2 is to be, less a virtual SError that the guest has taken: the hardware has cleared it in `actual`, the
+/// register, and it must not come back.
+pub fn without_taken_serror(kept: u64, actual: u64) -> u64 {
+    kept & (actual | !virtual_serror())
+}
+
 /// CPTR_EL2 with E2H=0: its RES1 bits, of which TZ hides SVE and TSM hides SME, and TTA and TAM, which hide trace and activity
 /// monitors. [DDI0487: CPTR_EL2]
 pub const CPTR_TRAP_NONE: u64 = 0x33ff | 1 << 20 | 1 << 30;
@@ -124,6 +130,14 @@ switched_registers! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_virtual_serror_that_was_taken_does_not_come_back() {
+        let (pending, other) = (virtual_serror(), event_trap());
+        assert_eq!(without_taken_serror(pending | other, 0), other);
+        assert_eq!(without_taken_serror(pending, pending | other), pending);
+        assert_eq!(without_taken_serror(other, pending), other);
+    }
 
     #[test]
     fn a_guest_runs_with_every_trap_that_hides_something() {

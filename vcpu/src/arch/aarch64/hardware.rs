@@ -72,9 +72,8 @@ impl Enabled {
 
     /// Of the traps of WFI and WFE, the bound vCPU has those in `traps` from now on.
     fn set_wait_traps(&mut self, traps: u64) {
-        // The hardware has cleared a virtual SError that was taken: it must not come back.
-        self.hcr &= read_sysreg!("hcr_el2") | !control::virtual_serror();
-        self.hcr = self.hcr & !control::wait_traps() | traps;
+        let hcr = control::without_taken_serror(self.hcr, read_sysreg!("hcr_el2"));
+        self.hcr = hcr & !control::wait_traps() | traps;
         write_sysreg!("hcr_el2", self.hcr);
     }
 }

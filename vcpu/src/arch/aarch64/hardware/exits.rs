@@ -1,4 +1,4 @@
-//! What an exit of the vCPU that is bound here has to do with the hardware: its handlers reach it, and the guest gets its answer there.
+//! What an exit of the vCPU that is bound here has to do with the hardware: what its handlers reach of it, and how it gets the answer.
 
 use super::Hardware;
 use crate::aarch32::is_aarch32;
