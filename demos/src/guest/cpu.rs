@@ -73,6 +73,12 @@ pub fn unmask_fast_interrupts() {
     unsafe { asm!("msr daifclr, #1", "isb", options(nostack, preserves_flags)) };
 }
 
+/// Takes SErrors on this CPU from here on; one that is pending is taken before this returns.
+pub fn unmask_serrors() {
+    // SAFETY: handlers save all registers and share only atomics with the code that they interrupt.
+    unsafe { asm!("msr daifclr, #4", "isb", options(nostack, preserves_flags)) };
+}
+
 /// Runs `work` with IRQs masked, then restores the mask.
 pub fn with_interrupts_masked<R>(work: impl FnOnce() -> R) -> R {
     let were_masked = DAIF.is_set(DAIF::I);

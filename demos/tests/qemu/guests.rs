@@ -122,6 +122,13 @@ fn a_pressed_power_key_interrupts_and_is_let_go() {
     expect_pass(run.vcpus(1).pcpus(1), "power-key", STRICT);
 }
 
+/// One that has been taken does not come back when other vCPUs of the pCPU become ready, or no longer are.
+#[test]
+fn an_serror_is_taken_once() {
+    let run = Run::guest("test-guest").hypervisor("test-hypervisor");
+    expect_pass(run.vcpus(2).pcpus(1), "serrors", STRICT);
+}
+
 /// The most vCPUs, in four clusters of affinities, on more pCPUs than one cluster has.
 #[test]
 fn sixty_four_vcpus_on_many_pcpus_pass() {

@@ -37,6 +37,7 @@ mod passed;
 mod power_states;
 mod read_only;
 mod restless;
+mod serrors;
 mod siblings;
 mod sleep;
 mod support;
@@ -123,6 +124,7 @@ const TESTS: &[Test] = &[
     ("system-suspend",      2, sleep::until_the_timer),
     ("cpu-suspend",         2, sleep::one_cpu),
     ("fp-switch",           2, floating_point::patterns),
+    ("serrors",             2, serrors::taken_once),
     ("pauth",               1, floating_point::pointer_authentication),
     ("migrate-live",        1, migrate::live),
     ("handler-churn",       1, churn::reads),

@@ -1,5 +1,5 @@
 //! The hypervisor image of the machine's tests: as the plain one, and a guest can move its vCPUs about, use a device that
-//! comes and goes, see to other guests, pCPUs and policies, and make the hypervisor fail.
+//! comes and goes, have SErrors, see to other guests, pCPUs and policies, and make the hypervisor fail.
 //!
 //! ```text
 //!  vCPU --hvc--> moves: VcpuControl::migrate          any pCPU that runs vCPUs
@@ -19,6 +19,7 @@ mod hypervisor;
 mod lives;
 mod moves;
 mod pcpus;
+mod serrors;
 
 use trapline_platform::BootInfo;
 
@@ -28,6 +29,7 @@ fn trapline_main(boot: BootInfo) -> ! {
     hypervisor::start(boot, |guest| {
         moves::register(&guest.vm);
         failure::register(&guest.vm);
+        serrors::register(&guest.vm);
         churn::register(guest);
         lives::register(guest);
         pcpus::register(guest);

@@ -59,6 +59,9 @@ pub fn virtual_serror() -> u64 {
 /// `kept`, what HCR_EL2 is to be, less a virtual SError that the guest has taken: the hardware has cleared it in `actual`, the
 /// register, and it must not come back.
 pub fn without_taken_serror(kept: u64, actual: u64) -> u64 {
+    if cfg!(mutant = "taken_serror_comes_back") {
+        return kept;
+    }
     kept & (actual | !virtual_serror())
 }
 
