@@ -244,7 +244,6 @@ impl Machine {
 
     /// Reports on the guests, which have ended, and ends the run.
     pub fn finish(&self) -> ! {
-        self.slots.iter().for_each(Slot::dismiss);
         report::finish(self)
     }
 

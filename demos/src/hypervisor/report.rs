@@ -26,7 +26,8 @@ pub(super) fn end(status: ExitStatus, why: &str) -> ! {
     power::off()
 }
 
-/// Reports on the guests, which have all ended, and ends the run. If several pCPUs come here, the first one does it.
+/// Answers whoever still waits, reports on the guests, which have all ended, and ends the run. If several pCPUs come here, the first one
+/// does it.
 pub(super) fn finish(machine: &Machine) -> ! {
     static IS_TAKEN: AtomicBool = AtomicBool::new(false);
     if IS_TAKEN.swap(true, Relaxed) {
@@ -34,6 +35,8 @@ pub(super) fn finish(machine: &Machine) -> ! {
             relax::relax();
         }
     }
+    // Here, so that no other pCPU ends the run while this one answers.
+    machine.slots.iter().for_each(Slot::dismiss);
     let now = timer::now();
     send(&Report::Clock(ClockReport {
         frequency_hz: timer::frequency(),
