@@ -101,19 +101,20 @@ fn credit_shares_go_by_weight() {
     expect_shares_by_weight("credit");
 }
 
-/// How often eight vCPUs on four pCPUs take a lock, waiting for it as `wait` says.
+/// How often eight vCPUs on four pCPUs take a lock, waiting for it as `wait` says. Who holds it when a turn ends is chance, so there
+/// are many turns; and turns are long, so that spinning through one costs much.
 fn locks(lock: &str, wait: &str) -> (Output, f64) {
     let text = format!(
         "pcpus = 4
 policy = \"fair\"
-slice_us = 1000
+slice_us = 5000
 
 [[vm]]
 name = \"a\"
 guest = \"bench-guest\"
 memory = 64
 vcpus = 8
-append = \"figures=spin lock={lock} wait={wait} milliseconds=60\"
+append = \"figures=spin lock={lock} wait={wait} milliseconds=200\"
 "
     );
     let output = count(&text);
