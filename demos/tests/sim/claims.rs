@@ -1,5 +1,7 @@
 //! What the heads of the scenarios that come with Trapline say is so.
 
+use trapline_sched::sim::PoolOutcome;
+
 use crate::{run, run_under};
 
 /// `value` is within `tolerance` of `expected`.
@@ -163,25 +165,21 @@ fn a_pool_of_its_own_keeps_deadlines_whatever_happens_beside_it() {
     assert_eq!(names, [("rest", 3), ("control", 1), ("background", 0)]);
     assert!(web.run > batch.run && batch.run > 0);
     // Of its 501 ms as a pool, `background` had one pCPU for 300 and two for 200.
-    let background = &shown.outcome.pools[2];
+    let background = &shown.outcome.pools[2].work;
     assert_eq!(background.busy + background.idle, 701 * MS);
 }
 
 #[test]
 fn nobody_idles_while_pcpus_go_and_come_back() {
     let shown = run("hotplug");
-    for pool in &shown.outcome.pools {
-        let all = pool.busy + pool.idle;
-        assert!(
-            pool.idle * 200 < all,
-            "{}: {} of {all} idle",
-            pool.name,
-            pool.idle
-        );
+    let time = |pool: &PoolOutcome| pool.work.busy + pool.work.idle;
+    let pools = &shown.outcome.pools;
+    for pool in pools {
+        let (all, idle) = (time(pool), pool.work.idle);
+        assert!(idle * 200 < all, "{}: {idle} of {all} idle", pool.name);
     }
-    let time = |index: usize| shown.outcome.pools[index].busy + shown.outcome.pools[index].idle;
     // For half of the time one of four is off, and one of two.
-    assert_eq!((time(0), time(1)), (3_500 * MS, 1_500 * MS));
+    assert_eq!((time(&pools[0]), time(&pools[1])), (3_500 * MS, 1_500 * MS));
     near(shown.part("beside").run as f64 / MS as f64, 1500.0, 15.0);
 }
 

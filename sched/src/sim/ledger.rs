@@ -1,23 +1,13 @@
 //! What each pool's pCPUs did while they belonged to it, whatever pools come and go and whoever moves between them.
 
-use super::{PoolOutcome, engine::Engine};
-use crate::PcpuSet;
+use super::{PcpuWork, PoolOutcome, engine::Engine};
+use crate::{PcpuId, PcpuSet};
 use alloc::{
     collections::BTreeMap,
     string::{String, ToString},
     vec::Vec,
 };
 use core::cell::RefCell;
-
-/// What pCPUs did.
-#[derive(Clone, Copy, Default)]
-struct Work {
-    busy: u64,
-    idle: u64,
-    overhead: u64,
-    switches: u64,
-    kicks: u64,
-}
 
 /// What is written down.
 #[derive(Default)]
@@ -26,9 +16,9 @@ pub(super) struct Ledger(RefCell<Pages>);
 #[derive(Default)]
 struct Pages {
     /// By pCPU: what it had done when its pool was asked last.
-    before: Vec<Work>,
+    before: Vec<PcpuWork>,
     /// By the pools' names.
-    pools: BTreeMap<String, Work>,
+    pools: BTreeMap<String, PcpuWork>,
 }
 
 impl Engine {
@@ -48,36 +38,21 @@ impl Engine {
         let now = self.work();
         for pool in self.scheduler().pools() {
             let before = &pages.before;
-            let work = pool.pcpus.iter().map(|pcpu| {
-                let (now, before) = (now[pcpu.index()], before[pcpu.index()]);
-                Work {
-                    busy: now.busy - before.busy,
-                    idle: now.idle - before.idle,
-                    overhead: now.overhead - before.overhead,
-                    switches: now.switches - before.switches,
-                    kicks: now.kicks - before.kicks,
-                }
-            });
-            let work: Vec<Work> = work.collect();
+            let since = |pcpu: PcpuId| now[pcpu.index()] - before[pcpu.index()];
+            let work: PcpuWork = pool.pcpus.iter().map(since).sum();
             let sum = pages.pools.entry(pool.name).or_default();
-            for work in work {
-                sum.busy += work.busy;
-                sum.idle += work.idle;
-                sum.overhead += work.overhead;
-                sum.switches += work.switches;
-                sum.kicks += work.kicks;
-            }
+            *sum = [*sum, work].into_iter().sum();
         }
         pages.before = now;
     }
 
     /// What each pCPU has done so far.
-    fn work(&self) -> Vec<Work> {
+    pub(super) fn work(&self) -> Vec<PcpuWork> {
         let pcpus = self.scheduler().pcpus();
         let work = pcpus.iter().map(|pcpu| {
             let counters = self.scheduler().pcpu_counters(pcpu, self.now());
             let counters = counters.expect("rule: the machine has it");
-            Work {
+            PcpuWork {
                 busy: counters.times.busy,
                 idle: counters.times.idle,
                 overhead: self.station(pcpu).overhead.get(),
@@ -92,16 +67,12 @@ impl Engine {
 /// What each pool's pCPUs did: those that there are, in their order, and those that are gone.
 pub(super) fn pools(engine: &Engine) -> Vec<PoolOutcome> {
     let pages = engine.ledger.0.borrow();
-    let outcome = |name: &str, policy: &str, pcpus, vcpus, work: Work| PoolOutcome {
+    let outcome = |name: &str, policy: &str, pcpus, vcpus, work: PcpuWork| PoolOutcome {
         name: name.into(),
         policy: policy.into(),
         pcpus,
         vcpus,
-        busy: work.busy,
-        idle: work.idle,
-        overhead: work.overhead,
-        switches: work.switches,
-        kicks: work.kicks,
+        work,
     };
     let present = engine.scheduler().pools();
     let work = |name: &str| pages.pools.get(name).copied().unwrap_or_default();

@@ -1,12 +1,12 @@
 //! What the VMs and the pCPUs of a scenario got from one moment on, against what VMs are entitled to.
 
 use super::{
-    Action, ActionSpec, PcpuOutcome, PoolSpec, Scenario, VmOutcome, VmSpec,
+    Action, ActionSpec, PcpuWork, PoolSpec, Scenario, VmOutcome, VmSpec,
     engine::{Engine, Meter},
     workload::Progress,
 };
 use crate::{
-    Migrations, PcpuCounters, PcpuSet, VcpuId, VcpuTimes,
+    Migrations, PcpuSet, VcpuId, VcpuTimes,
     policies::{Credit, Deadline, Fair},
 };
 use alloc::{string::String, vec, vec::Vec};
@@ -52,7 +52,7 @@ impl Sub for Sums {
 pub(super) struct Baseline {
     time: u64,
     vms: Vec<Sums>,
-    pcpus: Vec<(PcpuCounters, u64)>,
+    pcpus: Vec<PcpuWork>,
 }
 
 impl Baseline {
@@ -68,7 +68,7 @@ impl Baseline {
                 .vms()
                 .map(|(shared, meter)| sums(engine, &shared.vcpus, &shared.progress, meter))
                 .collect(),
-            pcpus: counters(engine).collect(),
+            pcpus: engine.work(),
         }
     }
 }
@@ -97,18 +97,6 @@ fn sums(engine: &Engine, vcpus: &Range<u16>, progress: &Progress, meter: &Meter)
         sums.switches += snapshot.switches;
     }
     sums
-}
-
-/// What each pCPU has done, and its overhead.
-fn counters(engine: &Engine) -> impl Iterator<Item = (PcpuCounters, u64)> {
-    engine.stations.iter().map(|station| {
-        let pcpu = station.pcpu.borrow().id;
-        let counters = engine.scheduler().pcpu_counters(pcpu, engine.now());
-        (
-            counters.expect("rule: it is of the machine"),
-            station.overhead.get(),
-        )
-    })
 }
 
 /// What each VM got since `baseline`.
@@ -165,18 +153,9 @@ fn pool_of(engine: &Engine, shared: &super::workload::Shared) -> String {
 }
 
 /// What each pCPU did since `baseline`.
-pub(super) fn pcpus(engine: &Engine, baseline: &Baseline) -> Vec<PcpuOutcome> {
-    let outcome = |((now, overhead), (before, overhead_before)): (_, &(PcpuCounters, u64))| {
-        let now: PcpuCounters = now;
-        PcpuOutcome {
-            busy: now.times.busy - before.times.busy,
-            idle: now.times.idle - before.times.idle,
-            overhead: overhead - overhead_before,
-            switches: now.switches - before.switches,
-            kicks: now.kicks_received - before.kicks_received,
-        }
-    };
-    counters(engine).zip(&baseline.pcpus).map(outcome).collect()
+pub(super) fn pcpus(engine: &Engine, baseline: &Baseline) -> Vec<PcpuWork> {
+    let pairs = engine.work().into_iter().zip(&baseline.pcpus);
+    pairs.map(|(now, &before)| now - before).collect()
 }
 
 /// Somebody changes who shall get what, or where.

@@ -79,7 +79,7 @@ mod yields;
 pub use action::{Action, ActionSpec, Refused, When};
 pub use guest::{Instruction, Script};
 pub use histogram::Histogram;
-pub use outcome::{Failure, Outcome, PcpuOutcome, PoolOutcome, VmOutcome};
+pub use outcome::{Failure, Outcome, PcpuWork, PoolOutcome, VmOutcome};
 pub use outside::{Outside, Successor};
 pub use scenario::{
     Costs, PolicySpec, PoolSpec, RunOptions, Scenario, Topology, VmSpec, failure_of_panic,

@@ -3,6 +3,10 @@
 use super::{Histogram, Stretch};
 use crate::PcpuSet;
 use alloc::{string::String, vec::Vec};
+use core::{
+    iter::Sum,
+    ops::{Add, Sub},
+};
 
 /// What happened. Times are in ns.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +24,7 @@ pub struct Outcome {
     /// Those that there are at the end, in their order, and then those that are gone.
     pub pools: Vec<PoolOutcome>,
     /// By number.
-    pub pcpus: Vec<PcpuOutcome>,
+    pub pcpus: Vec<PcpuWork>,
     /// How many actions from outside there were, the warm-up included.
     pub actions: u64,
     /// How many of them were refused, as happens by chance, and changed nothing.
@@ -84,21 +88,13 @@ pub struct PoolOutcome {
     pub pcpus: PcpuSet,
     /// How many vCPUs belong to it.
     pub vcpus: usize,
-    /// As of a pCPU, all together.
-    pub busy: u64,
-    /// As of a pCPU, all together; a pCPU that is unplugged idles for nobody.
-    pub idle: u64,
-    /// As of a pCPU, all together.
-    pub overhead: u64,
-    /// As of a pCPU, all together.
-    pub switches: u64,
-    /// As of a pCPU, all together.
-    pub kicks: u64,
+    /// What they did, all together; a pCPU that is unplugged idles for nobody.
+    pub work: PcpuWork,
 }
 
-/// What a pCPU did while it was measured.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PcpuOutcome {
+/// What one pCPU did while it was measured, or several all together. Times are in ns.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct PcpuWork {
     /// A vCPU ran there, the overhead of binding it included.
     pub busy: u64,
     /// None did.
@@ -109,6 +105,32 @@ pub struct PcpuOutcome {
     pub switches: u64,
     /// How many kicks reached it.
     pub kicks: u64,
+}
+
+impl PcpuWork {
+    fn with(self, other: Self, combine: fn(u64, u64) -> u64) -> Self {
+        Self {
+            busy: combine(self.busy, other.busy),
+            idle: combine(self.idle, other.idle),
+            overhead: combine(self.overhead, other.overhead),
+            switches: combine(self.switches, other.switches),
+            kicks: combine(self.kicks, other.kicks),
+        }
+    }
+}
+
+impl Sub for PcpuWork {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        self.with(before, u64::sub)
+    }
+}
+
+impl Sum for PcpuWork {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, work| sum.with(work, u64::add))
+    }
 }
 
 /// A rule that broke.

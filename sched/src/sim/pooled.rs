@@ -1,8 +1,8 @@
 //! What scenarios with pools show, and with actions on pools and pCPUs.
 
 use super::{
-    Action, ActionSpec, Outcome, PoolSpec, RunOptions, Scenario, Stretch, When, Workload, rehearse,
-    run,
+    Action, ActionSpec, Outcome, PoolOutcome, PoolSpec, RunOptions, Scenario, Stretch, When,
+    Workload, rehearse, run,
     scenarios::{MS, scenario, vm},
     short::{pcpu, set},
 };
@@ -47,6 +47,11 @@ fn at(ms: u64, action: Action) -> ActionSpec {
     }
 }
 
+/// How long its pCPUs belonged to it, all together.
+fn time_of(pool: &PoolOutcome) -> u64 {
+    pool.work.busy + pool.work.idle
+}
+
 fn shown(scenario: &Scenario) -> Outcome {
     let options = RunOptions {
         interleave: false,
@@ -82,14 +87,7 @@ fn a_vm_runs_in_its_pool_and_gets_its_part_of_that() {
     let pools: Vec<_> = outcome
         .pools
         .iter()
-        .map(|pool| {
-            (
-                &*pool.name,
-                &*pool.policy,
-                pool.vcpus,
-                pool.busy + pool.idle,
-            )
-        })
+        .map(|pool| (&*pool.name, &*pool.policy, pool.vcpus, time_of(pool)))
         .collect();
     let all = 2 * 500 * MS;
     assert_eq!(
@@ -121,8 +119,8 @@ fn a_pcpu_that_is_unplugged_runs_nobody_until_it_is_plugged_in() {
     let second = &outcome.pools[1];
     assert_eq!((second.pcpus, outcome.actions), (set("1-3"), 2));
     // Of the 500 ms that are measured it belonged to the one for 100 and to the other for 200.
-    let time = |index: usize| outcome.pools[index].busy + outcome.pools[index].idle;
-    assert_eq!((time(0), time(1)), (600 * MS, 1200 * MS));
+    let times = [0, 1].map(|index: usize| time_of(&outcome.pools[index]));
+    assert_eq!(times, [600 * MS, 1200 * MS]);
 }
 
 #[test]
@@ -170,7 +168,7 @@ fn vms_and_pcpus_move_between_pools_that_come_and_go() {
     assert_eq!(names, ["first", "second", "third"]);
     let gone = &outcome.pools[2];
     assert_eq!((gone.pcpus, gone.vcpus), (PcpuSet::EMPTY, 0));
-    assert_eq!(gone.busy + gone.idle, 2 * 201 * MS);
+    assert_eq!(time_of(gone), 2 * 201 * MS);
     assert_eq!(outcome.vms[one].pool, outcome.vms[two].pool);
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use trapline_sched::sim::{Failure, Histogram, Outcome, PcpuOutcome, PoolOutcome, VmOutcome};
+use trapline_sched::sim::{Failure, Histogram, Outcome, PcpuWork, PoolOutcome, VmOutcome};
 
 use super::ScenarioFile;
 
@@ -113,16 +113,9 @@ pub struct Pool {
     pub pcpus: String,
     /// How many vCPUs it has.
     pub vcpus: usize,
-    /// As of a pCPU, of all together.
-    pub busy_ns: u64,
-    /// As of a pCPU, of all together.
-    pub idle_ns: u64,
-    /// As of a pCPU, of all together.
-    pub overhead_ns: u64,
-    /// As of a pCPU, of all together.
-    pub switches: u64,
-    /// As of a pCPU, of all together.
-    pub kicks: u64,
+    /// What they did, all together.
+    #[serde(flatten)]
+    pub work: Pcpu,
 }
 
 /// What a pCPU did.
@@ -237,21 +230,17 @@ fn pool(pool: &PoolOutcome) -> Pool {
         policy: pool.policy.clone(),
         pcpus: pool.pcpus.to_string(),
         vcpus: pool.vcpus,
-        busy_ns: pool.busy,
-        idle_ns: pool.idle,
-        overhead_ns: pool.overhead,
-        switches: pool.switches,
-        kicks: pool.kicks,
+        work: pcpu(&pool.work),
     }
 }
 
-fn pcpu(pcpu: &PcpuOutcome) -> Pcpu {
+fn pcpu(work: &PcpuWork) -> Pcpu {
     Pcpu {
-        busy_ns: pcpu.busy,
-        idle_ns: pcpu.idle,
-        overhead_ns: pcpu.overhead,
-        switches: pcpu.switches,
-        kicks: pcpu.kicks,
+        busy_ns: work.busy,
+        idle_ns: work.idle,
+        overhead_ns: work.overhead,
+        switches: work.switches,
+        kicks: work.kicks,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use trapline_sched::sim::{Histogram, Outcome, PcpuOutcome, PoolOutcome, VmOutcome};
+use trapline_sched::sim::{Histogram, Outcome, PcpuWork, PoolOutcome, VmOutcome};
 
 use super::ScenarioFile;
 use crate::host::table::align;
@@ -171,19 +171,18 @@ pub fn table(summary: &Summary, outcome: &Outcome) -> String {
     if outcome.pools.len() > 1 {
         text += &pools(&outcome.pools);
     }
-    let sum = |count: fn(&PcpuOutcome) -> u64| -> u64 { outcome.pcpus.iter().map(count).sum() };
-    let (busy, idle) = (sum(|pcpu| pcpu.busy), sum(|pcpu| pcpu.idle));
-    let of_all = |ns: u64| percent(ns as f64 / (busy + idle).max(1) as f64);
+    let work: PcpuWork = outcome.pcpus.iter().copied().sum();
+    let [busy, overhead, idle] = parts(&work);
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
         "{} pCPUs: {} % busy, with {} % for switches and interrupts, {} % idle; {} switches, {} kicks; {} events{}",
         outcome.pcpus.len(),
-        of_all(busy),
-        of_all(sum(|pcpu| pcpu.overhead)),
-        of_all(idle),
-        sum(|pcpu| pcpu.switches),
-        sum(|pcpu| pcpu.kicks),
+        busy,
+        overhead,
+        idle,
+        work.switches,
+        work.kicks,
         outcome.events,
         match (outcome.actions, outcome.refused) {
             (0, _) => String::new(),
@@ -192,6 +191,12 @@ pub fn table(summary: &Summary, outcome: &Outcome) -> String {
         }
     );
     text
+}
+
+/// What part of their time pCPUs were busy, what of that was overhead, and what part they were idle, in percent.
+fn parts(work: &PcpuWork) -> [String; 3] {
+    let all = (work.busy + work.idle).max(1) as f64;
+    [work.busy, work.overhead, work.idle].map(|ns| percent(ns as f64 / all))
 }
 
 /// A line for each pool.
@@ -209,19 +214,18 @@ fn pools(pools: &[PoolOutcome]) -> String {
     ];
     let mut lines = vec![headings.map(str::to_owned).to_vec()];
     lines.extend(pools.iter().map(|pool| {
-        let all = (pool.busy + pool.idle).max(1) as f64;
-        let of_all = |ns: u64| percent(ns as f64 / all);
+        let [busy, overhead, idle] = parts(&pool.work);
         let or_dash = |text: String| if text.is_empty() { "-".into() } else { text };
         vec![
             pool.name.clone(),
             or_dash(pool.pcpus.to_string()),
             or_dash(pool.policy.clone()),
             pool.vcpus.to_string(),
-            of_all(pool.busy),
-            of_all(pool.overhead),
-            of_all(pool.idle),
-            pool.switches.to_string(),
-            pool.kicks.to_string(),
+            busy,
+            overhead,
+            idle,
+            pool.work.switches.to_string(),
+            pool.work.kicks.to_string(),
         ]
     }));
     align(&lines)
