@@ -37,16 +37,24 @@ pub fn register(vm: &Vm, id_registers: IdRegisters) -> Result<(), RegisterError>
     add(&DebugRegisters::claims(), Arc::new(DebugRegisters))?;
     add(&FixedRegisters::claims(), Arc::new(FixedRegisters))?;
     let [distributor, others] = vm.vgic().frames();
-    add(&[Claim::Mmio(distributor)], Arc::new(vgic::Distributor))?;
+    add(
+        &[Claim::Mmio(distributor)],
+        Arc::new(vgic::Frame::Distributor),
+    )?;
     if let Some(its) = vm.vgic().its_frames() {
-        add(&[Claim::Mmio(its)], Arc::new(vgic::TranslationService))?;
+        add(&[Claim::Mmio(its)], Arc::new(vgic::Frame::Its))?;
     }
     match vm.vgic().version() {
-        vgic::Version::V2 { .. } => add(&[Claim::Mmio(others)], Arc::new(vgic::CpuInterface)),
+        vgic::Version::V2 { .. } => {
+            add(&[Claim::Mmio(others)], Arc::new(vgic::Frame::CpuInterface))
+        }
         vgic::Version::V3 { .. } => {
             let registers = vgic::SystemRegisters::REGISTERS.map(Claim::system_register);
             add(&registers, Arc::new(vgic::SystemRegisters))?;
-            add(&[Claim::Mmio(others)], Arc::new(vgic::Redistributors))
+            add(
+                &[Claim::Mmio(others)],
+                Arc::new(vgic::Frame::Redistributors),
+            )
         }
     }
 }

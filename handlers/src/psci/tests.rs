@@ -8,7 +8,7 @@ use trapline_vcpu::exit::{Call, Conduit, Direction};
 use super::*;
 use crate::{
     support::{Cpu, Machine},
-    vgic::{Distributor, Redistributors},
+    vgic::Frame,
 };
 
 const RAM: u64 = 0x4000_0000;
@@ -196,8 +196,8 @@ fn a_system_sleeps_only_alone() {
 fn interrupt(machine: &Machine, cpu: &mut Cpu) {
     let [distributor, redistributors] = machine.vm.vgic().frames();
     let (control, sgis) = (*distributor.start(), redistributors.start() + 0x1_0000);
-    machine.register(&[Claim::Mmio(distributor)], Distributor);
-    machine.register(&[Claim::Mmio(redistributors)], Redistributors);
+    machine.register(&[Claim::Mmio(distributor)], Frame::Distributor);
+    machine.register(&[Claim::Mmio(redistributors)], Frame::Redistributors);
     for (address, value) in [(control, 1), (sgis + 0x100, 1), (sgis + 0x200, 1)] {
         assert_eq!(
             cpu.mmio(address, 4, Direction::Write(value)),

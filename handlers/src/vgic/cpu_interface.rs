@@ -4,13 +4,12 @@
 //! deactivate behind our back, and no control makes it trap: so that page is not mapped. [IHI0048: GICV_DIR]
 
 use trapline_vcpu::{
-    Action, Exit,
+    Action,
     exit::{Direction, MmioAccess},
     interrupts::VirtualCpuInterface,
 };
 
 use super::{Version, Vgic, VgicCpu};
-use crate::{ExitHandler, GuestCpu};
 
 /// The bytes of the CPU interface's frame, as a guest sees it.
 pub const CPU_INTERFACE_SIZE: u64 = 0x1_0000;
@@ -44,24 +43,5 @@ impl Vgic {
             (Some(..CPU_INTERFACE_SIZE), Direction::Write(_)) => Action::Finish,
             _ => Action::Decline,
         }
-    }
-}
-
-/// Answers accesses to the part of the CPU interface's frame that is not mapped.
-pub struct CpuInterface;
-
-impl ExitHandler for CpuInterface {
-    fn name(&self) -> &str {
-        "vgic cpu interface"
-    }
-
-    fn handle(&self, guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
-        let Exit::Mmio(access) = exit else {
-            return Action::Decline;
-        };
-        let interrupts = guest.interrupts();
-        interrupts
-            .vgic
-            .mmio(interrupts.cpu, interrupts.interface, access)
     }
 }

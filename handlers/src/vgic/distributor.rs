@@ -1,23 +1,18 @@
 //! What a guest sees of a GICv3's distributor: affinity routing always on, one security state. [IHI0069: Distributor register map]
 
-use trapline_vcpu::{Action, Exit, exit::MmioAccess, interrupts::VirtualCpuInterface};
-
 use super::{
-    PRIVATE_COUNT, Version, Vgic, VgicCpu, distributor_v2,
+    PRIVATE_COUNT, Version, Vgic,
     lpi::{FIRST_LPI, LPI_BITS},
     record::{ANYBODY, Record},
     registers::{
         Bank, CLEAR_ACTIVE, CLEAR_ENABLE, CLEAR_PENDING, CONFIGURATION, Cells, GROUP, Masked,
-        PRIORITY, Place, Row, SET_ACTIVE, SET_ENABLE, SET_PENDING, ascending, identification, row,
+        PRIORITY, Row, SET_ACTIVE, SET_ENABLE, SET_PENDING, ascending, identification, row,
         write_ignored,
     },
     sysregs::AFFINITY_MASK,
     walk::CHUNK,
 };
-use crate::{
-    ExitHandler, GuestCpu,
-    sync::atomic::{Ordering, fence},
-};
+use crate::sync::atomic::{Ordering, fence};
 
 /// The bytes of the distributor's frame.
 pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
@@ -33,7 +28,7 @@ const FIXED_CONTROL: u32 = 1 << 4 | 1 << 6;
 
 /// No row: reads as zero, ignores writes.
 #[rustfmt::skip] // read by column
-const ROWS: &[Row] = &[
+pub(super) const ROWS: &[Row] = &[
     row("GICD_CTLR",               0x0000..0x0004, Cells::Words(read_control, write_control)).folding(),
     row("GICD_TYPER",              0x0004..0x0008, Cells::Words(read_type, write_ignored)),
     row("GICD_IIDR",               0x0008..0x000c, Cells::Words(|_, _| IMPLEMENTER, write_ignored)),
@@ -219,64 +214,5 @@ impl Vgic {
             }
             route_now = current;
         }
-    }
-
-    /// Answers an access of `cpu`, which is bound to `interface`, to the distributor, a redistributor, the ITS, or what of a CPU
-    /// interface is not the hardware's.
-    pub fn mmio(
-        &self,
-        cpu: &mut VgicCpu,
-        interface: &mut dyn VirtualCpuInterface,
-        access: &MmioAccess,
-    ) -> Action {
-        match self.place(access.address, cpu.index) {
-            Some(place) => self.access_place(cpu, interface, &place, access),
-            None => self.cpu_interface(cpu, interface, access),
-        }
-    }
-
-    /// What the architecture calls the register at `address`, for messages; `None` if there is none.
-    pub fn register_name(&self, address: u64) -> Option<&'static str> {
-        self.place(address, 0)?.row().map(|row| row.name)
-    }
-
-    /// Where `address` is to vCPU `me`.
-    fn place(&self, address: u64, me: usize) -> Option<Place> {
-        match address.checked_sub(self.distributor_base) {
-            Some(offset) if offset < DISTRIBUTOR_SIZE => Some(match self.version {
-                Version::V2 { .. } => Place {
-                    rows: distributor_v2::ROWS,
-                    vcpu: Some(me),
-                    offset,
-                },
-                Version::V3 { .. } => Place {
-                    rows: ROWS,
-                    vcpu: None,
-                    offset,
-                },
-            }),
-            _ => self
-                .redistributor_place(address)
-                .or_else(|| self.its_place(address)),
-        }
-    }
-}
-
-/// Answers accesses to the distributor's frame.
-pub struct Distributor;
-
-impl ExitHandler for Distributor {
-    fn name(&self) -> &str {
-        "vgic distributor"
-    }
-
-    fn handle(&self, guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
-        let Exit::Mmio(access) = exit else {
-            return Action::Decline;
-        };
-        let interrupts = guest.interrupts();
-        interrupts
-            .vgic
-            .mmio(interrupts.cpu, interrupts.interface, access)
     }
 }

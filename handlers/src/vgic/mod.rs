@@ -12,7 +12,7 @@
 //! While there is room for everything, folding and writing again are one step for each list register ([`renew`]).
 //! What any vCPU may take goes to one ([`one_of_n`]). A device that the guest drives itself interrupts it through [`physical`].
 //! What is in another vCPU's list registers is seen by asking its owner to fold them ([`remote`]). The register front-ends
-//! are tables ([`distributor`], [`redistributor`]; [`distributor_v2`]); a write that concerns too many interrupts for one exit goes on
+//! are tables ([`distributor`], [`redistributor`]; [`distributor_v2`]) behind [`frame`]s; a write that concerns too many interrupts for one exit goes on
 //! in the next ([`walk`]). LPIs ([`lpi`]) come through the [`its`].
 //!
 //! Both versions have the same records and list registers. With GICv2, an SGI is pending once for each sender, and the CPU
@@ -25,6 +25,7 @@ mod distributor;
 mod distributor_v2;
 mod due;
 mod flush;
+mod frame;
 mod its;
 mod lines;
 mod list_register;
@@ -49,12 +50,13 @@ use hashbrown::HashMap;
 use trapline_sched::PcpuId;
 
 pub use cpu::VgicCpu;
-pub use cpu_interface::{CPU_INTERFACE_MAPPED_SIZE, CPU_INTERFACE_SIZE, CpuInterface};
-pub use distributor::{DISTRIBUTOR_SIZE, Distributor};
-pub use its::{ITS_SIZE, TranslationService};
+pub use cpu_interface::{CPU_INTERFACE_MAPPED_SIZE, CPU_INTERFACE_SIZE};
+pub use distributor::DISTRIBUTOR_SIZE;
+pub use frame::Frame;
+pub use its::ITS_SIZE;
 pub use lines::{InterruptLine, LineError};
 pub use physical::{PhysicalInterrupts, PhysicalLine, PhysicalSetup};
-pub use redistributor::{REDISTRIBUTOR_SIZE, Redistributors};
+pub use redistributor::REDISTRIBUTOR_SIZE;
 pub use sysregs::SystemRegisters;
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};

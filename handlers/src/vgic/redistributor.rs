@@ -1,7 +1,5 @@
 //! What a guest sees of each vCPU's redistributor: a control frame and an SGI frame. [IHI0069: Redistributor register map]
 
-use trapline_vcpu::{Action, Exit};
-
 use super::{
     Version, Vgic,
     distributor::IMPLEMENTER,
@@ -12,7 +10,7 @@ use super::{
         write_ignored,
     },
 };
-use crate::{ExitHandler, GuestCpu, sync::atomic::Ordering};
+use crate::sync::atomic::Ordering;
 
 /// The bytes of one vCPU's redistributor: two frames of 64 KiB.
 pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
@@ -105,24 +103,5 @@ impl Vgic {
             offset: offset % REDISTRIBUTOR_SIZE,
         };
         (vcpu < self.vcpu_count()).then_some(place)
-    }
-}
-
-/// Answers accesses to the frames of all redistributors.
-pub struct Redistributors;
-
-impl ExitHandler for Redistributors {
-    fn name(&self) -> &str {
-        "vgic redistributors"
-    }
-
-    fn handle(&self, guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
-        let Exit::Mmio(access) = exit else {
-            return Action::Decline;
-        };
-        let interrupts = guest.interrupts();
-        interrupts
-            .vgic
-            .mmio(interrupts.cpu, interrupts.interface, access)
     }
 }

@@ -15,15 +15,13 @@ mod tables;
 
 use alloc::sync::Arc;
 
-use trapline_vcpu::{Action, Exit};
-
 use super::{
     SharedCpu, Version, Vgic, VgicError,
     lpi::{LPI_COUNT, Lpis},
     registers::Place,
     walk::Walk,
 };
-use crate::{ExitHandler, GuestCpu, memory::GuestMemory, sync::Mutex};
+use crate::{memory::GuestMemory, sync::Mutex};
 use registers::{Queue, ROWS};
 use tables::{Event, Tables};
 
@@ -118,24 +116,5 @@ impl Vgic {
             vcpu: None,
             offset,
         })
-    }
-}
-
-/// Answers accesses to the ITS's frames.
-pub struct TranslationService;
-
-impl ExitHandler for TranslationService {
-    fn name(&self) -> &str {
-        "vgic its"
-    }
-
-    fn handle(&self, guest: &mut GuestCpu<'_>, exit: &Exit) -> Action {
-        let Exit::Mmio(access) = exit else {
-            return Action::Decline;
-        };
-        let interrupts = guest.interrupts();
-        interrupts
-            .vgic
-            .mmio(interrupts.cpu, interrupts.interface, access)
     }
 }
