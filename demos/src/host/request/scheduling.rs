@@ -149,6 +149,7 @@ impl Request {
         affinities: &[Vec<u64>],
     ) -> Result<()> {
         self.check_affinities(pools, affinities)?;
+        self.check_caps(pools)?;
         for (index, (plan, _)) in pools.pools.iter().enumerate() {
             if plan.policy.name == policies::Pinned::NAME {
                 self.check_pins(&pools.guests(index).collect::<Vec<_>>(), affinities)?;
@@ -190,6 +191,23 @@ impl Request {
                 );
                 let remedy = "give pCPUs of the pool, or leave it out for any of them";
                 return Err(Failure::input(what, guest.place.of("affinity"), remedy));
+            }
+        }
+        Ok(())
+    }
+
+    /// A guest's cap is not more than its pool has, under any policy: another one may take over.
+    fn check_caps(&self, pools: &Pools<'_>) -> Result<()> {
+        for (guest, &pool) in self.guests.iter().zip(&pools.of_guests) {
+            let (plan, _) = &pools.pools[pool];
+            let most = 100 * PcpuSet::from_bits(plan.pcpus).len();
+            if let Some(cap) = guest.entitlement.cap.filter(|&cap| cap > most) {
+                let what = format!(
+                    "a cap of {cap} hundredths of a pCPU, and its pool `{}` has {most}",
+                    plan.name
+                );
+                let remedy = "give at most what the pool has, or leave it out";
+                return Err(Failure::input(what, guest.place.of("cap"), remedy));
             }
         }
         Ok(())

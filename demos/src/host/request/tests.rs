@@ -162,10 +162,12 @@ fn the_policy_says_before_the_start_what_it_cannot_keep() {
         cap: Some(401),
         ..EntitlementConfig::default()
     };
-    refuse(
-        &request("credit", vec![with(capped, "a", 8)]),
-        "policy `credit` refuses `a`",
-    );
+    for policy in ["credit", "fair"] {
+        refuse(
+            &request(policy, vec![with(capped, "a", 8)]),
+            "a cap of 401 hundredths of a pCPU, and its pool `all` has 400",
+        );
+    }
 }
 
 #[test]

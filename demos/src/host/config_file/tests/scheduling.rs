@@ -225,6 +225,11 @@ fn pools_that_make_no_sense_are_refused_with_their_line() {
     );
     refuse(
         "vcpus = 2",
+        "cap = 101",
+        "a cap of 101 hundredths of a pCPU, and its pool `real-time` has 100",
+    );
+    refuse(
+        "vcpus = 2",
         "soft_affinity = \"0-1\"",
         "it prefers pCPUs 0-1, and its pool `real-time` has 3",
     );

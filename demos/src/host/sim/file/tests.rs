@@ -410,6 +410,11 @@ fn pools_that_make_no_sense_are_refused() {
         ),
         (
             "name = \"p\"\npcpus = \"1\"",
+            "pool = \"p\"\ncap = 101",
+            &["101 is out of range", "give 1 to 100"],
+        ),
+        (
+            "name = \"p\"\npcpus = \"1\"",
             "pool = \"q\"",
             &["there is no pool `q`", "pool of vm `a`", "rest, p"],
         ),

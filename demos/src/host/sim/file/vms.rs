@@ -98,8 +98,9 @@ impl Vms {
                 &format!("give at most {MOST_VCPUS}"),
             ));
         }
-        let entitlement = entitlement_of!(text).check(topology.pcpus.into(), &place)?;
         let pool = pools.find(text.pool.as_deref(), &place)?;
+        let pcpus = pools.all()[pool].pcpus.len() as usize;
+        let entitlement = entitlement_of!(text).check(pcpus, &place)?;
         let affinity = match &text.affinity {
             Some(list) => Some(affinity_of(
                 list,
