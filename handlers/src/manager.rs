@@ -150,6 +150,12 @@ impl<'a, M: Managed> Manager<'a, M> {
         self.change(target, |vcpu| vcpu.affinity = affinity)
     }
 
+    /// Says where vCPUs run from their next wake-ups on rather than elsewhere, as long as none has to wait for that; an empty set
+    /// means no preference.
+    pub fn set_soft_affinity(&self, target: Target, set: PcpuSet) -> Result<(), ManageError> {
+        self.change(target, |vcpu| vcpu.soft_affinity = set)
+    }
+
     fn change(
         &self,
         Target { vm, vcpu }: Target,

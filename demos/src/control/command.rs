@@ -10,7 +10,7 @@ use core::fmt;
 use trapline_sched::{PcpuId, PcpuSet, Weight};
 
 /// How each command is written, and what it does.
-pub const HELP: [(&str, &str); 24] = [
+pub const HELP: [(&str, &str); 25] = [
     ("help", "what there is"),
     (
         "list [vms]",
@@ -49,6 +49,10 @@ pub const HELP: [(&str, &str); 24] = [
     (
         "set affinity VM[/VCPU] LIST",
         "the pCPUs that it may run on, like 0-1,3",
+    ),
+    (
+        "set soft-affinity VM[/VCPU] LIST|none",
+        "the pCPUs that it runs on rather than elsewhere, if it need not wait for that",
     ),
     (
         "set pool VM POOL",
@@ -186,6 +190,8 @@ pub enum Setting {
     HaltPoll(u32),
     /// Where they may run.
     Affinity(PcpuSet),
+    /// Where they run rather than elsewhere; `None`: they have no preference.
+    SoftAffinity(Option<PcpuSet>),
 }
 
 /// A change in a VM's life.
@@ -228,6 +234,7 @@ impl Setting {
             Self::Budget(_) => "budget",
             Self::HaltPoll(_) => "halt-poll",
             Self::Affinity(_) => "affinity",
+            Self::SoftAffinity(_) => "soft-affinity",
         }
     }
 }
@@ -294,8 +301,12 @@ impl fmt::Display for Command {
                     Setting::Cap(Some(cap)) => write!(f, "{cap}"),
                     Setting::Priority(priority) => write!(f, "{priority}"),
                     Setting::Budget(Some((budget, period))) => write!(f, "{budget} {period}"),
-                    Setting::Cap(None) | Setting::Budget(None) => f.write_str("none"),
-                    Setting::Affinity(pcpus) => write!(f, "{pcpus}"),
+                    Setting::Cap(None) | Setting::Budget(None) | Setting::SoftAffinity(None) => {
+                        f.write_str("none")
+                    }
+                    Setting::Affinity(pcpus) | Setting::SoftAffinity(Some(pcpus)) => {
+                        write!(f, "{pcpus}")
+                    }
                 }
             }
             Self::SetPool { vm, pool } => write!(f, "set pool {vm} {pool}"),

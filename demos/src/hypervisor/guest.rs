@@ -234,12 +234,14 @@ pub(super) fn settings(
         .entitlement(index as u16, timer::ticks_of_us)
         .ok_or(("entitlement", "a value is out of range"))?;
     let pool = PoolId::new(config.pool.into()).ok_or(("pool", "there can be no such pool"))?;
+    let soft_affinity = PcpuSet::from_bits(config.soft_affinity).intersection(pcpus);
     let vcpu = |vcpu: usize| VcpuSettings {
         entitlement,
         affinity: match config.affinity.get(vcpu) {
             Some(&bits) => PcpuSet::from_bits(bits).intersection(pcpus),
             None => pcpus,
         },
+        soft_affinity,
     };
     let vcpus = (0..usize::from(config.vcpu_count)).map(vcpu);
     Ok(Settings::new(pool, vcpus))
@@ -254,8 +256,6 @@ fn create_vcpus(
     (vm, vcpus): (&Arc<Vm>, &Vcpus),
     space: &Arc<AddressSpace>,
 ) -> Result<Vec<Arc<VcpuHandle<GuestVcpu>>>, Refusal> {
-    let preferred = PcpuSet::from_bits(machine.slots[index].config.soft_affinity);
-    let preferred = preferred.intersection(machine.scheduler.pcpus());
     let mut handles = Vec::with_capacity(vcpus.count());
     for (vcpu, own) in settings.vcpus().iter().enumerate() {
         let extension = VmVcpu::new(vm.clone(), vcpu).expect("the VM has as many vCPUs");
@@ -270,7 +270,7 @@ fn create_vcpus(
         match created {
             Ok(handle) => {
                 handle
-                    .set_soft_affinity(preferred)
+                    .set_soft_affinity(own.soft_affinity)
                     .expect("the machine has all that it names");
                 machine.own(handle.id(), index);
                 vcpus.attach(vcpu, handle.clone());

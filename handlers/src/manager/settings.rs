@@ -16,6 +16,8 @@ pub struct VcpuSettings {
     pub entitlement: Entitlement,
     /// The pCPUs that it may run on.
     pub affinity: PcpuSet,
+    /// The pCPUs that it runs on rather than elsewhere; empty: it has no preference.
+    pub soft_affinity: PcpuSet,
 }
 
 /// What the vCPUs of one VM shall get, by index. A VM begins each life with it, by [`Scheduler::restore_vcpu_in`] where its pool has
@@ -72,6 +74,10 @@ impl Settings {
                 scheduler.check_affinity(set, self.pool).map(drop)
             });
             checked.map_err(|error| self.refused(vcpu, error))?;
+            let preferred = next.vcpus[vcpu].soft_affinity;
+            if let Some(absent) = preferred.difference(scheduler.pcpus()).first() {
+                return Err(self.refused(vcpu, AffinityError::AbsentPcpu(absent)));
+            }
         }
         let vcpus = handles.iter().zip(&next.vcpus).zip(affinities);
         let changes = vcpus.map(|((vcpu, settings), affinity)| Change {
@@ -84,6 +90,10 @@ impl Settings {
             let vcpu = handles.iter().position(|vcpu| vcpu.id() == id);
             self.refused(vcpu.unwrap_or_default(), error)
         })?;
+        for (vcpu, settings) in handles.iter().zip(&next.vcpus) {
+            vcpu.set_soft_affinity(settings.soft_affinity)
+                .expect("rule: its pCPUs have been checked");
+        }
         Ok(next)
     }
 

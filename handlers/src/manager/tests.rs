@@ -79,6 +79,7 @@ fn settings(vm: u16, vcpus: usize) -> Settings {
             ..Entitlement::default()
         },
         affinity: PcpuSet::all(2),
+        soft_affinity: PcpuSet::EMPTY,
     };
     Settings::new(PoolId::FIRST, vec![one; vcpus])
 }
@@ -137,6 +138,7 @@ fn of_web(machine: &Fake) -> Vec<VcpuSettings> {
         let scheduled = handles.iter().map(|handle| VcpuSettings {
             entitlement: handle.entitlement(),
             affinity: handle.affinity(),
+            soft_affinity: handle.soft_affinity(),
         });
         assert_eq!(settings.vcpus(), scheduled.collect::<Vec<_>>());
         settings.vcpus().to_vec()
@@ -157,8 +159,9 @@ fn each_change_reaches_the_pool() {
         manager.set_reservation(SECOND, reservation(2, 5)),
         manager.set_cap(0, Some(150)),
         manager.set_affinity(SECOND, one),
+        manager.set_soft_affinity(WEB, one),
     ];
-    assert_eq!(done, [const { Ok(()) }; 8]);
+    assert_eq!(done, [const { Ok(()) }; 9]);
     let [first, second] = of_web(&machine)[..] else {
         panic!("it has two");
     };
@@ -180,12 +183,14 @@ fn each_change_reaches_the_pool() {
         ..expected
     };
     assert_eq!((second.entitlement, second.affinity), (expected, one));
+    assert_eq!([first, second].map(|vcpu| vcpu.soft_affinity), [one; 2]);
     let gone = [
         manager.set_slice(WEB, None),
         manager.set_cap(0, None),
         manager.set_reservation(WEB, None),
+        manager.set_soft_affinity(WEB, PcpuSet::EMPTY),
     ];
-    assert_eq!(gone, [const { Ok(()) }; 3]);
+    assert_eq!(gone, [const { Ok(()) }; 4]);
     let second = of_web(&machine)[1].entitlement;
     assert_eq!(
         (second.slice, second.cap, second.reservation),
@@ -209,8 +214,12 @@ fn what_is_set_for_a_vm_that_is_off_is_kept_for_it() {
     );
     let vcpu = manager.vcpu(1, 0, 9).expect("it has one");
     assert_eq!((vcpu.activity, vcpu.pcpu), (VcpuActivity::Off, None));
-    let beyond = manager.set_affinity(DB, PcpuSet::all(3)).unwrap_err();
-    assert_eq!(beyond.to_string(), "the machine has no pcpu2");
+    for beyond in [
+        manager.set_affinity(DB, PcpuSet::all(3)),
+        manager.set_soft_affinity(DB, PcpuSet::all(3)),
+    ] {
+        assert_eq!(beyond.unwrap_err().to_string(), "the machine has no pcpu2");
+    }
 }
 
 #[test]

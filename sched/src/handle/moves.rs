@@ -48,6 +48,12 @@ impl<V: Vcpu> VcpuHandle<V> {
         self.unless_gone(affinity).unwrap_or(PcpuSet::EMPTY)
     }
 
+    /// Where it runs rather than elsewhere; empty: it has no preference, or was retired.
+    pub fn soft_affinity(&self) -> PcpuSet {
+        let preferred = self.entry.preferred();
+        self.unless_gone(preferred).unwrap_or(PcpuSet::EMPTY)
+    }
+
     /// What was read from its entry, unless another one has its number by now, and its entry. Whoever asks while somebody retires it
     /// may get either.
     fn unless_gone<T>(&self, read: T) -> Option<T> {

@@ -118,11 +118,12 @@ pub fn option_names(name: &str) -> &'static [&'static str] {
 /// all look at; `None` if there is no such policy.
 pub fn setting_names(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        RoundRobin::NAME | Pinned::NAME | Gang::NAME => &["affinity"],
-        Fair::NAME => &["affinity", "weight", "slice"],
-        Credit::NAME => &["affinity", "weight", "slice", "cap"],
-        Deadline::NAME => &["affinity", "budget"],
-        Priority::NAME => &["affinity", "priority", "slice"],
+        Gang::NAME => &["affinity"],
+        RoundRobin::NAME | Pinned::NAME => &["affinity", "soft-affinity"],
+        Fair::NAME => &["affinity", "soft-affinity", "weight", "slice"],
+        Credit::NAME => &["affinity", "soft-affinity", "weight", "slice", "cap"],
+        Deadline::NAME => &["affinity", "soft-affinity", "budget"],
+        Priority::NAME => &["affinity", "soft-affinity", "priority", "slice"],
         TableDriven::NAME => &["affinity", "slice"],
         _ => return None,
     })

@@ -81,7 +81,7 @@ impl<'a> Words<'a> {
     }
 
     fn setting(&mut self) -> Result<Command> {
-        const SETTINGS: [&str; 8] = [
+        const SETTINGS: [&str; 9] = [
             "weight",
             "slice",
             "cap",
@@ -89,6 +89,7 @@ impl<'a> Words<'a> {
             "budget",
             "halt-poll",
             "affinity",
+            "soft-affinity",
             "pool",
         ];
         let list = || SETTINGS.join(" ");
@@ -113,7 +114,7 @@ impl<'a> Words<'a> {
             };
         }
         let value = self.need(match what {
-            "affinity" => "a list of pCPUs",
+            "affinity" | "soft-affinity" => "a list of pCPUs",
             _ => "a value",
         })?;
         let setting = match what {
@@ -132,7 +133,9 @@ impl<'a> Words<'a> {
             "budget" if value == "none" => Setting::Budget(None),
             "budget" => Setting::Budget(Some(self.budget(value)?)),
             "halt-poll" => Setting::HaltPoll(within("a halt poll", value, HALT_POLL_US)?),
-            _ => Setting::Affinity(pcpus(value)?),
+            "affinity" => Setting::Affinity(pcpus(value)?),
+            _ if value == "none" => Setting::SoftAffinity(None),
+            _ => Setting::SoftAffinity(Some(pcpus(value)?)),
         };
         Ok(Command::Set(who, setting))
     }

@@ -49,6 +49,7 @@ fn setting() -> impl Strategy<Value = Setting> {
         of(RESERVATION_US.prop_flat_map(|period| (1..=period, Just(period))))
             .prop_map(Setting::Budget),
         pcpus().prop_map(Setting::Affinity),
+        of(pcpus()).prop_map(Setting::SoftAffinity),
     ]
 }
 
@@ -90,7 +91,7 @@ proptest! {
 
     /// What is read from any text is written as a text that means the same.
     #[test]
-    fn any_text_is_read_or_refused(text in "(set|list|policy|pause|help|create|remove|move)?( weight| affinity| vcpus| budget| pool| pcpu)?( [a-z0-9/=,-]{1,8}){0,4}") {
+    fn any_text_is_read_or_refused(text in "(set|list|policy|pause|help|create|remove|move)?( weight| affinity| soft-affinity| vcpus| budget| pool| pcpu)?( [a-z0-9/=,-]{1,8}){0,4}") {
         if let Ok(command) = Command::parse(&text) {
             prop_assert_eq!(Command::parse(&command.to_string()), Ok(command));
         }
@@ -119,7 +120,7 @@ fn the_help_tells_the_truth() {
                         "100".into()
                     }
                     "NAME" => "credit".into(),
-                    "LIST" => "0-1".into(),
+                    "LIST" | "LIST|none" => "0-1".into(),
                     "POOL" | "HEIR" | "pool=POOL" => {
                         word.replace("HEIR", "fast").replace("POOL", "fast")
                     }
@@ -167,11 +168,11 @@ fn what_is_wrong_is_said_with_what_there_is() {
         ("pause web db", "\"db\" is too much after `pause web`"),
         (
             "set",
-            "what to set is missing; there are: weight slice cap priority budget halt-poll affinity pool",
+            "what to set is missing; there are: weight slice cap priority budget halt-poll affinity soft-affinity pool",
         ),
         (
             "set share web 1",
-            "there is no setting \"share\"; there are: weight slice cap priority budget halt-poll affinity pool",
+            "there is no setting \"share\"; there are: weight slice cap priority budget halt-poll affinity soft-affinity pool",
         ),
         (
             "set weight web",

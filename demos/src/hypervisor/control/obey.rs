@@ -138,6 +138,9 @@ fn set(machine: &Machine, vm: usize, who: &Who, setting: Setting) -> Result<(), 
             manager.set_reservation(target, Some(reservation))
         }
         Setting::Affinity(pcpus) => manager.set_affinity(target, pcpus),
+        Setting::SoftAffinity(pcpus) => {
+            manager.set_soft_affinity(target, pcpus.unwrap_or(PcpuSet::EMPTY))
+        }
     };
     result.map_err(|error| error.to_string())
 }

@@ -19,7 +19,7 @@ use crate::hypervisor::{Machine, PcpuPower};
 const ROWS: usize = 4;
 
 const SETTINGS: &str =
-    "weight\tslice_us\tcap\tpriority\tbudget_us\tperiod_us\thalt_poll_us\taffinity";
+    "weight\tslice_us\tcap\tpriority\tbudget_us\tperiod_us\thalt_poll_us\taffinity\tsoft_affinity";
 
 /// A table that is being shown.
 pub(super) struct Table {
@@ -130,7 +130,7 @@ fn vm(machine: &Machine, vm: usize) -> String {
     let settings = match &status.settings {
         Some(settings) => cells(settings),
         // One of them would be as wrong as another.
-        None => ["mixed"; 8].join("\t"),
+        None => ["mixed"; 9].join("\t"),
     };
     format!(
         "{}\t{}\t{}\t{}\t{settings}",
@@ -203,6 +203,7 @@ fn cells(settings: &VcpuSettings) -> String {
     let VcpuSettings {
         entitlement,
         affinity,
+        soft_affinity,
     } = settings;
     let or_none = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
     let reservation = entitlement.reservation;
@@ -215,6 +216,10 @@ fn cells(settings: &VcpuSettings) -> String {
         or_none(reservation.map(|reservation| microseconds(reservation.period()))),
         microseconds(entitlement.halt_poll).to_string(),
         affinity.to_string(),
+        match soft_affinity {
+            none if none.is_empty() => "-".into(),
+            some => some.to_string(),
+        },
     ]
     .into();
     cells.join("\t")

@@ -4,7 +4,7 @@ use super::{MACHINE, busy};
 use crate::harness::{Control, Run};
 
 /// What is wrong, and what is said about it.
-const REFUSED: [(&str, &str); 28] = [
+const REFUSED: [(&str, &str); 29] = [
     (
         "explode",
         "there is no command \"explode\"; there are: help list set",
@@ -40,6 +40,7 @@ const REFUSED: [(&str, &str); 28] = [
          emptiest of those it may use has 60.0 % left",
     ),
     ("set affinity web 1-2", "the machine has no pcpu2"),
+    ("set soft-affinity web 1-2", "the machine has no pcpu2"),
     (
         "set affinity web 2-1",
         "a pCPU range must not end before it starts",
