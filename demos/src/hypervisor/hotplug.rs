@@ -336,7 +336,10 @@ impl Machine {
         let Stage::Leaving { until } = *stage else {
             return Next::Nothing;
         };
-        let (heir, _) = heir.expect("a pool's last pCPU is not unplugged");
+        let Some((heir, _)) = heir else {
+            // Its pool has another one, which has not come yet.
+            return Next::StepUntil(timer::now() + timer::ticks_of_us(LOOK_US));
+        };
         let to = heir.index() as u16;
         let handed_over = gic::hand_over_shared(to).map_err(Why::Interrupt);
         let closed = handed_over.and_then(|()| engine.close().map_err(Why::Scheduler));
@@ -365,9 +368,9 @@ impl Machine {
 
     /// pCPU `pcpu`, which was unplugged and has not left, stays in `pool`.
     fn stay(&self, pcpu: PcpuId, pool: &mut PoolId) -> Result<(), PoolChangeError> {
-        self.join(pcpu, pool)?;
+        // It is on, whatever its pool says.
         gic::accept_shared(pcpu.index() as u16);
-        Ok(())
+        self.join(pcpu, pool)
     }
 
     /// pCPU `pcpu` belongs to `pool`, or to the first one if that is no more.

@@ -125,6 +125,10 @@ fn lives_and_places_change_when_they_are_told_to() {
             client.until("list vcpus db", "pcpu", settled);
             client.until("list vcpus web", "pcpu", |cells| cells[1] == "1");
             assert_eq!(client.column("list", "affinity"), ["mixed", "0", "0-1"]);
+            client.done("set soft-affinity web 1");
+            client.done("set soft-affinity web/1 none");
+            let column = client.column("list vcpus web", "soft_affinity");
+            assert_eq!(column, ["1", "-"]);
             // What is set for a guest that is off holds in its next life, and in those after it.
             let remark = client.done("set weight spare 77");
             assert_eq!(remark, ["spare is off: it has this from its next start on"]);
@@ -291,6 +295,24 @@ fn a_guest_that_starts_while_its_pcpu_is_off_gets_it_when_that_is_back() {
             assert_eq!(client.column("list", "affinity"), ["0", "0-1"]);
             client.done("stop web");
             client.done("stop db");
+        });
+    output.expect_exit(0);
+    output.expect_no_exit_allocation();
+}
+
+/// The others are perhaps still on their way then.
+#[test]
+fn a_pcpu_is_unplugged_as_soon_as_commands_are_taken() {
+    let machine = MACHINE.replace("pcpus = 2", "pcpus = 8");
+    let output = Run::described(&(machine + &busy("web", 8, "")))
+        .deadline(120)
+        .start_and(|control| {
+            let mut client = control.connect();
+            client.done("unplug 0");
+            client.until("list pcpus", "state", |cells| cells[0] == "off");
+            client.done("plug 0");
+            client.until("list pcpus", "state", |cells| cells[0] == "busy");
+            client.done("stop web");
         });
     output.expect_exit(0);
     output.expect_no_exit_allocation();
