@@ -75,7 +75,7 @@ impl Machine {
         if !*is_at_work || now.is_idle {
             return is_at_work.then_some(begin);
         }
-        if let Some(idle) = self.scheduler.idle_pcpus().first() {
+        if let Some(idle) = self.whom_to_call() {
             engine::call_attention(idle.index() as u16);
             *is_at_work = false;
             return None;
@@ -111,11 +111,15 @@ impl Machine {
     /// Calls a pCPU that has the time, or else the caller's own. If that one goes off before it has looked, another one looks when it
     /// is off.
     pub(super) fn call(&self) {
-        // What it is called for comes before the choice: see `Hotplug::is_waiting`.
-        fence(SeqCst);
         let here =
             PcpuId::new(pcpu::this_pcpu()).filter(|&here| self.scheduler.pcpus().contains(here));
-        let to = self.scheduler.idle_pcpus().first().or(here);
+        let to = self.whom_to_call().or(here);
         engine::call_attention(to.map_or_else(devices::keeper, |pcpu| pcpu.index() as u16));
+    }
+
+    /// A pCPU that idles. What it is to be called for has been written down, and comes before the choice: see `Hotplug::is_waiting`.
+    fn whom_to_call(&self) -> Option<PcpuId> {
+        fence(SeqCst);
+        self.scheduler.idle_pcpus().first()
     }
 }
