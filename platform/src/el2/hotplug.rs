@@ -51,12 +51,12 @@ pub fn is_off(id: u16) -> Result<bool, Error> {
 /// # Errors
 /// What firmware says. `NotPresent`: the machine has no such pCPU, or it has not left; `AlreadyOn`: it is not off.
 pub fn start(id: u16) -> Result<(), Error> {
-    let left_at = pcpu::get(id).map_or(0, |pcpu| pcpu.left_at.load(Acquire));
-    if left_at == 0 {
-        return Err(Error::NotPresent);
-    }
-    // SAFETY: `suspend` has left there, on that pCPU's own stack, what `resume` takes up. If the pCPU runs again by now, and the stack
-    // is another, firmware says that it is not off.
+    let left_at = || {
+        let left_at = pcpu::get(id).map_or(0, |pcpu| pcpu.left_at.load(Acquire));
+        (left_at != 0).then_some(left_at)
+    };
+    // SAFETY: the pCPU is off when `left_at` is asked, and nobody else starts it meanwhile: `suspend` has left there, on that pCPU's own
+    // stack, what `resume` takes up.
     unsafe { smp::start(id, resume as *const () as u64, left_at) }
 }
 

@@ -93,14 +93,19 @@ pub(super) fn mpidr(id: u16) -> Option<u64> {
     MPIDRS.get()?.get(usize::from(id)).copied()
 }
 
-/// Has firmware start pCPU `id`, which goes on at `entry` on a stack that grows down from `stack_pointer`.
+/// Has firmware start pCPU `id`, which goes on at `entry` on a stack that grows down from `stack_pointer`: that is asked for when the
+/// pCPU is off, and nobody else starts it.
 ///
 /// # Errors
-/// What firmware says. `NotPresent`: the machine has no such pCPU; `AlreadyOn`: it is not off.
+/// What firmware says. `NotPresent`: the machine has no such pCPU, or it has no stack; `AlreadyOn`: it is not off.
 ///
 /// # Safety
 /// That stack is the pCPU's own, and `entry` finds there what it needs.
-pub(super) unsafe fn start(id: u16, entry: u64, stack_pointer: u64) -> Result<(), Error> {
+pub(super) unsafe fn start(
+    id: u16,
+    entry: u64,
+    stack_pointer: impl FnOnce() -> Option<u64>,
+) -> Result<(), Error> {
     let _alone = STARTING_ONE.lock();
     let mpidr = mpidr(id).ok_or(Error::NotPresent)?;
     if !power::is_off(mpidr)? {
@@ -109,7 +114,7 @@ pub(super) unsafe fn start(id: u16, entry: u64, stack_pointer: u64) -> Result<()
     let start = SecondaryStart {
         tables: mmu::root(),
         percpu_area: pcpu::area(id),
-        stack_pointer,
+        stack_pointer: stack_pointer().ok_or(Error::NotPresent)?,
         entry,
     };
     let block = START_BLOCKS[usize::from(id)].0.get();
@@ -133,7 +138,7 @@ fn start_secondary(id: u16, mpidr: u64) {
     PROGRESS.store(STARTING, Release);
     let entry = secondary_main as *const () as u64;
     // SAFETY: the pCPU has not run yet: its stack is empty, and `secondary_main` needs nothing there.
-    if let Err(error) = unsafe { start(id, entry, stack.stack().end) } {
+    if let Err(error) = unsafe { start(id, entry, || Some(stack.stack().end)) } {
         panic!("firmware does not start pcpu{id} (MPIDR {mpidr:#x}): {error}");
     }
     let begun = timer::now();
