@@ -36,6 +36,7 @@ pub(super) fn finish(machine: &Machine) -> ! {
         }
     }
     // Here, so that no other pCPU ends the run while this one answers.
+    machine.desk.close();
     machine.slots.iter().for_each(Slot::dismiss);
     let now = timer::now();
     send(&Report::Clock(ClockReport {

@@ -121,6 +121,21 @@ impl Desk {
         true
     }
 
+    /// The run ends: nobody obeys anything any more, and who waits for that is told.
+    pub(super) fn close(&self) {
+        let job = self.job.lock();
+        let why = Part::Refused("the run ends");
+        if let Some(job) = &*job {
+            answer(job.number, why);
+        }
+        core::mem::forget(job);
+        while let Some(command) = self.queue.pop() {
+            if let Some((number, _)) = command.text().ok().and_then(number_and_text) {
+                answer(number, why);
+            }
+        }
+    }
+
     fn obey(&self, machine: &Machine, command: &Coming) -> Option<Job> {
         let text = match command.text() {
             Ok(text) => text,
