@@ -5,18 +5,11 @@ use std::{
     thread,
 };
 
-/// All CPUs of the host, given out first come, first served.
+/// All CPUs of the host.
 pub struct HostCpus {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
     /// How many are given out.
-    taken: usize,
-    /// How many runs have come, and how many of them have been served.
-    come: u64,
-    served: u64,
+    taken: Mutex<usize>,
+    returned: Condvar,
 }
 
 /// CPUs that one run has until this is dropped.
@@ -28,43 +21,32 @@ pub struct Share<'a> {
 impl HostCpus {
     pub const fn new() -> Self {
         Self {
-            state: Mutex::new(State {
-                taken: 0,
-                come: 0,
-                served: 0,
-            }),
-            changed: Condvar::new(),
+            taken: Mutex::new(0),
+            returned: Condvar::new(),
         }
     }
 
-    /// Waits for `wanted` CPUs, or for all if the host has fewer. Who comes later waits behind, however little it wants, so
-    /// nobody waits for ever.
+    /// Waits for `wanted` CPUs, or for all if the host has fewer. Who wants few may go before those who want many: there are only so
+    /// many tests that nobody waits for ever, and no CPU is kept free.
     pub fn take(&self, wanted: usize) -> Share<'_> {
         let all = thread::available_parallelism().map_or(1, usize::from);
         let cpus = wanted.clamp(1, all);
-        let mut state = self.lock();
-        let turn = state.come;
-        state.come += 1;
-        let must_wait = |state: &mut State| state.served != turn || state.taken + cpus > all;
-        state = self
-            .changed
-            .wait_while(state, must_wait)
-            .unwrap_or_else(PoisonError::into_inner);
-        state.served += 1;
-        state.taken += cpus;
-        self.changed.notify_all();
+        let taken = self
+            .returned
+            .wait_while(self.lock(), |taken| *taken + cpus > all);
+        *taken.unwrap_or_else(PoisonError::into_inner) += cpus;
         Share { of: self, cpus }
     }
 
     /// A test that failed has left nothing behind.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        self.of.lock().taken -= self.cpus;
-        self.of.changed.notify_all();
+        *self.of.lock() -= self.cpus;
+        self.of.returned.notify_all();
     }
 }

@@ -207,11 +207,17 @@ impl Run {
     }
 
     /// How many CPUs of the host it keeps busy. QEMU has a thread for each CPU of its machine, or one for all of them when it
-    /// counts instructions. What describes its machine elsewhere, or builds, gets all.
+    /// counts instructions. What says nothing of its machine, or builds, gets all.
     fn busy_cpus(&self) -> usize {
         let has = |option: &str| self.arguments.iter().any(|argument| argument == option);
-        let cpus = self.value(if has("--bare") { "--vcpus" } else { "--pcpus" });
-        match cpus.and_then(|count| count.parse().ok()) {
+        let option = self.value(if has("--bare") { "--vcpus" } else { "--pcpus" });
+        let described = || {
+            let text = fs::read_to_string(self.value("--config")?).ok()?;
+            let machine: toml::Table = text.parse().ok()?;
+            usize::try_from(machine.get("pcpus")?.as_integer()?).ok()
+        };
+        let given = option.and_then(|count| count.parse().ok());
+        match given.or_else(described) {
             _ if has("--icount") => 1,
             Some(cpus) if self.is_on_qemu => cpus,
             _ => usize::MAX,
