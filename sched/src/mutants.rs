@@ -1,7 +1,8 @@
 //! Breaks the code on purpose: a build with `--cfg mutants` has all mutants in it, and `TRAPLINE_MUTANT` names the one that is at
 //! work. One build for all of them is what lets `.ci/mutate` try each in a second.
 //!
-//! A mutant is a `cfg!(mutant = "name")` in a condition, in no `const fn`; it is false in every other build.
+//! A mutant is a `cfg!(mutant = "name")` in a condition, in no `const fn`. A build without `--cfg mutants` has at most the one that
+//! `--cfg mutant="name"` names.
 
 use std::{env, string::String, sync::LazyLock};
 

@@ -225,7 +225,7 @@ impl Machine {
         }
     }
 
-    /// What guest `index` does now, in a word; `None` if there is no such guest.
+    /// What guest `index` does now, in a word; `None` if there is no such guest. Waits for whoever works at the guest.
     #[allow(dead_code, reason = "only some images ask")]
     pub fn state(&self, index: usize) -> Option<&'static str> {
         self.slots.get(index).map(Slot::word)
