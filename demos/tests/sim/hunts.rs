@@ -143,7 +143,7 @@ fn what_a_scenario_is_about_is_a_rule_in_its_hunt() {
         ("even-out", "where 2 share a pCPU at most"),
         ("weights", "is entitled to"),
         ("uneven", "is entitled to"),
-        ("caps", "is entitled to"),
+        ("caps", "its cap of 50 lets it run"),
         ("edf-overload", "with a reservation that is enough"),
     ] {
         let path = shipped::find(name).expect("it comes with Trapline");

@@ -271,6 +271,9 @@ impl Engine {
     /// Does `action` now, and writes down what became of it.
     pub(super) fn try_action(&self, action: &Action) -> Result<(), String> {
         let done = self.perform_action(action);
+        if done.is_ok() {
+            self.review_caps();
+        }
         let refusal = done.as_ref().err();
         self.journal.note(self.now(), action, refusal);
         done
@@ -308,16 +311,19 @@ impl Engine {
             }
             Action::SetPolicy { pool, policy } => {
                 let pool = pool_id(pool)?;
-                let policy = self.made(policy, self.scheduler().partition(pool).pcpus())?;
-                self.change_rules(|| self.scheduler().set_policy(pool, policy))?;
+                let made = self.made(policy, self.scheduler().partition(pool).pcpus())?;
+                self.change_rules(|| self.scheduler().set_policy(pool, made))?;
+                self.caps.set_policy(pool, policy);
             }
             Action::CreatePool {
                 name,
                 pcpus,
                 policy,
             } => {
-                let policy = self.made(policy, *pcpus)?;
-                self.change_pools(|| self.scheduler().create_pool(name, *pcpus, policy).map(drop))?;
+                let made = self.made(policy, *pcpus)?;
+                let create = || self.scheduler().create_pool(name, *pcpus, made);
+                let pool = self.change_pools(create)?;
+                self.caps.set_policy(pool, policy);
             }
             Action::RemovePool { pool } => {
                 let pool = self.find_pool(pool)?;
@@ -364,7 +370,10 @@ impl Engine {
     }
 
     /// Changes what pCPUs and vCPUs belong to: what was measured until now belongs to the pools as they were.
-    fn change_pools<E: ToString>(&self, act: impl FnOnce() -> Result<(), E>) -> Result<(), String> {
+    fn change_pools<T, E: ToString>(
+        &self,
+        act: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, String> {
         if !self.is_changing.get() {
             self.settle_ledger();
         }
@@ -372,11 +381,14 @@ impl Engine {
     }
 
     /// From now on the rules are others for all, if it is not refused.
-    fn change_rules<E: ToString>(&self, act: impl FnOnce() -> Result<(), E>) -> Result<(), String> {
+    fn change_rules<T, E: ToString>(
+        &self,
+        act: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, String> {
         let changed = self.change(act).ok_or(BUSY)?;
-        changed.map_err(|refusal| refusal.to_string())?;
+        let changed = changed.map_err(|refusal| refusal.to_string())?;
         self.regime_at.set(self.now());
-        Ok(())
+        Ok(changed)
     }
 }
 

@@ -10,6 +10,7 @@
 use super::{
     Action, Outside, Stretch,
     agenda::NEVER,
+    caps::Caps,
     guest::{Guest, Handle, Program, Shared},
     hardware::Rates,
     histogram::Histogram,
@@ -136,6 +137,7 @@ pub(super) struct Engine {
     pub(super) pending: RefCell<Option<Action>>,
     pub(super) journal: Journal,
     pub(super) ledger: Ledger,
+    pub(super) caps: Caps,
     name: String,
 }
 
@@ -213,6 +215,7 @@ impl Engine {
             pending: RefCell::default(),
             journal: Journal::default(),
             ledger: Ledger::default(),
+            caps: Caps::default(),
             name: plan.name,
         });
         // Idle pCPUs first, so that guests spread as they are turned on.
@@ -365,6 +368,7 @@ impl Engine {
         if time > self.now() && self.check_every <= 1 {
             self.check_before_time_passes();
         }
+        self.check_caps(time);
         self.world.set_time(time);
     }
 

@@ -20,6 +20,7 @@ mod agenda;
 mod balance;
 #[cfg(test)]
 mod broken;
+mod caps;
 #[cfg(test)]
 mod chance;
 mod check;

@@ -253,6 +253,11 @@ impl Scenario {
             may_fail: false,
             records_stretches: options.record_stretches,
         });
+        engine.caps.tolerate(self.costs.disturbance());
+        for (pool, id) in self.pools().iter().zip(PoolId::all()) {
+            engine.caps.set_policy(id, &pool.policy);
+        }
+        engine.review_caps();
         for (vm, vcpus) in self.vms.iter().zip(self.ranges()) {
             // A boot turns on all others by itself.
             let first = match vm.workload {
@@ -347,7 +352,7 @@ fn play(engine: &Rc<Engine>, scenario: &Scenario, seed: u64, options: &RunOption
         },
     };
     expect::expect_fairness(scenario, &outcome);
-    expect::expect_budgets(scenario, &outcome, options.interleave);
+    expect::expect_deadlines(scenario, &outcome, options.interleave);
     expect::expect_slack(scenario, &outcome);
     expect::expect_balance(scenario, &outcome);
     outcome
