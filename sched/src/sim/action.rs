@@ -6,7 +6,10 @@
 use super::{
     Outside, PolicySpec, Scenario, agenda::NEVER, engine::Engine, workload::Random, world::Unrest,
 };
-use crate::{Entitlement, PcpuId, PcpuSet, Policy, PoolId, VcpuId, Weight, admitted::Admitted};
+use crate::{
+    Change, Entitlement, PcpuId, PcpuSet, Policy, PoolId, Reservation, VcpuId, Weight,
+    admitted::Admitted,
+};
 use alloc::{
     boxed::Box,
     format,
@@ -64,6 +67,34 @@ pub enum Action {
         vm: usize,
         /// From now on.
         weight: Weight,
+    },
+    /// Gives all vCPUs of a VM another priority.
+    SetPriority {
+        /// Which.
+        vm: usize,
+        /// From now on.
+        priority: u8,
+    },
+    /// Gives a VM another cap.
+    SetCap {
+        /// Which.
+        vm: usize,
+        /// From now on, in hundredths of a pCPU; at least 1.
+        cap: u32,
+    },
+    /// Reserves so much for each vCPU of a VM, instead of what was reserved.
+    SetBudget {
+        /// Which.
+        vm: usize,
+        /// From now on.
+        reservation: Reservation,
+    },
+    /// The vCPUs of a VM may run elsewhere.
+    SetAffinity {
+        /// Which.
+        vm: usize,
+        /// There, from now on.
+        pcpus: PcpuSet,
     },
     /// Another policy takes over.
     SetPolicy {
@@ -141,6 +172,13 @@ impl fmt::Display for Action {
             Self::Pause { vm } => write!(f, "pauses VM {vm}"),
             Self::Resume { vm } => write!(f, "resumes VM {vm}"),
             Self::SetWeight { vm, weight } => write!(f, "gives VM {vm} weight {}", weight.get()),
+            Self::SetPriority { vm, priority } => write!(f, "gives VM {vm} priority {priority}"),
+            Self::SetCap { vm, cap } => write!(f, "gives VM {vm} a cap of {cap}"),
+            Self::SetBudget { vm, reservation } => {
+                let (budget, period) = (reservation.budget(), reservation.period());
+                write!(f, "reserves {budget} ns of every {period} for VM {vm}")
+            }
+            Self::SetAffinity { vm, pcpus } => write!(f, "lets VM {vm} run on {pcpus}"),
             Self::SetPolicy { pool, policy } => {
                 write!(f, "sets policy {} of {}", policy.name, Named(pool))
             }
@@ -299,16 +337,15 @@ impl Engine {
                 }
                 act(Outside::Migrate(vcpu, to));
             }
-            &Action::SetWeight { vm, weight } => {
-                for vcpu in vcpus(vm) {
-                    let handle = self.handle(vcpu);
-                    let entitlement = Entitlement {
-                        weight,
-                        ..handle.entitlement()
-                    };
-                    self.change_rules(|| handle.set_entitlement(&entitlement))?;
-                }
+            &Action::SetWeight { vm, weight } => self.set(vm, |shall| shall.weight = weight)?,
+            &Action::SetPriority { vm, priority } => {
+                self.set(vm, |shall| shall.priority = priority)?;
             }
+            &Action::SetCap { vm, cap } => self.set(vm, |shall| shall.cap = Some(cap))?,
+            &Action::SetBudget { vm, reservation } => {
+                self.set(vm, |shall| shall.reservation = Some(reservation))?;
+            }
+            &Action::SetAffinity { vm, pcpus } => self.set_all(vm, Some(pcpus), |_| {})?,
             Action::SetPolicy { pool, policy } => {
                 let pool = pool_id(pool)?;
                 let made = self.made(policy, self.scheduler().partition(pool).pcpus())?;
@@ -348,6 +385,35 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// What each vCPU of `vm` shall get is what `change` makes of what it shall get now.
+    fn set(&self, vm: usize, change: impl Fn(&mut Entitlement)) -> Result<(), String> {
+        self.set_all(vm, None, change)
+    }
+
+    /// The same, and all may run on `affinity` if there is one: all of them have it, or none.
+    fn set_all(
+        &self,
+        vm: usize,
+        affinity: Option<PcpuSet>,
+        change: impl Fn(&mut Entitlement),
+    ) -> Result<(), String> {
+        let changes = self.vcpus_of(vm).map(VcpuId::new).map(|id| {
+            let vcpu = self.handle(id).clone();
+            let mut entitlement = vcpu.entitlement();
+            change(&mut entitlement);
+            Change {
+                vcpu,
+                entitlement,
+                affinity,
+            }
+        });
+        let changes: Vec<_> = changes.collect();
+        self.change_rules(|| {
+            let changed = self.scheduler().set_all(&changes);
+            changed.map_err(|(vcpu, refusal)| format!("{vcpu}: {refusal}"))
+        })
     }
 
     /// The policy for `pcpus`.

@@ -50,6 +50,8 @@ struct Account {
     owed: u64,
     /// When the period ends.
     end: u64,
+    /// The cap was another one when it began, of which vCPUs had taken some time to run and gave back the rest.
+    is_mixed: bool,
 }
 
 impl Default for Caps {
@@ -125,6 +127,12 @@ impl Engine {
                 terms,
                 run: self.run_of(vm, now),
                 owed: 0,
+                is_mixed: before.is_some_and(|before| {
+                    Terms {
+                        cap: terms.cap,
+                        ..before
+                    } == terms
+                }),
                 end: (now / terms.period + 1).saturating_mul(terms.period),
             }));
         }
@@ -150,7 +158,9 @@ impl Engine {
             while account.end < time {
                 let run = self.run_of(account.vm, account.end);
                 let ran = run - account.run;
-                account.owed = (account.owed + ran).saturating_sub(budget);
+                let is_mixed = core::mem::take(&mut account.is_mixed);
+                let owed = (account.owed + ran).saturating_sub(budget);
+                account.owed = if is_mixed { 0 } else { owed };
                 assert!(
                     account.owed <= most,
                     "{} VM {} ran for {ran} ns in the period until {} ns, and has had {} ns more by then than its cap of {cap} lets it run",

@@ -76,6 +76,8 @@ pub(super) struct GuestPlan {
     /// The number of its pool in the plan.
     pub(super) pool: usize,
     pub(super) affinity: PcpuSet,
+    /// Where it runs rather than elsewhere; empty: it has no preference.
+    pub(super) preferred: PcpuSet,
     pub(super) entitlement: Entitlement,
 }
 
@@ -171,10 +173,11 @@ impl Engine {
                 program,
                 pool: number,
                 affinity,
+                preferred,
                 entitlement,
             } = guest;
             let make = |handle| Guest::new(handle, program);
-            scheduler
+            let handle = scheduler
                 .create_vcpu_in(
                     pool_ids[number],
                     affinity,
@@ -182,7 +185,10 @@ impl Engine {
                     make,
                     Shared::new(),
                 )
-                .unwrap_or_else(|error| panic!("{error}"))
+                .unwrap_or_else(|error| panic!("{error}"));
+            let preferred = handle.set_soft_affinity(preferred);
+            preferred.unwrap_or_else(|error| panic!("{error}"));
+            handle
         };
         let handles: Vec<Handle> = plan.guests.into_iter().map(create).collect();
         let station = |id| Station::new(id, scheduler.local(id).expect("each pCPU once"));

@@ -79,9 +79,11 @@ impl Disturbed<'_> {
             affinity.is_none_or(|affinity| affinity.contains(pcpu))
         };
         let is_disturbed = |action: &Action| match action {
-            Action::Pause { vm } | Action::Migrate { vm, .. } | Action::MoveVm { vm, .. } => {
-                *vm == self.index
-            }
+            Action::Pause { vm }
+            | Action::Migrate { vm, .. }
+            | Action::MoveVm { vm, .. }
+            | Action::SetBudget { vm, .. }
+            | Action::SetAffinity { vm, .. } => *vm == self.index,
             &Action::Drain(pcpu) => may_run_on(pcpu),
             // What had to come before `Resume` and `Undrain` counts; a reservation is not changed by a weight.
             _ => false,
@@ -240,6 +242,7 @@ mod tests {
             vcpus: 1,
             pool: 0,
             affinity: None,
+            preferred: PcpuSet::EMPTY,
             entitlement: crate::Entitlement::default(),
             workload,
             start: 0,

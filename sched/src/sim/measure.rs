@@ -167,6 +167,10 @@ fn changes_shares(spec: &ActionSpec) -> bool {
         | Action::Drain(_)
         | Action::Undrain(_) => false,
         Action::SetWeight { .. }
+        | Action::SetPriority { .. }
+        | Action::SetCap { .. }
+        | Action::SetBudget { .. }
+        | Action::SetAffinity { .. }
         | Action::SetPolicy { .. }
         | Action::CreatePool { .. }
         | Action::RemovePool { .. }

@@ -162,6 +162,7 @@ impl Simulation {
                 .get(index)
                 .copied()
                 .unwrap_or(PcpuSet::all(pcpus)),
+            preferred: PcpuSet::EMPTY,
             entitlement: entitlements.get(index).copied().unwrap_or_default(),
         };
         let engine = Engine::new(Plan {

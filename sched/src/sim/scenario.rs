@@ -109,6 +109,8 @@ pub struct VmSpec {
     pub pool: usize,
     /// Where they may run; `None`: anywhere in its pool.
     pub affinity: Option<PcpuSet>,
+    /// Where they run rather than elsewhere, as long as that costs no waiting; empty: they have no preference.
+    pub preferred: PcpuSet,
     /// What each of them shall get; the group is replaced by the number of the VM.
     pub entitlement: Entitlement,
     /// What each of them does.
@@ -195,6 +197,7 @@ impl Scenario {
                     program: Program::Model(Model::new(workload, vcpu, seed, [budget, margin])),
                     pool: vm.pool,
                     affinity: vm.affinity.unwrap_or(all),
+                    preferred: vm.preferred,
                     entitlement: self.entitlement(index),
                 });
             }

@@ -29,6 +29,7 @@ pub(super) fn vm(name: &str, vcpus: u16, workload: Workload) -> VmSpec {
         vcpus,
         pool: 0,
         affinity: None,
+        preferred: PcpuSet::EMPTY,
         entitlement: Entitlement::default(),
         workload,
         start: 0,

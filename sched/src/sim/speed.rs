@@ -135,6 +135,7 @@ fn scenario(policy: &str, pcpus: u16, vcpus: u16) -> Option<Scenario> {
         vcpus: 4,
         pool: 0,
         affinity: None,
+        preferred: PcpuSet::EMPTY,
         entitlement: Entitlement::default(),
         workload: match index % 4 {
             0 => Workload::CpuBound,

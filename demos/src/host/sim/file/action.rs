@@ -3,27 +3,32 @@
 use std::ops::Range;
 
 use trapline_sched::{
-    PcpuId, PcpuSet, Weight,
+    PcpuId, PcpuSet, Reservation, Weight,
     sim::{Action, ActionSpec, PolicySpec, When},
 };
 
 use super::{
-    MS, Vms,
+    MS, US, Vms,
     pools::{self, pcpus_of},
     text::ActionText,
 };
 use crate::host::{
     Failure,
+    config_file::scheduling::EntitlementText,
     failure::Result,
     request::Place,
     toml_text::{choose, within},
 };
 
 /// What can be done, what each needs to be told (what comes by chance draws it if it is not), and what it may be told.
-const KINDS: [(&str, &[&str], &[&str]); 13] = [
+const KINDS: [(&str, &[&str], &[&str]); 17] = [
     ("pause", &["vm"], &[]),
     ("resume", &["vm"], &[]),
     ("set-weight", &["vm", "weight"], &[]),
+    ("set-priority", &["vm", "priority"], &[]),
+    ("set-cap", &["vm", "cap"], &[]),
+    ("set-budget", &["vm", "budget_us", "period_us"], &[]),
+    ("set-affinity", &["vm", "pcpus"], &[]),
     ("set-policy", &["policy"], &["pool"]),
     ("migrate", &["vm", "vcpu", "pcpu"], &[]),
     ("drain", &["pcpu"], &[]),
@@ -40,6 +45,11 @@ const KINDS: [(&str, &[&str], &[&str]); 13] = [
 const MOST_CHOICES: usize = 4096;
 /// What chance draws of weights.
 const WEIGHTS: [u16; 4] = [1, 100, Weight::DEFAULT.get(), Weight::LIMIT];
+/// The same of priorities, of caps, and of reservations in hundredths of a pCPU, each in one of these periods in microseconds.
+const PRIORITIES: [u8; 3] = [0, 1, u8::MAX];
+const CAPS: [u32; 4] = [10, 50, 100, 250];
+const RESERVED: [u64; 3] = [5, 30, 70];
+const PERIODS_US: [u64; 2] = [1_000, 10_000];
 
 /// What an action is checked against.
 pub(super) struct Actions<'a> {
@@ -64,8 +74,17 @@ struct Parts {
     pcpus: Vec<Option<PcpuId>>,
     pools: Vec<Option<String>>,
     policies: Vec<Option<PolicySpec>>,
-    weights: Vec<Option<Weight>>,
+    settings: Vec<Option<Setting>>,
     sets: Vec<Option<PcpuSet>>,
+}
+
+/// What each vCPU of a VM shall get from now on.
+#[derive(Clone, Copy)]
+enum Setting {
+    Weight(Weight),
+    Priority(u8),
+    Cap(u32),
+    Budget(Reservation),
 }
 
 impl Actions<'_> {
@@ -122,12 +141,7 @@ impl Actions<'_> {
             None if needs("pcpu") => (0..self.pcpus).map(PcpuId::new).collect(),
             None => vec![None],
         };
-        let weight = within(text.weight, 1..=i64::from(Weight::LIMIT), "weight", place)?;
-        let weights = match weight {
-            Some(weight) => vec![Weight::new(weight as u16)],
-            None if needs("weight") => WEIGHTS.into_iter().map(Weight::new).collect(),
-            None => vec![None],
-        };
+        let settings = self.settings(text, place)?;
         let vms = match &text.vm {
             Some(name) => self.vms.find(name, place)?.into_iter().map(Some).collect(),
             None if needs("vm") => (0..self.vms.specs.len()).map(Some).collect(),
@@ -159,7 +173,10 @@ impl Actions<'_> {
             Some(list) => vec![Some(pcpus_of(list, self.pcpus, "pcpus", place)?)],
             None if needs("pcpus") => {
                 let all = PcpuSet::all(self.pcpus).iter();
-                all.map(|pcpu| Some(PcpuSet::only(pcpu))).collect()
+                let each = all.map(PcpuSet::only);
+                // Who may run on one only can go anywhere again.
+                let everywhere = (text.kind == "set-affinity").then_some(PcpuSet::all(self.pcpus));
+                each.chain(everywhere).map(Some).collect()
             }
             None => vec![None],
         };
@@ -169,9 +186,57 @@ impl Actions<'_> {
             pcpus,
             pools,
             policies,
-            weights,
+            settings,
             sets,
         })
+    }
+
+    /// What a VM shall get, as `text` says or chance may draw it.
+    fn settings(&self, text: &ActionText, place: &Place) -> Result<Vec<Option<Setting>>> {
+        let entitlement = EntitlementText {
+            weight: text.weight,
+            slice_us: None,
+            cap: text.cap,
+            priority: text.priority,
+            budget_us: text.budget_us,
+            period_us: text.period_us,
+            halt_poll_us: None,
+        };
+        let given = entitlement.check(self.pcpus.into(), place)?;
+        let most_cap = 100 * u32::from(self.pcpus);
+        let settings: Vec<Setting> = match text.kind.as_str() {
+            "set-weight" => {
+                let weights = text.weight.map_or(WEIGHTS.to_vec(), |_| vec![given.weight]);
+                let weights = weights.into_iter().filter_map(Weight::new);
+                weights.map(Setting::Weight).collect()
+            }
+            "set-priority" => {
+                let given = text.priority.map(|_| vec![given.priority]);
+                let priorities = given.unwrap_or(PRIORITIES.to_vec());
+                priorities.into_iter().map(Setting::Priority).collect()
+            }
+            "set-cap" => {
+                let caps = given.cap.map_or(CAPS.to_vec(), |cap| vec![cap]).into_iter();
+                let caps = caps.filter(|&cap| cap <= most_cap);
+                caps.map(Setting::Cap).collect()
+            }
+            "set-budget" => {
+                let drawn = PERIODS_US.iter().flat_map(|&period| {
+                    let parts = RESERVED.iter();
+                    parts.map(move |part| (period * part / 100, period))
+                });
+                let given = given
+                    .reservation_us
+                    .map(|(budget, period)| vec![(budget.into(), period.into())]);
+                let budgets = given.unwrap_or(drawn.collect()).into_iter();
+                let reservation =
+                    |(budget, period): (u64, u64)| Reservation::new(budget * US, period * US).ok();
+                let reservations = budgets.filter_map(reservation);
+                reservations.map(Setting::Budget).collect()
+            }
+            _ => return Ok(vec![None]),
+        };
+        Ok(settings.into_iter().map(Some).collect())
     }
 
     /// A pool with this name is there at some time.
@@ -209,10 +274,10 @@ impl Actions<'_> {
             for &pcpu in &parts.pcpus {
                 for pool in &parts.pools {
                     for policy in &parts.policies {
-                        for &weight in &parts.weights {
+                        for &setting in &parts.settings {
                             let pool = pool.clone();
                             let policy = policy.clone();
-                            let told = (vm, pcpu, pool, policy, weight);
+                            let told = (vm, pcpu, pool, policy, setting);
                             choices.extend(self.actions(text, parts, told));
                         }
                     }
@@ -239,7 +304,7 @@ impl Actions<'_> {
         let others = [
             parts.pools.len(),
             parts.policies.len(),
-            parts.weights.len(),
+            parts.settings.len(),
             parts.sets.len(),
         ];
         others
@@ -257,13 +322,22 @@ impl Actions<'_> {
             Option<PcpuId>,
             Option<String>,
             Option<PolicySpec>,
-            Option<Weight>,
+            Option<Setting>,
         ),
     ) -> Vec<Action> {
         vec![match (text.kind.as_str(), told) {
             ("pause", (Some(vm), ..)) => Action::Pause { vm },
             ("resume", (Some(vm), ..)) => Action::Resume { vm },
-            ("set-weight", (Some(vm), .., Some(weight))) => Action::SetWeight { vm, weight },
+            (_, (Some(vm), .., Some(setting))) => match setting {
+                Setting::Weight(weight) => Action::SetWeight { vm, weight },
+                Setting::Priority(priority) => Action::SetPriority { vm, priority },
+                Setting::Cap(cap) => Action::SetCap { vm, cap },
+                Setting::Budget(reservation) => Action::SetBudget { vm, reservation },
+            },
+            ("set-affinity", (Some(vm), ..)) => {
+                let set = |pcpus| Action::SetAffinity { vm, pcpus };
+                return parts.sets.iter().flatten().copied().map(set).collect();
+            }
             ("migrate", (Some(vm), Some(to), ..)) => {
                 let affinity = self.vms.specs[vm].affinity;
                 let may_go = affinity.is_none_or(|affinity| affinity.contains(to));
@@ -313,6 +387,10 @@ impl Actions<'_> {
             ("vcpu", text.vcpu.is_some()),
             ("pcpu", text.pcpu.is_some()),
             ("weight", text.weight.is_some()),
+            ("priority", text.priority.is_some()),
+            ("cap", text.cap.is_some()),
+            ("budget_us", text.budget_us.is_some()),
+            ("period_us", text.period_us.is_some()),
             ("policy", text.policy.is_some()),
             ("pool", text.pool.is_some()),
             ("pcpus", text.pcpus.is_some()),

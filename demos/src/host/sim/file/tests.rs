@@ -50,6 +50,7 @@ name = \"a\"
 vcpus = 3
 count = 2
 affinity = \"0-1\"
+soft_affinity = \"1-2\"
 weight = 300
 slice_us = 500
 start_ms = 5
@@ -107,6 +108,8 @@ every_ms = 3
     assert_eq!(first.entitlement.weight.get(), 300);
     assert_eq!(first.entitlement.slice, Some(500_000));
     assert_eq!(first.affinity, Some(PcpuSet::all(2)));
+    assert_eq!(first.preferred.to_string(), "1-2");
+    assert!(last.preferred.is_empty());
     assert_eq!((first.start, last.start), (5 * MS, 0));
     let groups: Vec<usize> = scenario
         .vms

@@ -110,6 +110,10 @@ impl Vms {
             )?),
             None => None,
         };
+        let preferred = match &text.soft_affinity {
+            Some(list) => pcpus_of(list, topology.pcpus, "soft_affinity", &place)?,
+            None => PcpuSet::EMPTY,
+        };
         let workload = workload_of(&text.workload, &place)?;
         let first = self.specs.len();
         for number in 0..count {
@@ -132,6 +136,7 @@ impl Vms {
                 vcpus: vcpus as u16,
                 pool,
                 affinity,
+                preferred,
                 entitlement: entitlement.expect("its values have been checked"),
                 workload: workload.clone(),
                 start: start as u64 * MS,

@@ -43,6 +43,38 @@ fn an_action_says_what_when_and_to_whom() {
             &["give 1 to 10000"],
         ),
         (
+            "do = \"set-priority\"\nat_ms = 1\nvm = \"a\"\npriority = 256",
+            &["give 0 to 255"],
+        ),
+        (
+            "do = \"set-cap\"\nat_ms = 1\nvm = \"a\"\ncap = 401",
+            &["give 1 to 400"],
+        ),
+        (
+            "do = \"set-cap\"\nat_ms = 1\nvm = \"a\"",
+            &["action `set-cap` needs a `cap`", "give vm, cap"],
+        ),
+        (
+            "do = \"set-budget\"\nat_ms = 1\nvm = \"a\"\nbudget_us = 100",
+            &["action `set-budget` needs a `period_us`"],
+        ),
+        (
+            "do = \"set-budget\"\nat_ms = 1\nvm = \"a\"\nbudget_us = 200\nperiod_us = 100",
+            &["a budget of 200 us in a period of 100 us"],
+        ),
+        (
+            "do = \"set-budget\"\nabout_every_ms = 1\nvm = \"a\"\nbudget_us = 200",
+            &["a budget without a period"],
+        ),
+        (
+            "do = \"set-affinity\"\nat_ms = 1\nvm = \"a\"\npcpus = \"3-4\"",
+            &["`3-4` is not among the 4 pCPUs"],
+        ),
+        (
+            "do = \"set-affinity\"\nat_ms = 1\nvm = \"a\"\npcpus = \"1\"\ncap = 5",
+            &["action `set-affinity` has no `cap`"],
+        ),
+        (
             "do = \"set-policy\"\nat_ms = 1\npolicy = \"x\"",
             &["unknown policy `x`"],
         ),
@@ -204,4 +236,57 @@ fn what_hinders_all_policies_is_said_instead_of_what_chance_lacks() {
         + &vm(BUSY)
         + "[[window]]\npcpus = \"0\"\nus = 100\n[[action]]\ndo = \"set-policy\"\nabout_every_ms = 5\n";
     refused(&text, &["a table needs at least one window for a VM"]);
+}
+
+#[test]
+fn what_a_vm_shall_get_can_change() {
+    let text = |actions: &str| {
+        machine("policy = \"deadline\"") + &vm(&format!("vcpus = 2\n{BUSY}")) + actions
+    };
+    let action = |keys: &str| format!("[[action]]\nvm = \"a\"\n{keys}\n");
+    let all = [
+        "do = \"set-priority\"\npriority = 7\nat_ms = 1",
+        "do = \"set-cap\"\ncap = 50\nat_ms = 1",
+        "do = \"set-budget\"\nbudget_us = 200\nperiod_us = 500\nat_ms = 1",
+        "do = \"set-affinity\"\npcpus = \"1-2\"\nat_ms = 1",
+    ];
+    let file = parse(&text(&all.map(action).concat())).expect("a good file");
+    let scenario = file.scenario("deadline", None).expect("it can be kept");
+    let done = scenario
+        .actions
+        .iter()
+        .map(|spec| spec.choices[0].to_string());
+    assert_eq!(
+        done.collect::<Vec<_>>(),
+        [
+            "gives VM 0 priority 7",
+            "gives VM 0 a cap of 50",
+            "reserves 200000 ns of every 500000 for VM 0",
+            "lets VM 0 run on 1-2",
+        ]
+    );
+    // Two of them do not fit on one pCPU, and what is refused there has its line.
+    let pin = action("do = \"set-affinity\"\npcpus = \"1\"\nat_ms = 1");
+    let reserve = action("do = \"set-budget\"\nbudget_us = 300\nperiod_us = 500\nat_ms = 2");
+    let what = "what is done at 2 ms is refused: vcpu1: ";
+    refused(
+        &text(&(pin + &reserve)),
+        &[what, "s.toml:16: do of this action"],
+    );
+    let drawn = ["set-priority", "set-cap", "set-budget", "set-affinity"].map(|kind| {
+        let text = text(&action(&format!("do = \"{kind}\"\nabout_every_ms = 5")));
+        let file = parse(&text).expect("a good file");
+        file.scenario.actions[0].choices.len()
+    });
+    assert_eq!(drawn, [3, 4, 6, 5], "as many as chance has, and five sets");
+}
+
+#[test]
+fn who_prefers_pcpus_names_some_that_there_are() {
+    let text = |list: &str| machine("") + &vm(&format!("soft_affinity = \"{list}\"\n{BUSY}"));
+    refused(
+        &text("4"),
+        &["`4` is not among the 4 pCPUs", "soft_affinity"],
+    );
+    assert!(parse(&text("2-3")).is_ok());
 }
