@@ -1,7 +1,7 @@
 //! `trapline sim` as it is typed: what it prints, what it writes, and the status that it ends with.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::Read,
     path::Path,
     process::{Command, Output, Stdio},
@@ -11,6 +11,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use crate::terminal::Terminal;
 
 fn command(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trapline"));
@@ -105,6 +107,31 @@ fn the_same_seed_prints_the_same() {
     let jobs = |jobs: u32| printed(&format!("caps --duration 20 --seeds 0..20 --jobs {jobs}"));
     assert_eq!(jobs(1), jobs(3));
     assert_eq!(jobs(1), "caps under credit: 20 seeds, 0 broke a rule\n");
+}
+
+#[test]
+fn a_hunt_shows_on_a_terminal_how_far_it_is_and_nowhere_else() {
+    let hunt = "weights --duration 50 --seeds 0..40";
+    let found = "weights under fair: 40 seeds, 0 broke a rule\n";
+    let directory = tempfile::tempdir().expect("a directory for temporary files");
+    let path = directory.path().join("screen");
+    let terminal = Terminal::new(File::create(&path).expect("a file"));
+    let output = command(hunt)
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .stderr(terminal.end())
+        .output()
+        .expect("the command starts");
+    drop(terminal);
+    let screen = fs::read_to_string(&path).expect("a file");
+    assert!(
+        screen.contains("trapline: [") && screen.contains(" of 40, "),
+        "{screen}"
+    );
+    assert_eq!(text(&output.stdout), found);
+    let output = start(hunt);
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(text(&output.stdout), found);
 }
 
 #[test]

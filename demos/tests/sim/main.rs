@@ -6,6 +6,9 @@ mod claims;
 mod command;
 mod hunts;
 mod plots;
+#[path = "../qemu/harness/terminal.rs"]
+#[expect(dead_code, reason = "nobody types here")]
+mod terminal;
 
 use std::env;
 
