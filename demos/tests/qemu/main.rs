@@ -4,6 +4,7 @@
 //! `full` runs what takes minutes too.
 
 mod bad_input;
+mod broken;
 mod churn;
 mod command;
 mod control;

@@ -138,6 +138,7 @@ const TESTS: &[Test] = &[
     ("all-off",             1, lives::all_off),
     ("unplug",              1, restless::unplug),
     ("swap-policies",       1, restless::swap),
+    ("break-policies",      1, restless::break_policies),
     ("together",            1, restless::together),
     ("alone",               2, alone::no_exit),
     ("stops-reading",       1, typed::stop_reading),

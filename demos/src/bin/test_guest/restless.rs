@@ -17,6 +17,7 @@ const SWAP: u32 = 0xc600_0010;
 const SWAPS: u32 = 0xc600_0011;
 const ANSWER: u32 = 0xc600_0012;
 const TOGETHER: u32 = 0xc600_0014;
+const BREAK: u32 = 0xc600_0016;
 
 /// What `ANSWER` answers while there is none.
 const PENDING: i64 = -100;
@@ -120,6 +121,21 @@ pub fn swap() {
     }
     power::call(SWAP, [0; 3]);
     support::say(format_args!("swaps={}", power::call(SWAPS, [0; 3])));
+}
+
+/// Lets broken policies take over in all pools, `rounds=` times, each after `period_ms=` thousandths of a second.
+pub fn break_policies() {
+    let (rounds, period) = (number("rounds", 5), number("period_ms", 200) * 1000);
+    lives::take_timer();
+    for _ in 0..rounds {
+        sleep(period);
+        let answer = ask(BREAK, 0);
+        check!(answer == 0, "they do not take over: {answer}");
+    }
+    let end = end();
+    while !is_over(end) {
+        sleep(period);
+    }
 }
 
 /// Looks `rounds=` times, `period_ms=` thousandths of a second apart and from `after_ms=` on, for how much of the time all vCPUs of

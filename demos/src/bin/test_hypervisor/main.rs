@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+mod broken;
 mod churn;
 mod counts;
 mod failure;

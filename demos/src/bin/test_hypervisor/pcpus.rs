@@ -1,4 +1,4 @@
-//! The calls with which a guest unplugs and plugs in pCPUs, and lets one policy after the other take over.
+//! The calls with which a guest unplugs and plugs in pCPUs, and lets one policy after the other take over, broken ones too.
 
 use alloc::{string::ToString, sync::Arc};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,7 +10,7 @@ use trapline_sched::{PcpuId, PoolId, policies};
 use trapline_vcpu::{Action, Exit};
 
 use crate::{
-    counts,
+    broken, counts,
     hypervisor::{self, Guest, Machine, PcpuPower},
 };
 
@@ -26,6 +26,8 @@ const SWAP: u32 = 0xc600_0010;
 const SWAPS: u32 = 0xc600_0011;
 /// Has it looked for how much of the time lately all vCPUs of guest x1 ran or none, in thousandths.
 const TOGETHER: u32 = 0xc600_0014;
+/// Has broken policies take over in all pools.
+const BREAK: u32 = 0xc600_0016;
 /// How the last call went that takes longer than an exit may.
 const ANSWER: u32 = 0xc600_0012;
 
@@ -65,7 +67,7 @@ fn answer(function: u32, argument: u64) -> Option<u64> {
     let machine = hypervisor::machine()?;
     let pcpu = || PcpuId::new(u16::try_from(argument).ok()?);
     Some(match function {
-        UNPLUG | PLUG | TOGETHER => {
+        UNPLUG | PLUG | TOGETHER | BREAK => {
             // First of all: somebody may be looking, and answer at once.
             LAST_ANSWER.store(PENDING, Relaxed);
             *ASKED.lock() = Some((function, argument));
@@ -97,7 +99,7 @@ fn call_all(machine: &Machine) {
 
 /// From now on `guest` can do so.
 pub fn register(guest: &Guest) {
-    let claims = [UNPLUG..=ANSWER, TOGETHER..=TOGETHER].map(Claim::Calls);
+    let claims = [UNPLUG..=ANSWER, TOGETHER..=TOGETHER, BREAK..=BREAK].map(Claim::Calls);
     let registered = guest.vm.registry().register(&claims, Arc::new(Pcpus));
     registered.expect("nobody else claims calls of this owner");
 }
@@ -114,8 +116,10 @@ pub fn attend(machine: &Machine) -> Option<u64> {
 }
 
 fn do_asked(machine: &Machine, function: u32, argument: u64) -> Option<u64> {
-    if function == TOGETHER {
-        return counts::together(machine, usize::try_from(argument).ok()?);
+    match function {
+        TOGETHER => return counts::together(machine, usize::try_from(argument).ok()?),
+        BREAK => return broken::take_over(machine).then_some(SUCCESS),
+        _ => {}
     }
     let pcpu = PcpuId::new(u16::try_from(argument).ok()?)?;
     let done = match function {
