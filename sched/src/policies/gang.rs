@@ -77,6 +77,12 @@ impl Shared {
         team.map_or(0, |team| team.runnable.load(Relaxed))
     }
 
+    /// How many gangs there are, with those that still have somebody ready although they have no homes any more.
+    fn gang_count(&self) -> u64 {
+        let is_there = |team: &&Team| !team.homes().is_empty() || team.runnable.load(Relaxed) > 0;
+        self.gangs.iter().filter(is_there).count() as u64
+    }
+
     /// The next gang after `last` that has somebody ready.
     fn next(&self, last: usize) -> Option<usize> {
         let count = self.gangs.len();
@@ -149,10 +155,11 @@ impl Policy for Gang {
         self.shared.places.len()
     }
 
-    /// In a round of all gangs that there can be, one of each gang that is ready on a pCPU has a turn there.
+    /// In a round of all gangs that there are, one of each gang that is ready on a pCPU has a turn there. Who becomes ready within a
+    /// slot waits for what is left of it too.
     fn bounds(&self, ready: usize) -> Bounds {
-        let count = self.shared.gangs.len() as u64 + 1;
-        let round = self.slice_ticks.saturating_mul(count);
+        let slots = self.shared.gang_count() + 1;
+        let round = self.slice_ticks.saturating_mul(slots);
         Bounds {
             work_conserving: false,
             longest_wait: Some(round.saturating_mul(ready as u64)),

@@ -271,3 +271,18 @@ fn homes_are_in_the_affinity_and_given_once_in_each_gang() {
     );
     assert_eq!(admit(4, 0, 0b11), Ok(Some(0)), "as before");
 }
+
+#[test]
+fn the_promise_counts_the_gangs_that_there_are() {
+    let policy = Gang::new(SLOT, PcpuSet::all(2), 100);
+    let longest_wait = || policy.bounds(1).longest_wait;
+    for (vcpu, group) in [(0, 0), (1, 0), (2, 1), (3, 1)] {
+        let home = policy.admit(VcpuId::new(vcpu), &member(group), PcpuSet::all(2));
+        home.unwrap();
+    }
+    assert_eq!(longest_wait(), Some(3 * SLOT));
+    policy.release(VcpuId::new(0));
+    assert_eq!(longest_wait(), Some(3 * SLOT), "one of it is left");
+    policy.release(VcpuId::new(1));
+    assert_eq!(longest_wait(), Some(2 * SLOT));
+}
