@@ -86,23 +86,31 @@ fn a_sleeper_gains_nothing() {
     assert!(run <= 5000 + 3 * SLICE, "it ran {run} of the last 10,000");
 }
 
+/// How long vCPU 4, which does what `script` says with slices of `slice`, was ready without running and ran, beside four busy ones.
+fn beside_four_busy(script: Script, slice: u64) -> (u64, u64) {
+    let own = Entitlement {
+        slice: Some(slice),
+        ..Entitlement::default()
+    };
+    let mut guests: Vec<_> = (0..4).map(|_| (busy(), Entitlement::default())).collect();
+    guests.push((script, own));
+    let mut sim = machine(1, guests);
+    sim.run_until(100_000);
+    let times = sim.times(VcpuId::new(4));
+    (times.ready, times.run)
+}
+
 #[test]
 fn a_short_slice_wakes_sooner_for_the_same_share() {
-    let wait = |slice: u64| {
-        let short = Entitlement {
-            slice: Some(slice),
-            ..Entitlement::default()
-        };
-        let periodic = Script::forever([Compute(9), WaitFor(190)]);
-        let mut guests: Vec<_> = (0..4).map(|_| (busy(), Entitlement::default())).collect();
-        guests.push((periodic, short));
-        let mut sim = machine(1, guests);
-        sim.run_until(100_000);
-        let times = sim.times(VcpuId::new(4));
-        (times.ready, times.run)
-    };
+    // It wants a twentieth, and is entitled to a fifth.
+    let wait = |slice| beside_four_busy(Script::forever([Compute(9), WaitFor(190)]), slice).0;
     let (long, short) = (wait(SLICE), wait(SLICE / 10));
-    assert!(short.0 * 5 < long.0, "{short:?} against {long:?}");
+    assert!(short * 5 < long, "{short} against {long}");
+    // It wants more than that: it has a fifth, however long its slice is.
+    for slice in [SLICE, SLICE / 10] {
+        let run = beside_four_busy(busy(), slice).1;
+        assert!(run.abs_diff(20_000) <= 2 * SLICE, "it ran {run}");
+    }
 }
 
 #[test]
