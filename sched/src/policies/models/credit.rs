@@ -8,7 +8,7 @@ const UNIT: i128 = 1 << 16;
 const GIFT: i128 = 4 * SLICE as i128 * UNIT / Weight::DEFAULT.get() as i128;
 
 /// Each vCPU has its credit in a variable.
-struct Account {
+pub(super) struct Account {
     weights: Vec<u16>,
     /// `None`: it was never here.
     credits: Vec<Option<i128>>,
@@ -21,6 +21,18 @@ struct Account {
 }
 
 impl Account {
+    /// Nobody has been here yet.
+    pub(super) fn new(weights: Vec<u16>) -> Self {
+        Self {
+            weights,
+            credits: (0..VCPUS).map(|_| None).collect(),
+            ready: Vec::new(),
+            running: None,
+            yielder: None,
+            payer: None,
+        }
+    }
+
     fn credit(&mut self, vcpu: u16) -> &mut i128 {
         let credit = self.credits[usize::from(vcpu)].as_mut();
         credit.expect("it was here")
@@ -51,7 +63,8 @@ impl Account {
         SLICE as i128 * UNIT / i128::from(self.weights[usize::from(vcpu)])
     }
 
-    fn arrive(&mut self, vcpu: u16) {
+    /// With no more than a reset gives, unless it has waited all the time.
+    fn arrive(&mut self, vcpu: u16, why: Ready) {
         let index = usize::from(vcpu);
         if self.present().is_empty() {
             let before = self.credits[index].unwrap_or(0);
@@ -60,14 +73,18 @@ impl Account {
         } else {
             self.reset_if_due();
             let most = self.most();
-            let least = -GIFT - 2 * self.virtual_slice(vcpu);
+            let farthest = GIFT + 2 * self.virtual_slice(vcpu);
+            let limit = match why {
+                Ready::MigratedIn => farthest,
+                _ => GIFT,
+            };
             let credit = self.credits[index].unwrap_or(most);
-            self.credits[index] = Some(credit.clamp(least, GIFT));
+            self.credits[index] = Some(credit.clamp(-farthest, limit));
         }
     }
 
     /// Who has yielded has no more than the others.
-    fn step_back(&mut self) {
+    pub(super) fn step_back(&mut self) {
         let Some(yielder) = self.yielder.take() else {
             return;
         };
@@ -107,7 +124,7 @@ impl Model for Account {
     fn enqueue(&mut self, vcpu: u16, why: Ready, _now: u64) {
         let has_run = self.running.take_if(|running| *running == vcpu).is_some();
         if !has_run {
-            self.arrive(vcpu);
+            self.arrive(vcpu, why);
         } else {
             self.yielder = (why == Ready::Yielded).then_some(vcpu);
         }
@@ -166,31 +183,23 @@ impl Model for Account {
     }
 }
 
+/// The weights of all vCPUs.
+pub(super) fn weights() -> impl Strategy<Value = Vec<u16>> {
+    let weight = prop_oneof![Just(1_u16), Just(1024), Just(10_000), 1..10_000_u16];
+    prop::collection::vec(weight, usize::from(VCPUS))
+}
+
 proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn credit_is_what_its_model_says(
-        weights in prop::collection::vec(
-            prop_oneof![Just(1_u16), Just(1024), Just(10_000), 1..10_000_u16],
-            usize::from(VCPUS),
-        ),
-        events in events(),
-    ) {
+    fn credit_is_what_its_model_says(weights in weights(), events in events()) {
         let entitlement = |&weight: &u16| Entitlement {
             weight: Weight::new(weight).unwrap(),
             ..Entitlement::default()
         };
         let entitlements: Vec<_> = weights.iter().map(entitlement).collect();
-        let mut model = Account {
-            weights,
-            credits: (0..VCPUS).map(|_| None).collect(),
-            ready: Vec::new(),
-            running: None,
-            yielder: None,
-            payer: None,
-        };
         let policy = Credit::new(SLICE, 100, PcpuSet::all(1), VCPUS);
-        compare(&policy, &mut model, &entitlements, &events);
+        compare(&policy, &mut Account::new(weights), &entitlements, &events);
     }
 }

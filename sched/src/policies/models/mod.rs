@@ -4,6 +4,7 @@
 //! The policy and the model are told the same, and must choose the same. Models keep what they know in plain variables and look
 //! at everything each time. What several pCPUs do together is the simulator's.
 
+mod caps;
 mod credit;
 mod deadline;
 mod fair;
@@ -41,6 +42,8 @@ const OTHER: PcpuId = match PcpuId::new(1) {
 enum Event {
     /// Nothing, for so many ticks.
     Pass(u64),
+    /// The same, and nobody sees until then that a turn is over.
+    PassUnseen(u64),
     /// This vCPU wakes up, if it is not here.
     Wake(u16),
     /// This one blocks or is taken away, if it is here.
@@ -271,10 +274,25 @@ impl Core<'_> {
         }
     }
 
+    /// The one that runs, if one does, does so for `ticks` more, whether its turn is over or not.
+    fn pass_unseen(&mut self, ticks: u64) {
+        let Some((vcpu, end, is_strict)) = self.running else {
+            return;
+        };
+        self.now += ticks;
+        self.model.charge(vcpu, ticks, self.now);
+        self.local.charge(id(vcpu), ticks, self.now);
+        let is_over = end.is_some_and(|end| end <= self.now);
+        if is_over && (is_strict || !self.ready.is_empty()) {
+            self.end_turn(Ready::Preempted);
+        }
+    }
+
     fn happen(&mut self, event: Event) {
         let is_running = |vcpu| self.running.is_some_and(|(running, ..)| running == vcpu);
         match event {
             Event::Pass(ticks) => self.pass(self.now + ticks),
+            Event::PassUnseen(ticks) => self.pass_unseen(ticks),
             Event::Wake(vcpu) if is_running(vcpu) || self.ready.contains(&vcpu) => {}
             Event::Wake(vcpu) => {
                 self.enqueue(vcpu, Ready::Woken);
