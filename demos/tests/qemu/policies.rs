@@ -319,6 +319,35 @@ fn a_policy_of_ones_own_takes_over_while_guests_run() {
     output.require(said, || "the lottery did not take over".into());
 }
 
+/// Who runs next is drawn: what the heavier one gets is a matter of chance, within four standard deviations of so many draws.
+#[test]
+fn a_lottery_shares_by_weight_as_far_as_chance_allows() {
+    // One draw for each millisecond, which is how long a winner runs.
+    let draws = 1000.0;
+    let guests = [("a", 1000), ("b", 2000)];
+    let guests = guests.map(|(name, weight)| busy(name, 1, &format!("weight = {weight}")));
+    let guests = guests
+        .concat()
+        .replace("milliseconds=500", "milliseconds=1000");
+    let text = format!("pcpus = 1\npolicy = \"fair\"\n{guests}");
+    let run = Run::described(&text).hypervisor("example-policy").icount();
+    let output = run.deadline(120).start();
+    output.expect_exit(0);
+    output.expect_no_exit_allocation();
+    // Of two draws one after the other that many have different winners.
+    let (share, alternations) = (2.0 / 3.0, 4.0 / 9.0);
+    let switches = output.column("pcpus", "switches")[0] as f64;
+    output.require(switches > 0.8 * alternations * draws, || {
+        format!("only {switches} switches: winners run for too long")
+    });
+    let [a, b] = ["a", "b"].map(|name| work_of(&output, name));
+    let error = b / (a + b) - share;
+    let deviation = (share * (1.0 - share) / draws).sqrt();
+    output.require(error.abs() <= 4.0 * deviation, || {
+        format!("it is off by {error:.3}, and the standard deviation is {deviation:.3}")
+    });
+}
+
 /// Weights count among the guests of a pool only, under its own policy.
 #[test]
 fn pools_keep_what_each_guest_shall_get() {
