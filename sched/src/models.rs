@@ -6,6 +6,7 @@
 mod closing;
 mod harness;
 mod idling;
+mod leaving;
 mod polling;
 mod pools;
 

@@ -66,7 +66,8 @@ impl<V: Vcpu> LocalScheduler<V> {
         self.charge(now);
         if let Some(vcpu) = self.loaded.as_ref().filter(|_| !self.current.is_waiting) {
             let id = vcpu.handle().id();
-            if core::mem::take(&mut self.is_ranked) {
+            let is_ranked = core::mem::take(&mut self.is_ranked);
+            if is_ranked && !cfg!(mutant = "leave_while_ranked") {
                 self.policy.withdraw(id, now);
             } else {
                 self.policy.leave(id, now);

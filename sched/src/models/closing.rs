@@ -22,13 +22,6 @@ fn parked_on_the_second() -> (Start, [Pcpu; 2], Arc<VcpuHandle<Model>>) {
     (start, [first, second], vcpu)
 }
 
-/// The drained pCPU closes as soon as it may.
-fn close(pcpu: &mut Pcpu) {
-    while pcpu.sched.close().is_err() {
-        let _ = pcpu.schedule();
-    }
-}
-
 #[test]
 fn loom_close_against_post() {
     explore(|| {
@@ -38,7 +31,7 @@ fn loom_close_against_post() {
             move || vcpu.resume(BlockReason::Paused)
         });
         start.scheduler.drain(P1);
-        close(&mut second);
+        second.close();
         other.join().unwrap();
         first.look();
         assert_eq!(
@@ -54,7 +47,7 @@ fn loom_reopen_against_post() {
     explore(|| {
         let (start, [_first, mut second], _) = parked_on_the_second();
         start.scheduler.drain(P1);
-        close(&mut second);
+        second.close();
         let vcpu = start.vcpu(PcpuSet::only(P1));
         let other = thread::spawn({
             let vcpu = vcpu.clone();
@@ -124,7 +117,7 @@ fn loom_reopen_against_a_policy_that_takes_over() {
     explore(|| {
         let (start, [_first, mut second], _) = parked_on_the_second();
         start.scheduler.drain(P1);
-        close(&mut second);
+        second.close();
         let other = thread::spawn({
             let scheduler = start.scheduler.clone();
             move || succeed(&scheduler, 20)

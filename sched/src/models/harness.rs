@@ -142,6 +142,13 @@ impl Pcpu {
         was_kicked
     }
 
+    /// Drained, it closes as soon as it may.
+    pub(super) fn close(&mut self) {
+        while self.sched.close().is_err() {
+            let _ = self.schedule();
+        }
+    }
+
     pub(super) fn loaded(&mut self) -> &mut Model {
         self.sched.loaded().expect("a vCPU is loaded")
     }

@@ -4,7 +4,7 @@
 //! pool that gets or loses a pCPU follows its policy anew ([`Policy::renew`]): what that had learned of its vCPUs is forgotten.
 
 use super::{PoolChangeError, Scheduler, regime::Plan};
-use crate::{PcpuId, PcpuSet, Policy, PoolId, Vcpu, VcpuHandle, attention::About, sync::Ordering};
+use crate::{PcpuId, PcpuSet, Policy, PoolId, Vcpu, VcpuHandle};
 use alloc::{boxed::Box, sync::Arc, vec, vec::Vec};
 
 impl<V: Vcpu> Scheduler<V> {
@@ -174,8 +174,7 @@ impl<V: Vcpu> Scheduler<V> {
             let rest = self.without(pool, PcpuSet::only(pcpu))?;
             let plans = vec![regime.plan(pool, rest)?];
             self.reform(regime, plans)?;
-            self.draining.insert(pcpu, Ordering::SeqCst);
-            self.nudge(pcpu, About::Requests);
+            self.drain(pcpu);
             Ok(pool)
         })
     }
