@@ -1,11 +1,17 @@
 //! How policies take over while vCPUs run, and what happens when one breaks its promise.
 
-use super::{Outside, Setup, Simulation, short::busy};
-use crate::{
-    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice, VcpuId,
-    policies::{Fair, RoundRobin},
+use super::{
+    Action, Costs, Outside, PolicySpec, RunOptions, Scenario, Setup, Simulation, Workload,
+    engine::Engine,
+    scenarios::{MS, scenario, vm},
+    short::busy,
 };
-use alloc::{boxed::Box, string::ToString, sync::Arc, vec::Vec};
+use crate::{
+    Bounds, Choice, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice,
+    TraceEvent, VcpuId,
+    policies::{Fair, NAMES, RoundRobin},
+};
+use alloc::{boxed::Box, format, string::ToString, sync::Arc, vec, vec::Vec};
 
 const SLICE: u64 = 10;
 
@@ -50,6 +56,98 @@ fn another_policy_takes_over_at_once_and_loses_nobody() {
         assert!(run(&sim, vcpu) > before + 100, "vcpu{vcpu}");
     }
     assert_eq!(sim.policy_failures(), []);
+}
+
+/// A machine on which each of `vcpus` busy vCPUs has a pCPU for itself; what switches and interrupts take is as in scenarios.
+fn uncrowded(policy: &str, pcpus: u16, vcpus: u16) -> Scenario {
+    scenario(policy, pcpus, vec![vm("busy", vcpus, Workload::CpuBound)])
+}
+
+/// A kick, and what its answer takes: an interrupt, and one binding at most.
+fn kick_and_drain(engine: &Engine, costs: Costs) -> u64 {
+    engine.world().longest_kick() + costs.exit + costs.switch
+}
+
+/// When a policy took over on `pcpu` last.
+fn taken_over_at(engine: &Engine, pcpu: PcpuId) -> Option<u64> {
+    let mut last = None;
+    let trace = engine.scheduler().trace(pcpu).expect("it is there");
+    trace.visit(|record| {
+        if record.event == TraceEvent::Policy {
+            last = Some(record.time);
+        }
+    });
+    last
+}
+
+/// The longest time for which `vcpu` did not run, from `start` until now.
+fn longest_gap(engine: &Engine, vcpu: VcpuId, start: u64) -> u64 {
+    let (mut longest, mut ran_until) = (0, start);
+    for stretch in engine.stretches().iter().filter(|other| other.vcpu == vcpu) {
+        longest = longest.max(stretch.start.saturating_sub(ran_until));
+        ran_until = ran_until.max(stretch.start + stretch.duration);
+    }
+    longest.max(engine.now() - ran_until)
+}
+
+/// For how long each pCPU has been busy with switches and interrupts.
+fn overheads(engine: &Engine) -> Vec<u64> {
+    let stations = engine.stations.iter();
+    stations.map(|station| station.overhead.get()).collect()
+}
+
+/// Policies take over one after the other, at any time. Over all seeds each takes over from each, itself included.
+#[track_caller]
+fn swap_and_expect_no_stop(pcpus: u16, vcpus: u16, seed: u64, interleave: bool) {
+    let name = |number: u64| NAMES[number as usize % NAMES.len()];
+    let (first, step) = (seed / NAMES.len() as u64, seed);
+    let scenario = uncrowded(name(first), pcpus, vcpus);
+    let options = RunOptions {
+        interleave,
+        record_stretches: true,
+    };
+    let policy = scenario.policy.policy().expect("a good policy");
+    let engine = scenario.engine(policy, seed, &options);
+    for swap in 1..=NAMES.len() as u64 {
+        let start = engine.now() + MS + (7919 * seed + 104_729 * swap) % (3 * MS);
+        engine.run_until(start);
+        let before = overheads(&engine);
+        let policy = PolicySpec {
+            name: name(first + swap * step).into(),
+            ..scenario.policy.clone()
+        };
+        let what = format!("seed {seed}: {} takes over at {start}", policy.name);
+        let swapped = engine.try_action(&Action::SetPolicy { pool: None, policy });
+        assert_eq!(swapped, Ok(()), "{what}");
+        let most = kick_and_drain(&engine, scenario.costs);
+        // Longer than any slice.
+        engine.run_until(start + 2 * MS);
+        for pcpu in engine.scheduler().pcpus().iter() {
+            let after = taken_over_at(&engine, pcpu).map(|time| time.checked_sub(start));
+            let is_soon = after.flatten().is_some_and(|after| after <= most);
+            assert!(is_soon, "{what}: on {pcpu} after {after:?}");
+        }
+        for vcpu in (0..vcpus).map(VcpuId::new) {
+            let gap = longest_gap(&engine, vcpu, start);
+            assert!(gap <= most, "{what}: {vcpu} stands still for {gap}");
+        }
+        // Others interrupt as well if they may.
+        for (before, after) in before.into_iter().zip(overheads(&engine)) {
+            let took = after - before;
+            let most = scenario.costs.exit + scenario.costs.switch;
+            assert!(interleave || took <= most, "{what}, which takes {took}");
+        }
+    }
+}
+
+#[test]
+fn no_policy_that_takes_over_stops_anybody_for_longer_than_a_kick_and_a_drain() {
+    for seed in 0..256 {
+        for (pcpus, vcpus) in [(1, 1), (4, 4), (6, 5)] {
+            swap_and_expect_no_stop(pcpus, vcpus, seed, false);
+            swap_and_expect_no_stop(pcpus, vcpus, seed, true);
+        }
+    }
 }
 
 #[test]
