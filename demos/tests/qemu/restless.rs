@@ -48,17 +48,20 @@ fn expect_undisturbed(output: &Output, vcpus: usize) {
 #[track_caller]
 fn expect_unplugged(output: &Output, least: u64) {
     let [unplugged, plugged] = ["unplugged", "plugged"].map(|what| output.said("unplug", what));
-    output.require(unplugged >= least, || {
+    output.require(unplugged >= least && plugged == unplugged, || {
         format!("unplugged {unplugged} times, plugged {plugged} times")
     });
-    for (what, count) in [("is off", unplugged), ("is on", unplugged)] {
-        // The runner says of the guest that it is off as well, and some unplugs are called off.
-        let lines = output.log.lines().filter(|line| line.ends_with(what));
-        let seen = lines.count() as u64;
-        output.require(seen >= least && seen <= count + 2, || {
-            format!("{seen} times {what} of {count}")
-        });
-    }
+    // The log says of guests that they are off as well.
+    let seen = |what: &str| {
+        let lines = output.log.lines();
+        let who = lines.filter_map(|line| line.strip_suffix(what)?.split_whitespace().next_back());
+        who.filter(|who| who.starts_with("pcpu")).count() as u64
+    };
+    let (went, came) = (seen(" is off"), seen(" is on"));
+    // Some unplugs are called off.
+    output.require((least..=unplugged).contains(&went) && came == went, || {
+        format!("{went} times off and {came} times on of {unplugged}")
+    });
     output.require(!output.log.contains("stays"), || "one stayed".into());
 }
 

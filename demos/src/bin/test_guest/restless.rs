@@ -98,7 +98,7 @@ pub fn unplug() {
         sleep(1 + random.below(pause));
     }
     for pcpu in 0..pcpus {
-        let _ = ask(PLUG, pcpu);
+        plugged += u64::from(ask(PLUG, pcpu) == 0);
         settle(pcpu, ON);
     }
     check!(
