@@ -26,18 +26,27 @@ pub(super) fn end(status: ExitStatus, why: &str) -> ! {
     power::off()
 }
 
-/// Answers whoever still waits, reports on the guests, which have all ended, and ends the run. If several pCPUs come here, the first one
-/// does it.
-pub(super) fn finish(machine: &Machine) -> ! {
-    static IS_TAKEN: AtomicBool = AtomicBool::new(false);
-    if IS_TAKEN.swap(true, Relaxed) {
+/// Whoever has it is the one that ends the run: what must be over by then asks for it.
+pub(super) struct LastWord(());
+
+impl LastWord {
+    /// For the first pCPU that comes here; the others wait for the end.
+    fn take() -> Self {
+        static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+        if !IS_TAKEN.swap(true, Relaxed) {
+            return Self(());
+        }
         loop {
             relax::relax();
         }
     }
-    // Here, so that no other pCPU ends the run while this one answers.
-    machine.desk.close();
-    machine.slots.iter().for_each(Slot::dismiss);
+}
+
+/// Answers whoever still waits, reports on the guests, which have all ended, and ends the run.
+pub(super) fn finish(machine: &Machine) -> ! {
+    let word = LastWord::take();
+    machine.desk.close(&word);
+    machine.slots.iter().for_each(|slot| slot.dismiss(&word));
     let now = timer::now();
     send(&Report::Clock(ClockReport {
         frequency_hz: timer::frequency(),

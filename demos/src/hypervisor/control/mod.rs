@@ -23,7 +23,7 @@ use trapline_demos::{
 use trapline_handlers::Agenda;
 use trapline_platform::{channel, relax::Lock, wire::Channel};
 
-use super::Machine;
+use super::{Machine, report::LastWord};
 use tables::Table;
 
 /// How many commands wait to be obeyed. The runner sends a client's next one when the last one is answered.
@@ -122,7 +122,7 @@ impl Desk {
     }
 
     /// The run ends: nobody obeys anything any more, and who waits for that is told.
-    pub(super) fn close(&self) {
+    pub(super) fn close(&self, _: &LastWord) {
         let job = self.job.lock();
         let why = Part::Refused("the run ends");
         if let Some(job) = &*job {

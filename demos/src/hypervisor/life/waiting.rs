@@ -8,7 +8,7 @@ use trapline_demos::control::Part;
 use trapline_handlers::{Request, Requests};
 
 use super::{Life, Next, Outcome, Pause, Slot, Stage};
-use crate::hypervisor::control;
+use crate::hypervisor::{control, report::LastWord};
 
 /// Somebody who gave a command and waits for what it brings about.
 pub(super) struct Waiting {
@@ -35,8 +35,8 @@ impl Slot {
         self.agenda.notice()
     }
 
-    /// The run is over: answers those who still wait.
-    pub(in crate::hypervisor) fn dismiss(&self) {
+    /// The run is over: answers those who still wait. Nobody but the caller, who has the last word, ends it meanwhile.
+    pub(in crate::hypervisor) fn dismiss(&self, _: &LastWord) {
         let waiting = mem::take(&mut self.life.lock().waiting);
         for waiting in waiting {
             waiting.dismiss();
