@@ -10,7 +10,8 @@
 //!   owner:  take (clears all but ARMED), then look
 //!   disarm: clears ARMED, then looks: mail may have come without a kick
 //!   wait:   clears POLLING, then looks: anything may have come without a kick
-//!   close:  CLOSED if nothing is raised: the owner looks no more, nobody kicks it, and who posts takes the box out again
+//!   close:  CLOSED if nothing is raised: the owner looks no more, nobody kicks it, and who posts or asks something
+//!           sends on what is in its inbox
 //!   open:   clears CLOSED, then looks
 //!   hold:   HELD unless CLOSED: while somebody brings the owner back into service, it does not close
 //! ```

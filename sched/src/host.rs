@@ -25,7 +25,7 @@ pub trait Host: Send + Sync {
     }
 
     /// A vCPU that [`crate::VcpuHandle::stop`] was called for is parked now. Called once per stop, on the pCPU that parked it, or
-    /// by the caller of `stop` if it was parked already.
+    /// by the caller of `stop` if it was parked already, or by whoever finds it at a closed pCPU.
     fn stopped(&self, _vcpu: VcpuId) {}
 
     /// A pool's policy has broken its promise, and round-robin takes over on all pCPUs of that. Called once for a policy, on the
@@ -38,7 +38,7 @@ pub trait Host: Send + Sync {
     }
 
     /// A vCPU that was suspended for [`BlockReason::Paused`](crate::BlockReason::Paused) is parked now, on the pCPU that
-    /// calls. One that was parked already when it was suspended is not announced; one that goes on to be stopped is only
+    /// calls, or by whoever finds it at a closed one. One that was parked already when it was suspended is not announced; one that goes on to be stopped is only
     /// announced as stopped.
     fn paused(&self, _vcpu: VcpuId) {}
 }

@@ -3,6 +3,7 @@
 //! Each model lets two parties act at once, then lets every pCPU look that was kicked or has its timer set, and asks
 //! whether what was promised has happened. A pCPU that nobody told does not look. `README.md` has the command.
 
+mod closed;
 mod closing;
 mod harness;
 mod idling;

@@ -7,10 +7,12 @@
 
 mod errors;
 mod moves;
+mod park;
 mod power;
 mod snapshot;
 
 pub use errors::{AffinityError, MigrateError, PowerOnError, RetireError};
+pub(crate) use park::Unparked;
 pub use power::PowerOnClaim;
 pub use snapshot::Snapshot;
 

@@ -2,19 +2,9 @@
 
 use super::{LocalScheduler, Machine};
 use crate::{
-    BlockReason, PcpuId, Ready, TraceEvent, Vcpu,
-    accounting::vcpu,
-    state::{Leave, Park},
+    BlockReason, PcpuId, Ready, TraceEvent, Vcpu, accounting::vcpu, handle::Unparked, state::Leave,
 };
 use alloc::{boxed::Box, sync::Arc};
-
-/// A box that could not be parked.
-enum Unparked<V> {
-    /// Nothing blocks it any more; it is queued here.
-    Runnable(Box<V>),
-    /// It is still loaded, as far as others know: somebody waits for its interrupt state.
-    SyncFirst(Box<V>),
-}
 
 impl<V: Vcpu> LocalScheduler<V> {
     /// Parks a box that is queued and counted here; gives it back if nothing blocks it any more.
@@ -28,7 +18,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    /// Box into the slot, then one transition: whoever clears the last reason after it owns the box.
+    /// See [`VcpuHandle::park`](crate::VcpuHandle::park). Until it is woken, or at `deadline` if it waits.
     fn park(&mut self, vcpu: Box<V>, deadline: Option<u64>, now: u64) -> Result<(), Unparked<V>> {
         let handle = Arc::clone(vcpu.handle());
         let deadline = deadline.filter(|_| handle.state.load().is_blocked_by(BlockReason::Waiting));
@@ -36,32 +26,11 @@ impl<V: Vcpu> LocalScheduler<V> {
         if let Some(deadline) = deadline.filter(|&deadline| !is_lost(deadline)) {
             self.deadlines.set(&handle, deadline);
         }
-        handle.account.enter(vcpu::BLOCKED, now);
-        assert!(
-            handle.slot.push(vcpu).is_ok(),
-            "rule: the slot of a vCPU whose box is elsewhere is empty"
-        );
-        let outcome = handle.state.update(|state| state.park());
-        if let Park::Parked { stopped, paused } = outcome {
-            self.trace(now, TraceEvent::Park(handle.id()));
-            if stopped {
-                self.scheduler.host().stopped(handle.id());
-            } else if paused {
-                self.scheduler.host().paused(handle.id());
-            }
-            return Ok(());
+        let parked = handle.park(vcpu, now, || self.trace(now, TraceEvent::Park(handle.id())));
+        if parked.is_err() {
+            self.deadlines.remove(handle.id());
         }
-        self.deadlines.remove(handle.id());
-        handle.account.enter(vcpu::READY, now);
-        let vcpu = handle
-            .slot
-            .pop()
-            .expect("rule: a box that was not parked stays with its owner");
-        Err(if outcome == Park::Runnable {
-            Unparked::Runnable(vcpu)
-        } else {
-            Unparked::SyncFirst(vcpu)
-        })
+        parked
     }
 
     /// Unbinds and parks the loaded vCPU, which something blocks; if nothing does any more, it becomes ready here.

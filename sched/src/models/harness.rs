@@ -2,20 +2,21 @@
 
 use crate::{
     BlockReason, Decision, Entitlement, Host, LocalScheduler, Machine, PcpuId, PcpuSet, PoolId,
-    Scheduler, SchedulerConfig, Vcpu, VcpuHandle, admitted::Admitted, policies::RoundRobin,
+    Scheduler, SchedulerConfig, Vcpu, VcpuHandle, VcpuId, admitted::Admitted, policies::RoundRobin,
 };
 use alloc::{boxed::Box, sync::Arc};
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use loom::{sync::atomic::AtomicU64, thread};
 
 pub(super) const P0: PcpuId = PcpuId::from_low_bits(0);
 pub(super) const P1: PcpuId = PcpuId::from_low_bits(1);
 pub(super) const P2: PcpuId = PcpuId::from_low_bits(2);
 
-/// Time stands still; kicks are remembered.
+/// Time stands still; kicks are remembered, and how many vCPUs have stopped.
 #[derive(Default)]
 pub(super) struct Still {
     kicked: [AtomicBool; 3],
+    stopped: AtomicUsize,
 }
 
 impl Host for Still {
@@ -29,6 +30,10 @@ impl Host for Still {
 
     fn this_pcpu(&self) -> Option<PcpuId> {
         None
+    }
+
+    fn stopped(&self, _vcpu: VcpuId) {
+        self.stopped.fetch_add(1, Relaxed);
     }
 
     fn relax(&self) {
@@ -211,6 +216,11 @@ impl Start {
             .kicked
             .iter()
             .for_each(|kicked| kicked.store(false, Relaxed));
+    }
+
+    /// How many vCPUs have been announced as stopped.
+    pub(super) fn stopped(&self) -> usize {
+        self.host.stopped.load(Relaxed)
     }
 
     /// A vCPU that is on, and has been put where `affinity` says.

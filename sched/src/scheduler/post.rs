@@ -5,9 +5,11 @@ use crate::{
     PcpuId, TraceEvent, Vcpu,
     attention::{About, Kick},
     cell::Mail,
+    handle::Unparked,
     state::Leave,
     sync::{Ordering, fence},
 };
+use alloc::sync::Arc;
 
 /// Who does something, and when; asked once for all that follows from it.
 #[derive(Clone, Copy)]
@@ -64,34 +66,61 @@ impl<V: Vcpu> Scheduler<V> {
         }
     }
 
-    /// `closed` does not look at its mail: whoever posted takes out what is there, and sends it elsewhere. What may run nowhere
-    /// else waits there until the pCPU is open again.
+    /// `closed` does not look at its mail: whoever posted, or asked something of who waits there, does it instead. What may run
+    /// nowhere else waits there until the pCPU is open again.
     #[cold]
+    #[inline(never)]
     fn send_on(&self, closed: PcpuId) {
-        let cell = self.cell(closed);
-        for _ in 0..cell.inbox.len() {
-            let Some(mail) = cell.inbox.pop() else { return };
-            let handle = mail.vcpu.handle();
-            match handle.next_pcpu(closed) {
-                Some(to) => {
-                    cell.waiting.fetch_sub(1, Ordering::Relaxed);
-                    let left = handle.state.update(|state| state.route(to));
-                    assert!(
-                        left == Leave::Queued,
-                        "rule: only a loaded vCPU has interrupt state to fold"
-                    );
-                    self.post(to, mail);
-                }
-                None => {
-                    assert!(
-                        cell.inbox.push(mail).is_ok(),
-                        "rule: an inbox has room for every vCPU of the machine"
-                    );
-                    // If it has opened meanwhile, it may have looked while this was in nobody's inbox.
-                    self.nudge_other(self.host.this_pcpu(), closed, About::Mail);
-                }
+        // What was asked has been written before; whoever puts a box back looks for it afterwards.
+        fence(Ordering::SeqCst);
+        let inbox = &self.cell(closed).inbox;
+        let mut left = inbox.len();
+        while left > 0
+            && let Some(mail) = inbox.pop()
+        {
+            left -= 1;
+            if self.leave_at(closed, mail) {
+                left = inbox.len();
             }
         }
+    }
+
+    /// A box from the inbox of `closed` is parked if something blocks it, goes where it can run, or goes back. True if it has gone
+    /// back, and somebody has asked something of it since it was looked at.
+    fn leave_at(&self, closed: PcpuId, mail: Mail<V>) -> bool {
+        let cell = self.cell(closed);
+        let caller = self.caller();
+        let Mail { mut vcpu, why } = mail;
+        let handle = Arc::clone(vcpu.handle());
+        if handle.state.load().is_blocked() {
+            let note = || self.trace_from(caller, TraceEvent::Park(handle.id()));
+            match handle.park(vcpu, caller.now, note) {
+                Ok(()) => {
+                    cell.waiting.fetch_sub(1, Ordering::Relaxed);
+                    return false;
+                }
+                Err(Unparked::Runnable(back) | Unparked::SyncFirst(back)) => vcpu = back,
+            }
+        }
+        if let Some(to) = handle.next_pcpu(closed) {
+            cell.waiting.fetch_sub(1, Ordering::Relaxed);
+            let left = handle.state.update(|state| state.route(to));
+            assert!(
+                left == Leave::Queued,
+                "rule: only a loaded vCPU has interrupt state to fold"
+            );
+            self.post_from(caller, to, Mail { vcpu, why });
+            return false;
+        }
+        assert!(
+            cell.inbox.push(Mail { vcpu, why }).is_ok(),
+            "rule: an inbox has room for every vCPU of the machine"
+        );
+        // If it has opened meanwhile, it may have looked while this was in nobody's inbox.
+        self.nudge_other(self.host.this_pcpu(), closed, About::Mail);
+        // And so may whoever has stopped or moved it, or brought another pCPU back.
+        fence(Ordering::SeqCst);
+        handle.state.load().is_blocked() || handle.must_leave(closed)
     }
 
     /// Makes `to` look at what this is about.
@@ -107,8 +136,10 @@ impl<V: Vcpu> Scheduler<V> {
 
     #[inline(never)]
     fn nudge_other(&self, here: Option<PcpuId>, to: PcpuId, about: About) {
-        if self.cell(to).attention.nudge(about) == Kick::Send {
-            self.kick(here, to);
+        match self.cell(to).attention.nudge(about) {
+            Kick::Send => self.kick(here, to),
+            Kick::Closed if about == About::Requests => self.send_on(to),
+            Kick::Closed | Kick::NotNeeded | Kick::Seen => {}
         }
     }
 
