@@ -47,6 +47,10 @@ impl<V: Vcpu> LocalScheduler<V> {
         if !self.is_drained() {
             return Err(CloseError::NotDrained);
         }
+        if self.is_idle {
+            // It is drained since it last looked: deadlines, and the timer for them, may be left.
+            return Err(CloseError::Raised);
+        }
         // Whoever finds this pCPU closed also finds where else vCPUs may run since it is drained.
         fence(Ordering::Acquire);
         let has_to_give = |vcpu: &V| vcpu.handle().must_leave(self.id);

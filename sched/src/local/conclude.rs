@@ -38,7 +38,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         }
     }
 
-    pub(super) fn conclude(&mut self, now: u64) -> Decision {
+    pub(super) fn conclude(&mut self, is_drained: bool, now: u64) -> Decision {
         let is_running = self.is_running();
         if is_running != self.is_busy {
             self.is_busy = is_running;
@@ -48,7 +48,7 @@ impl<V: Vcpu> LocalScheduler<V> {
         if is_running {
             return Decision::Run;
         }
-        if self.scheduler.is_draining(self.id) {
+        if is_drained {
             self.trace(now, TraceEvent::Drained);
             return Decision::Drained;
         }

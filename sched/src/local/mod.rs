@@ -294,7 +294,9 @@ impl<V: Vcpu> LocalScheduler<V> {
             let now = self.scheduler.host().now();
             self.note_lateness(now);
             let raised = self.collect(machine, now);
-            if self.scheduler.is_draining(self.id) {
+            // Asked once: whoever is told that the pCPU is drained relies on its having given everything away.
+            let is_drained = self.scheduler.is_draining(self.id);
+            if is_drained {
                 self.evacuate(machine, now);
             } else {
                 self.settle(machine, now);
@@ -310,7 +312,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             self.arm(machine);
             // Also what came without a kick: from this pCPU itself, or while the slice timer was armed.
             if !self.cell.attention.is_raised() || cfg!(mutant = "disarm_ignores_mail") {
-                return self.conclude(now);
+                return self.conclude(is_drained, now);
             }
         }
     }

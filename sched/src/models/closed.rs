@@ -1,7 +1,7 @@
 //! A closed pCPU that has a box in its inbox: what is asked of that vCPU meanwhile, and what makes room for it elsewhere, counts.
 
 use super::harness::*;
-use crate::{Decision, PcpuId, PcpuSet, Place, VcpuHandle};
+use crate::{BlockReason, Decision, PcpuId, PcpuSet, Place, VcpuHandle};
 use alloc::sync::Arc;
 use loom::thread::{self, JoinHandle};
 
@@ -84,5 +84,39 @@ fn loom_two_who_ask_something_of_who_waits_at_a_closed_pcpu() {
         while first.look() {}
         assert!(vcpu.is_parked());
         assert_eq!(start.stopped(), 1);
+    });
+}
+
+/// Nobody looks for its timer at a closed pCPU.
+#[test]
+fn loom_a_drain_against_a_pcpu_that_has_a_deadline_and_closes() {
+    explore(|| {
+        let start = Start::new(2);
+        let mut pcpu = start.pcpu(P1);
+        let [a, b] = [(); 2].map(|()| start.running(only(&[P1])));
+        assert_eq!(pcpu.schedule(), Decision::Run);
+        for vcpu in [&a, &b] {
+            vcpu.set_affinity(PcpuSet::all(2)).expect("both are there");
+        }
+        pcpu.hardware.deadline = Some(100);
+        let _ = pcpu.block(BlockReason::Waiting);
+        pcpu.hardware.deadline = None;
+        let runs = pcpu.loaded().handle.clone();
+        let waits = if runs.id() == a.id() { &b } else { &a };
+        assert!(waits.is_parked(), "the other runs");
+        let _ = pcpu.block(BlockReason::Off);
+        assert_eq!(pcpu.hardware.timer, Some(100));
+        start.forget_kicks();
+        let other = thread::spawn({
+            let scheduler = start.scheduler.clone();
+            move || scheduler.drain(P1)
+        });
+        pcpu.look();
+        let is_closed = pcpu.sched.close().is_ok();
+        assert!(other.join().unwrap());
+        if is_closed {
+            assert_eq!(pcpu.hardware.timer, None);
+            assert_eq!(waits.place(), Place::Queued(P0), "it is woken early");
+        }
     });
 }

@@ -69,6 +69,8 @@ impl Vcpu for Model {
 pub(super) struct Hardware {
     pcpu: PcpuId,
     pub(super) timer: Option<u64>,
+    /// When the timer of whoever is unbound expires.
+    pub(super) deadline: Option<u64>,
 }
 
 impl Hardware {
@@ -88,7 +90,7 @@ impl Machine<Model> for Hardware {
     fn unbind(&mut self, vcpu: &mut Model) -> Option<u64> {
         assert_eq!(vcpu.bound.take(), Some(self.pcpu));
         self.answer(vcpu);
-        None
+        self.deadline
     }
 
     fn set_exclusive(&mut self, _vcpu: &mut Model, _exclusive: bool) {}
@@ -187,7 +189,11 @@ impl Start {
         let sched = self.scheduler.local(pcpu).expect("each once");
         Pcpu {
             sched,
-            hardware: Hardware { pcpu, timer: None },
+            hardware: Hardware {
+                pcpu,
+                timer: None,
+                deadline: None,
+            },
             host: self.host.clone(),
         }
     }
