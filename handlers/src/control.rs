@@ -1,8 +1,6 @@
 //! How a VM reaches its vCPUs when the scheduler and the engine are Trapline's own.
 
-use trapline_sched::{
-    BlockReason, MigrateError, PcpuId, PowerOnError, PowerState, VcpuHandle, VcpuId,
-};
+use trapline_sched::{MigrateError, PcpuId, PowerOnError, PowerState, VcpuHandle, VcpuId};
 use trapline_vcpu::Aarch64VCpu;
 
 use crate::vm::VcpuControl;
@@ -41,11 +39,11 @@ impl<E: Send + 'static> VcpuControl for VcpuHandle<Aarch64VCpu<E>> {
     }
 
     fn pause(&self) {
-        self.suspend(BlockReason::Paused);
+        self.pause();
     }
 
     fn resume(&self) {
-        self.resume(BlockReason::Paused);
+        self.resume();
     }
 
     fn is_parked(&self) -> bool {

@@ -37,8 +37,8 @@ pub trait Host: Send + Sync {
         core::hint::spin_loop();
     }
 
-    /// A vCPU that was suspended for [`BlockReason::Paused`](crate::BlockReason::Paused) is parked now, on the pCPU that
-    /// calls, or by whoever finds it at a closed one. One that was parked already when it was suspended is not announced; one that goes on to be stopped is only
+    /// A vCPU that [`crate::VcpuHandle::pause`] was called for is parked now, on the pCPU that
+    /// calls, or by whoever finds it at a closed one. One that was parked already when it was paused is not announced; one that goes on to be stopped is only
     /// announced as stopped.
     fn paused(&self, _vcpu: VcpuId) {}
 }

@@ -77,14 +77,14 @@ fn loom_a_policy_takes_over_against_park_and_wake() {
 fn loom_policies_take_over_while_one_comes() {
     explore(|| {
         let (start, mut pcpu, [a, _b]) = busy_pcpu();
-        a.suspend(BlockReason::Paused);
+        a.pause();
         assert_eq!(pcpu.schedule(), Decision::Run);
         start.forget_kicks();
         let other = thread::spawn({
             let (a, scheduler) = (a.clone(), start.scheduler.clone());
             move || {
                 succeed(&scheduler, 20);
-                a.resume(BlockReason::Paused);
+                a.resume();
                 succeed(&scheduler, 30);
             }
         });
@@ -106,13 +106,13 @@ fn loom_migrate_against_wake() {
         let a = start.running(PcpuSet::all(2));
         let mut pcpus = [start.pcpu(P0), start.pcpu(P1)];
         assert_eq!(pcpus[0].schedule(), Decision::Run);
-        a.suspend(BlockReason::Paused);
+        a.pause();
         assert_eq!(pcpus[0].schedule(), Decision::Idle);
         assert!(a.is_parked());
         start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
-            move || a.resume(BlockReason::Paused)
+            move || a.resume()
         });
         a.migrate(P1).expect("it may");
         other.join().unwrap();

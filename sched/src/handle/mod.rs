@@ -133,20 +133,26 @@ impl<V: Vcpu> VcpuHandle<V> {
         self.unpark(caller, last);
     }
 
-    /// Adds a reason not to run; it takes effect at once, wherever the vCPU is. See [`Self::is_parked`].
-    pub fn suspend(&self, reason: BlockReason) {
-        match self.state.update(|state| state.suspend(reason)) {
+    /// It does not run until [`Self::resume`]; that takes effect at once, wherever it is. See [`Self::is_parked`].
+    pub fn pause(&self) {
+        match self
+            .state
+            .update(|state| state.suspend(BlockReason::Paused))
+        {
             Ask::Parked | Ask::Gone => {}
             Ask::Tell(pcpu) => self.scheduler.nudge(pcpu, About::Requests),
         }
     }
 
-    /// Takes a reason away; the vCPU runs once none is left.
-    pub fn resume(&self, reason: BlockReason) {
-        match self.state.update(|state| state.unblock(reason)) {
-            Wake::Noted | Wake::Ready(_) => {}
-            Wake::Nudge(pcpu) => self.scheduler.nudge(pcpu, About::Loaded),
-            Wake::Claimed(last) => self.unpark(self.scheduler.caller(), last),
+    /// It is no longer paused, and runs once nothing else blocks it.
+    pub fn resume(&self) {
+        self.unblock(BlockReason::Paused);
+    }
+
+    /// Takes away `reason`, with which a vCPU does not stay loaded: its owner, if it has one, is about to look at it anyway.
+    fn unblock(&self, reason: BlockReason) {
+        if let Some(last) = self.state.update(|state| state.unblock(reason)) {
+            self.unpark(self.scheduler.caller(), last);
         }
     }
 

@@ -33,7 +33,7 @@ impl<V: Vcpu> PowerOnClaim<'_, V> {
     /// The entry point is written: the vCPU is reset and runs.
     pub fn commit(mut self) {
         self.is_committed = true;
-        self.handle.resume(BlockReason::Off);
+        self.handle.unblock(BlockReason::Off);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A drained pCPU closes and opens again, against who sends it something at the same time.
 
 use super::harness::*;
-use crate::{BlockReason, Decision, PcpuSet, Place, PoolId, VcpuHandle};
+use crate::{Decision, PcpuSet, Place, PoolId, VcpuHandle};
 use alloc::sync::Arc;
 use loom::thread;
 
@@ -11,7 +11,7 @@ fn parked_on_the_second() -> (Start, [Pcpu; 2], Arc<VcpuHandle<Model>>) {
     let mut second = start.pcpu(P1);
     let vcpu = start.running(PcpuSet::only(P1));
     assert_eq!(second.schedule(), Decision::Run);
-    vcpu.suspend(BlockReason::Paused);
+    vcpu.pause();
     assert_eq!(second.schedule(), Decision::Idle);
     vcpu.set_affinity(PcpuSet::all(2)).expect("both are there");
     let mut first = start.pcpu(P0);
@@ -28,7 +28,7 @@ fn loom_close_against_post() {
         let (start, [mut first, mut second], vcpu) = parked_on_the_second();
         let other = thread::spawn({
             let vcpu = vcpu.clone();
-            move || vcpu.resume(BlockReason::Paused)
+            move || vcpu.resume()
         });
         start.scheduler.drain(P1);
         second.close();

@@ -36,7 +36,7 @@ fn loom_going_idle_against_placing_on_an_armed_pcpu() {
         let mut busy = start.pcpu(P0);
         let a = start.running(PcpuSet::all(2));
         assert_eq!(busy.schedule(), Decision::Run);
-        a.suspend(BlockReason::Paused);
+        a.pause();
         assert_eq!(busy.schedule(), Decision::Idle);
         let [_b, _c] = [P0, P0].map(|pcpu| start.running(PcpuSet::only(pcpu)));
         assert_eq!(busy.schedule(), Decision::Run);
@@ -45,7 +45,7 @@ fn loom_going_idle_against_placing_on_an_armed_pcpu() {
         start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
-            move || a.resume(BlockReason::Paused)
+            move || a.resume()
         });
         let _ = idler.schedule();
         other.join().unwrap();

@@ -36,12 +36,12 @@ fn loom_a_vcpu_changes_its_pool_while_it_is_woken() {
         let second = second_pool(&start, PcpuSet::only(P1), &[]);
         let mut pcpus = [start.pcpu(P0), start.pcpu(P1)];
         assert_eq!(pcpus[0].schedule(), Decision::Run);
-        a.suspend(BlockReason::Paused);
+        a.pause();
         assert_eq!(pcpus.each_mut().map(Pcpu::schedule), [Decision::Idle; 2]);
         start.forget_kicks();
         let other = thread::spawn({
             let a = a.clone();
-            move || a.resume(BlockReason::Paused)
+            move || a.resume()
         });
         let moved = start
             .scheduler
@@ -189,9 +189,9 @@ fn loom_a_pcpu_is_unplugged_while_a_vcpu_wakes_up() {
         );
         assert_eq!(a.place(), Place::Loaded(P1));
         let _ = pcpus[1].block(BlockReason::Waiting);
-        a.suspend(BlockReason::Paused);
+        a.pause();
         assert_eq!(pcpus[1].schedule(), Decision::Idle);
-        a.resume(BlockReason::Paused);
+        a.resume();
         assert!(a.is_parked());
         start.forget_kicks();
         let other = thread::spawn({

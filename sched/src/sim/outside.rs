@@ -2,7 +2,7 @@
 
 use super::{engine::Engine, world::Unrest};
 use crate::{
-    BlockReason, GroupId, PcpuId, PcpuSet, Policy, PoolChangeError, PoolId, VcpuId,
+    GroupId, PcpuId, PcpuSet, Policy, PoolChangeError, PoolId, VcpuId,
     admitted::Admitted,
     policies::{
         Credit, Deadline, Fair, Gang, Pinned, Priority, RoundRobin, Table, TableDriven, Window,
@@ -105,8 +105,8 @@ impl Engine {
         self.note_change(action);
         match action {
             Outside::Interrupt(vcpu) => self.interrupt(vcpu),
-            Outside::Pause(vcpu) => self.handle(vcpu).suspend(BlockReason::Paused),
-            Outside::Resume(vcpu) => self.handle(vcpu).resume(BlockReason::Paused),
+            Outside::Pause(vcpu) => self.handle(vcpu).pause(),
+            Outside::Resume(vcpu) => self.handle(vcpu).resume(),
             Outside::PowerOn(vcpu) => self.power_on(vcpu),
             Outside::Migrate(vcpu, pcpu) => drop(self.handle(vcpu).migrate(pcpu)),
             Outside::SetAffinity(vcpu, set) => {

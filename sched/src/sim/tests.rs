@@ -6,7 +6,7 @@ use super::{
     short::{busy, pcpu},
 };
 use crate::{
-    BlockReason, Entitlement, PcpuSet, Place, PoolId, PowerState, VcpuId,
+    Entitlement, PcpuSet, Place, PoolId, PowerState, VcpuId,
     policies::{Pinned, RoundRobin},
 };
 use alloc::{boxed::Box, vec::Vec};
@@ -269,7 +269,7 @@ fn a_retired_vcpu_gives_its_number_back() {
     assert_eq!(sim.engine.scheduler().entitlements().get(VCPU0), nobody);
     assert_eq!(sim.engine.scheduler().entitlements().present().count(), 0);
     sim.handle(VCPU0).wake();
-    sim.handle(VCPU0).resume(BlockReason::Stopped);
+    sim.handle(VCPU0).resume();
     drop(vcpu);
     sim.run_until(7);
 }

@@ -245,12 +245,12 @@ impl State {
             return (self, Wake::Noted);
         }
         if self.0 & reason.bit() != 0 {
-            let (next, outcome) = self.unblock(reason);
+            let (next, claimed) = self.unblock(reason);
             // The pCPU that has it loaded must also look at its interrupts again before it enters it.
             return if self.0 & PLACE == LOADED {
                 (Self(next.0 | WAKE), Wake::Nudge(self.pcpu()))
             } else {
-                (next, outcome)
+                (next, claimed.map_or(Wake::Noted, Wake::Claimed))
             };
         }
         let next = if cfg!(mutant = "skip_wake_bit") {
@@ -266,13 +266,14 @@ impl State {
         }
     }
 
-    /// Clears `reason`. The owner of a queued or loaded vCPU sees it by itself.
-    pub(crate) const fn unblock(self, reason: BlockReason) -> (Self, Wake) {
+    /// Clears `reason`. If it was parked and can run now, the caller owns the box in the slot; it was last on that pCPU. The owner of
+    /// a queued or loaded vCPU sees it by itself.
+    pub(crate) const fn unblock(self, reason: BlockReason) -> (Self, Option<PcpuId>) {
         let next = Self(self.0 & !reason.bit());
         if self.0 & PLACE == PARKED && self.is_blocked() && !next.is_blocked() {
-            (next.with_place(QUEUED), Wake::Claimed(self.pcpu()))
+            (next.with_place(QUEUED), Some(self.pcpu()))
         } else {
-            (next, Wake::Noted)
+            (next, None)
         }
     }
 
