@@ -113,7 +113,7 @@ impl<V: Vcpu> Scheduler<V> {
         })
     }
 
-    /// `vcpus` belong to pool `to` from now on, all of them or none: a VM with all that it has. What the pool's policy has to
+    /// `vcpus` belong to pool `to` from now on, all of them or none: a VM with all that it has. One that is named twice moves once. What the pool's policy has to
     /// know of them beside their entitlements begins anew.
     ///
     /// # Errors
@@ -130,12 +130,15 @@ impl<V: Vcpu> Scheduler<V> {
                 pcpus: self.partition(to).pcpus(),
                 policy: Arc::clone(regime.policy(to)?),
             };
-            let mut admitted = Vec::new();
+            let mut admitted: Vec<(&Arc<VcpuHandle<V>>, _)> = Vec::new();
             let leaves = |handle: &&Arc<VcpuHandle<V>>| {
                 !handle.is_gone() && entitlements.pool(handle.id()) != to
             };
             for handle in vcpus.iter().filter(leaves) {
                 let id = handle.id();
+                if admitted.iter().any(|(other, _)| other.id() == id) {
+                    continue;
+                }
                 // It may have been here before.
                 plan.policy.release(id);
                 match self.place_in(&plan, id, entitlements.asked(id)) {

@@ -295,3 +295,19 @@ fn a_refusal_is_in_microseconds_where_the_host_knows_them() {
         "a budget of 60 us in a period of 100 needs 60.0 % of a pCPU, and the emptiest of those it may use has 40.0 % left"
     );
 }
+
+#[test]
+fn one_that_is_named_twice_moves_once_and_keeps_what_is_reserved_for_it() {
+    let (scheduler, first) = machine();
+    let policy = Box::new(Deadline::with_slice(10, 2));
+    let second = scheduler.create_pool("second", set("7"), policy).unwrap();
+    let entitlement = Entitlement {
+        reservation: Some(Reservation::new(600, 1000).unwrap()),
+        ..Entitlement::default()
+    };
+    first.set_entitlement(&entitlement).unwrap();
+    let moved = scheduler.move_vcpus(&[first.clone(), first.clone()], second);
+    assert_eq!((moved, first.pool_id()), (Ok(()), second));
+    let another = scheduler.create_vcpu_in(second, set("7"), &entitlement, Nothing, ());
+    assert!(another.is_err(), "the pool's only pCPU has no room for it");
+}
