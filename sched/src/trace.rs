@@ -151,8 +151,9 @@ impl TraceRing {
     pub fn record(&self, time: u64, event: TraceEvent) {
         let written = self.written.load(Ordering::Relaxed);
         let entry = &self.entries[written as usize % TRACE_CAPACITY];
-        entry.time.store(time, Ordering::Relaxed);
-        entry.event.store(event.pack(), Ordering::Relaxed);
+        // Whoever reads one of these sees that the event before this one is written, and that the one that was here is not.
+        entry.time.store(time, Ordering::Release);
+        entry.event.store(event.pack(), Ordering::Release);
         self.written.store(written + 1, Ordering::Release);
     }
 
