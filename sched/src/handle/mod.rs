@@ -173,9 +173,13 @@ impl<V: Vcpu> VcpuHandle<V> {
     }
 
     /// A stopped and parked vCPU is off again, as it was when it was created, for a VM that starts anew. False if it is
-    /// not stopped and parked.
+    /// not stopped and parked, or if somebody has a [`PowerOnClaim`] of it.
     pub fn rearm(&self) -> bool {
-        self.state.update(|state| state.rearm())
+        let is_rearmed = self.state.update(|state| state.rearm());
+        if is_rearmed {
+            self.forget_destination();
+        }
+        is_rearmed
     }
 
     /// Somebody waits for its interrupt state, which may be in a pCPU's registers: note who waits first. True: its pCPU

@@ -144,6 +144,11 @@ impl<V: Vcpu> VcpuHandle<V> {
         PcpuId::new(destination as u16).filter(|&pcpu| self.can_run_on(pcpu))
     }
 
+    /// Where it was sent does not count any more.
+    pub(super) fn forget_destination(&self) {
+        self.destination.store(NO_DESTINATION, Ordering::Release);
+    }
+
     /// Where its owner on `here` sends it after a request; `None`: it stays, as it does if all others are drained too.
     pub(crate) fn next_pcpu(&self, here: PcpuId) -> Option<PcpuId> {
         let stays = !self.must_leave(here);

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{
-    Reservation, SchedulerConfig,
+    PowerState, Reservation, SchedulerConfig,
     policies::{Deadline, RoundRobin},
 };
 use alloc::{boxed::Box, string::ToString};
@@ -310,4 +310,24 @@ fn one_that_is_named_twice_moves_once_and_keeps_what_is_reserved_for_it() {
     assert_eq!((moved, first.pool_id()), (Ok(()), second));
     let another = scheduler.create_vcpu_in(second, set("7"), &entitlement, Nothing, ());
     assert!(another.is_err(), "the pool's only pCPU has no room for it");
+}
+
+#[test]
+fn one_that_is_rearmed_has_forgotten_where_it_was_sent() {
+    let (_, handle) = machine();
+    handle.migrate(pcpu(3)).unwrap();
+    handle.stop();
+    assert!(handle.rearm());
+    assert_eq!(handle.next_pcpu(pcpu(0)), None, "it may stay anywhere");
+}
+
+#[test]
+fn one_that_somebody_is_turning_on_is_not_rearmed() {
+    let (_, handle) = machine();
+    handle.stop();
+    let claim = handle.claim_power_on().unwrap();
+    assert!(!handle.rearm(), "the claim is somebody's");
+    claim.commit();
+    assert!(handle.rearm(), "it has not run");
+    assert_eq!(handle.power_state(), PowerState::Off);
 }

@@ -380,9 +380,16 @@ impl State {
         (Self(self.0 & !SYNC), self.has_sync())
     }
 
-    /// A stopped and parked vCPU goes back to what it was when it was created; false if it is not both.
+    /// Somebody turns it on, and has not committed that yet.
+    const fn is_claimed(self) -> bool {
+        self.0 & RESET != 0 && self.is_blocked_by(BlockReason::Off)
+    }
+
+    /// A stopped and parked vCPU goes back to what it was when it was created; false if it is not both, or if somebody has the
+    /// right to turn it on.
     pub(crate) const fn rearm(self) -> (Self, bool) {
-        if self.0 & PLACE == PARKED && self.is_blocked_by(BlockReason::Stopped) {
+        let is_stopped = self.is_blocked_by(BlockReason::Stopped);
+        if self.0 & PLACE == PARKED && is_stopped && !self.is_claimed() {
             (State::created(self.pcpu()), true)
         } else {
             (self, false)

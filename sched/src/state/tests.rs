@@ -153,10 +153,12 @@ fn power_on_has_one_claim_and_a_dropped_one_changes_nothing() {
 #[test]
 fn psci_does_not_end_a_stop() {
     for word in legal_words().filter(|word| word.is_blocked_by(BlockReason::Stopped)) {
-        let on = word.claim_power_on().0.unblock(BlockReason::Off).0;
+        let claimed = word.claim_power_on().0;
+        let on = claimed.unblock(BlockReason::Off).0;
         assert!(on.is_blocked_by(BlockReason::Stopped));
         let (fresh, is_rearmed) = word.rearm();
-        assert_eq!(is_rearmed, word.0 & PLACE == PARKED);
+        let is_claimed = word.has_reset() && word.is_blocked_by(BlockReason::Off);
+        assert_eq!(is_rearmed, word.0 & PLACE == PARKED && !is_claimed);
         assert!(!is_rearmed || fresh == State::created(HERE));
     }
 }
