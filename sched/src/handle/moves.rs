@@ -2,7 +2,7 @@
 
 use super::{MigrateError, NO_DESTINATION, VcpuHandle};
 use crate::{
-    Entitlement, PcpuId, PcpuSet, PoolId, Ready, Vcpu,
+    Entitlement, PcpuId, PcpuSet, Place, PoolId, Ready, Vcpu,
     accounting::vcpu,
     attention::About,
     cell::Mail,
@@ -108,9 +108,13 @@ impl<V: Vcpu> VcpuHandle<V> {
         }
     }
 
-    /// The turn that it has, if it has one, is over.
+    /// What it shall get has changed: the pCPU where it runs or is ready chooses anew. Whoever runs where a parked one was last goes on:
+    /// who wakes it sees the change.
     pub(crate) fn end_turn(&self) {
-        self.scheduler.nudge(self.last_pcpu(), About::Turn);
+        match self.state.update(|state| (state, state.place())) {
+            Place::Loaded(pcpu) | Place::Queued(pcpu) => self.scheduler.nudge(pcpu, About::Turn),
+            Place::Parked(_) | Place::Gone => {}
+        }
     }
 
     /// Where it goes that was on `last`.

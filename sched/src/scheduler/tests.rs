@@ -331,3 +331,20 @@ fn one_that_somebody_is_turning_on_is_not_rearmed() {
     assert!(handle.rearm(), "it has not run");
     assert_eq!(handle.power_state(), PowerState::Off);
 }
+
+/// Whoever runs where it was last has nothing to do with it.
+#[test]
+fn what_a_parked_vcpu_shall_get_ends_nobodys_turn() {
+    let (scheduler, handle) = machine();
+    let attention = &scheduler.cell(handle.last_pcpu()).attention;
+    let entitlement = Entitlement {
+        priority: 3,
+        ..Entitlement::default()
+    };
+    handle.set_entitlement(&entitlement).unwrap();
+    assert!(!attention.is_raised());
+    handle.claim_power_on().unwrap().commit();
+    let _ = attention.take();
+    handle.set_entitlement(&Entitlement::default()).unwrap();
+    assert!(attention.take().turn(), "its policy compares it anew");
+}
