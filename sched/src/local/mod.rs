@@ -278,7 +278,8 @@ impl<V: Vcpu> LocalScheduler<V> {
     }
 
     /// Forgets the vCPUs that have been retired: nothing on this pCPU refers to them any more when this returns. Before it,
-    /// their numbers may be in use again, but their handles are kept. Not for exit paths: it drops the last of them.
+    /// their numbers may be in use again, and this pCPU may have handles of them still, which it drops here or in
+    /// [`Self::schedule`]. Whoever wants no memory freed on an exit path keeps a handle of each until all pCPUs have called this.
     pub fn forget_retired(&mut self) {
         self.deadlines.remove_gone();
     }
