@@ -140,7 +140,7 @@ impl<V: Vcpu> VcpuHandle<V> {
             .update(|state| state.suspend(BlockReason::Paused))
         {
             Ask::Parked | Ask::Gone => {}
-            Ask::Tell(pcpu) => self.scheduler.nudge(pcpu, About::Requests),
+            Ask::Tell(pcpu) => self.scheduler.request(pcpu),
         }
     }
 
@@ -167,7 +167,7 @@ impl<V: Vcpu> VcpuHandle<V> {
         });
         match was_parked {
             (true, _) => self.scheduler.host().stopped(self.id),
-            (false, Ask::Tell(pcpu)) => self.scheduler.nudge(pcpu, About::Requests),
+            (false, Ask::Tell(pcpu)) => self.scheduler.request(pcpu),
             (false, Ask::Parked | Ask::Gone) => {}
         }
     }

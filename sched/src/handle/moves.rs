@@ -73,7 +73,7 @@ impl<V: Vcpu> VcpuHandle<V> {
     pub(crate) fn request_migrate(&self) {
         match self.state.update(|state| state.request_migrate()) {
             Ask::Parked | Ask::Gone => {}
-            Ask::Tell(pcpu) => self.scheduler.nudge(pcpu, About::Requests),
+            Ask::Tell(pcpu) => self.scheduler.request(pcpu),
         }
     }
 

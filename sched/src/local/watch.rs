@@ -139,7 +139,7 @@ impl<V: Vcpu> LocalScheduler<V> {
             });
             pool.pcpus()
                 .iter()
-                .for_each(|pcpu| self.scheduler.nudge(pcpu, About::Requests));
+                .for_each(|pcpu| self.scheduler.request(pcpu));
         }
         self.fall_back(now);
     }

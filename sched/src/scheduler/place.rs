@@ -37,7 +37,7 @@ impl<V: Vcpu> Scheduler<V> {
         self.pcpus.contains(pcpu) && {
             self.draining.insert(pcpu, Ordering::SeqCst);
             if !cfg!(mutant = "drain_tells_nobody") {
-                self.nudge(pcpu, About::Requests);
+                self.request(pcpu);
             }
             true
         }
@@ -62,7 +62,7 @@ impl<V: Vcpu> Scheduler<V> {
             attention.release();
             if self.is_draining(pcpu) {
                 // It stays out of service, and may have tried to close meanwhile.
-                self.nudge(pcpu, About::Requests);
+                self.request(pcpu);
             }
             result
         })
@@ -77,8 +77,7 @@ impl<V: Vcpu> Scheduler<V> {
         } else {
             drained.union(PcpuSet::only(pcpu))
         };
-        told.iter()
-            .for_each(|pcpu| self.nudge(pcpu, About::Requests));
+        told.iter().for_each(|pcpu| self.request(pcpu));
     }
 
     pub(crate) fn is_draining(&self, pcpu: PcpuId) -> bool {

@@ -123,6 +123,22 @@ impl<V: Vcpu> Scheduler<V> {
         handle.state.load().is_blocked() || handle.must_leave(closed)
     }
 
+    /// Something was asked that concerns any vCPU at `to`, which looks at it; if it is closed, that is done for it.
+    // Apart from `nudge`, which is on the way of each wake-up.
+    #[inline(never)]
+    pub(crate) fn request(&self, to: PcpuId) {
+        let here = self.host.this_pcpu();
+        let attention = &self.cell(to).attention;
+        if here == Some(to) {
+            return attention.remind(About::Requests);
+        }
+        match attention.nudge(About::Requests) {
+            Kick::Send => self.kick(here, to),
+            Kick::Closed => self.send_on(to),
+            Kick::NotNeeded | Kick::Seen => {}
+        }
+    }
+
     /// Makes `to` look at what this is about.
     pub(crate) fn nudge(&self, to: PcpuId, about: About) {
         let here = self.host.this_pcpu();
@@ -136,10 +152,8 @@ impl<V: Vcpu> Scheduler<V> {
 
     #[inline(never)]
     fn nudge_other(&self, here: Option<PcpuId>, to: PcpuId, about: About) {
-        match self.cell(to).attention.nudge(about) {
-            Kick::Send => self.kick(here, to),
-            Kick::Closed if about == About::Requests => self.send_on(to),
-            Kick::Closed | Kick::NotNeeded | Kick::Seen => {}
+        if self.cell(to).attention.nudge(about) == Kick::Send {
+            self.kick(here, to);
         }
     }
 

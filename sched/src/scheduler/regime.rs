@@ -16,7 +16,6 @@
 use super::{PoolChangeError, Scheduler, partition::Partition};
 use crate::{
     PcpuId, PcpuSet, Policy, PoolId, Vcpu, VcpuId,
-    attention::About,
     cell::{AtWork, Cell},
     sync::Ordering,
 };
@@ -206,7 +205,7 @@ impl<V: Vcpu> Scheduler<V> {
             for pcpu in pcpus.iter() {
                 let cell = self.cell(pcpu);
                 cell.succeed(self.at_work(plan.pool, &plan.policy, pcpu));
-                self.nudge(pcpu, About::Requests);
+                self.request(pcpu);
             }
             if let Some(rule) = &mut regime.pools[plan.pool.index()] {
                 rule.policy = plan.policy;
@@ -221,8 +220,7 @@ impl<V: Vcpu> Scheduler<V> {
         } else {
             told
         };
-        told.iter()
-            .for_each(|pcpu| self.nudge(pcpu, About::Requests));
+        told.iter().for_each(|pcpu| self.request(pcpu));
         Ok(())
     }
 
