@@ -3,6 +3,7 @@
 //! ```text
 //!   budget Q, period P      left q, deadline d          q -= ticks; at q = 0 it waits until d, then q += Q, d += P
 //!   wakes up                d is past, or q / (d - now) > Q / P: q = Q, d = now + P; else it goes on with q and d
+//!   overruns by an exit     q < 0: it waits until d as well, or if it wakes later, q += Q for each period since, up to Q
 //!   pick                    the earliest d of those that have budget left; if none has, the rest take turns
 //!   admission               on each pCPU the sum of Q / P is at most 1
 //! ```
@@ -84,6 +85,7 @@ impl Policy for Deadline {
     fn release(&self, vcpu: VcpuId) {
         self.shared.homes.release(vcpu);
         if let Some(absent) = self.shared.absent.get(vcpu.index()) {
+            absent.left.store(0, Relaxed);
             absent.deadline.store(0, Relaxed);
         }
     }

@@ -61,9 +61,21 @@ impl Entity {
         let claim = i128::from(self.left) * i128::from(reservation.period());
         let is_too_much = claim > i128::from(time) * i128::from(reservation.budget());
         if time == 0 || is_too_much || cfg!(mutant = "deadline_starts_anew_at_each_wake") {
-            self.left = ticks(reservation.budget());
+            self.left = self.fresh(reservation, now);
             self.deadline = now.saturating_add(reservation.period());
         }
+    }
+
+    /// The budget with which it starts at `now`: the whole of it, less what it owes beyond those of the periods since its deadline.
+    /// It has no more than if it had stayed ready, and no more than a budget until a period from now.
+    fn fresh(&self, reservation: Reservation, now: u64) -> i64 {
+        if cfg!(mutant = "deadline_forgives_debts") {
+            return ticks(reservation.budget());
+        }
+        let periods = now.saturating_sub(self.deadline) / reservation.period() + 1;
+        let budgets = i128::from(periods) * i128::from(reservation.budget());
+        let left = i128::from(self.left.min(0)) + budgets;
+        left.min(i128::from(reservation.budget())) as i64
     }
 
     /// As it is at `now`, with `reservation` from now on.

@@ -484,3 +484,37 @@ fn one_that_waited_where_it_was_shares_with_who_comes() {
         "its turn ends"
     );
 }
+
+#[test]
+fn who_overruns_its_budget_pays_for_that_also_if_it_sleeps_past_its_deadline() {
+    const BUDGET: u64 = 10;
+    let entitlements = Arc::new(Entitlements::new(2));
+    for wait in [0, 1, 30, 99, 100, 250] {
+        let policy = Deadline::with_slice(SLICE, 2);
+        let reserved = entitlement(Some((BUDGET, 100)));
+        let admitted = policy.admit(VCPU0, &reserved, PcpuSet::all(1));
+        assert_eq!(admitted, Ok(Some(pcpu(0))));
+        entitlements.set(VCPU0, &reserved);
+        let mut local = policy.local(pcpu(0), &entitlements);
+        local.enqueue(VCPU1, Ready::Woken, 0);
+        // Whenever it has budget, a long exit takes more than that, and it sleeps until its deadline or a while longer.
+        let (mut used, mut most) = (0, 0);
+        for now in (0..20_000).step_by(100).map(|deadline| deadline + wait) {
+            most = now / 100 * BUDGET + BUDGET + 24;
+            local.enqueue(VCPU0, Ready::Woken, now);
+            let Choice::Run(pick) = local.pick(now) else {
+                unreachable!("two are ready");
+            };
+            if pick.vcpu == VCPU0 {
+                used += 25;
+                local.charge(VCPU0, 25, now + 25);
+                local.leave(VCPU0, now + 25);
+            } else {
+                local.enqueue(VCPU1, Ready::Preempted, now);
+                local.withdraw(VCPU0, now);
+            }
+            assert!(used <= most, "{wait}: {used} until {now}");
+        }
+        assert!(used + 75 > most, "{wait}: it has had {used} of {most}");
+    }
+}

@@ -190,7 +190,7 @@ impl Model for Capped {
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         9 => event(),
-        1 => (1..PERIOD / 2).prop_map(Event::PassUnseen),
+        1 => (1..PERIOD / 2).prop_map(Event::Stall),
         1 => (0..3 * PERIOD).prop_map(Event::Pass),
     ];
     prop::collection::vec(event, 1..200)

@@ -1,4 +1,4 @@
-use super::{Model, SLICE, VCPUS, cases, compare, events, turns::Turns};
+use super::{Model, SLICE, VCPUS, cases, compare, events_and_stalls, turns::Turns};
 use crate::{Entitlement, Ready, Reservation, policies::Deadline};
 use alloc::vec::Vec;
 use proptest::prelude::*;
@@ -18,12 +18,19 @@ impl Server {
         self.reservation.is_some() && self.left > 0
     }
 
-    /// Begins a period now, unless what is left is no more than its part of the time until its deadline.
+    /// Begins a period now, unless what is left is no more than its part of the time until its deadline. Debts are paid first, with
+    /// the budgets of the periods that have begun since.
     fn wake(&mut self, now: i128) {
         if let Some((budget, period)) = self.reservation {
             let rest = (self.deadline - now).max(0);
             if rest == 0 || self.left * period > rest * budget {
-                (self.left, self.deadline) = (budget, now + period);
+                self.left = self.left.min(0);
+                let mut begins = self.deadline.min(now);
+                while begins <= now && self.left < budget {
+                    self.left = (self.left + budget).min(budget);
+                    begins += period;
+                }
+                self.deadline = now + period;
             }
         }
     }
@@ -160,7 +167,7 @@ proptest! {
     #[test]
     fn deadline_is_what_its_model_says(
         periods in prop::collection::vec(prop::option::of((50..150_u64, 1..=10_u64)), usize::from(VCPUS)),
-        events in events(),
+        events in events_and_stalls(),
     ) {
         // All together reserve the pCPU at most.
         let reservation = |&(period, tenths): &(u64, u64)| (tenths * period / (10 * u64::from(VCPUS))).max(1);

@@ -42,8 +42,8 @@ const OTHER: PcpuId = match PcpuId::new(1) {
 enum Event {
     /// Nothing, for so many ticks.
     Pass(u64),
-    /// The same, and nobody sees until then that a turn is over.
-    PassUnseen(u64),
+    /// The one that runs makes an exit that takes so many ticks, whatever is left of its slice.
+    Stall(u64),
     /// This vCPU wakes up, if it is not here.
     Wake(u16),
     /// This one blocks or is taken away, if it is here.
@@ -139,6 +139,12 @@ fn place() -> impl Strategy<Value = Place> {
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event(), 1..200)
+}
+
+/// The same, with exits that take longer than slices do.
+fn events_and_stalls() -> impl Strategy<Value = Vec<Event>> {
+    let stall = (0..3 * SLICE).prop_map(Event::Stall);
+    prop::collection::vec(prop_oneof![9 => event(), 1 => stall], 1..200)
 }
 
 fn cases() -> ProptestConfig {
@@ -263,10 +269,7 @@ impl Core<'_> {
             let next = next.unwrap_or(end).clamp(self.now, end);
             let ticks = next - self.now;
             self.now = next;
-            if let Some((vcpu, ..)) = self.running.filter(|_| ticks > 0) {
-                self.model.charge(vcpu, ticks, next);
-                self.local.charge(id(vcpu), ticks, next);
-            }
+            self.charge(ticks);
             if slice_end.is_some_and(|slice_end| slice_end <= next) {
                 self.end_turn(Ready::Preempted);
             }
@@ -274,16 +277,21 @@ impl Core<'_> {
         }
     }
 
-    /// The one that runs, if one does, does so for `ticks` more, whether its turn is over or not.
-    fn pass_unseen(&mut self, ticks: u64) {
-        let Some((vcpu, end, is_strict)) = self.running else {
+    fn charge(&mut self, ticks: u64) {
+        if let Some((vcpu, ..)) = self.running.filter(|_| ticks > 0) {
+            self.model.charge(vcpu, ticks, self.now);
+            self.local.charge(id(vcpu), ticks, self.now);
+        }
+    }
+
+    fn stall(&mut self, ticks: u64) {
+        let Some((_, end, is_strict)) = self.running else {
             return;
         };
         self.now += ticks;
-        self.model.charge(vcpu, ticks, self.now);
-        self.local.charge(id(vcpu), ticks, self.now);
-        let is_over = end.is_some_and(|end| end <= self.now);
-        if is_over && (is_strict || !self.ready.is_empty()) {
+        self.charge(ticks);
+        let has_end = is_strict || !self.ready.is_empty();
+        if has_end && end.is_some_and(|end| end <= self.now) {
             self.end_turn(Ready::Preempted);
         }
     }
@@ -292,7 +300,7 @@ impl Core<'_> {
         let is_running = |vcpu| self.running.is_some_and(|(running, ..)| running == vcpu);
         match event {
             Event::Pass(ticks) => self.pass(self.now + ticks),
-            Event::PassUnseen(ticks) => self.pass_unseen(ticks),
+            Event::Stall(ticks) => self.stall(ticks),
             Event::Wake(vcpu) if is_running(vcpu) || self.ready.contains(&vcpu) => {}
             Event::Wake(vcpu) => {
                 self.enqueue(vcpu, Ready::Woken);
