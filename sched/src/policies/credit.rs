@@ -18,7 +18,7 @@
 use super::{
     caps::{Capped, Caps},
     extremes::Extremes,
-    fronts::{Absent, Fronts, ahead, keep_up, virtual_ticks},
+    fronts::{Absent, Fronts, ahead, keep_up, reweighed, virtual_ticks},
     line::{self, Line, Own},
 };
 use crate::{
@@ -120,6 +120,7 @@ impl Policy for Credit {
             level: 0,
             line: Line::new(pcpu, entitlements.len(), &self.fronts),
             absent: Arc::clone(&self.absent),
+            changes: entitlements.changes(),
             entitlements: Arc::clone(entitlements),
         };
         Box::new(Capped::new(queue, &self.caps, entitlements))
@@ -148,6 +149,8 @@ struct Queue {
     line: Line<()>,
     /// By vCPU number.
     absent: Arc<[Absent]>,
+    /// What [`Entitlements::changes`] said when it was looked whose weight or slice has changed.
+    changes: u32,
     entitlements: Arc<Entitlements>,
 }
 
@@ -214,6 +217,33 @@ impl Queue {
         entity
     }
 
+    /// Those whose weight or slice has changed get it, and keep their credit in ticks, within the limits for one that comes.
+    fn refresh(&mut self) {
+        let changes = self.entitlements.changes();
+        let has_changed = core::mem::replace(&mut self.changes, changes) != changes;
+        if !has_changed || cfg!(mutant = "ready_ones_keep_their_weight") {
+            return;
+        }
+        // One that runs alone goes on without resets.
+        self.reset(self.most_credit());
+        let (entitlements, slice_ticks) = (&self.entitlements, self.slice_ticks);
+        let (level, gift) = (self.level, self.gift() as i64);
+        self.line.renew(|entity| {
+            let entitlement = entitlements.get(entity.vcpu);
+            let weight = u64::from(entitlement.weight.get());
+            let slice = slice(&entitlement, slice_ticks);
+            if (weight, slice) == (entity.weight, entity.slice) {
+                return None;
+            }
+            let mut renewed = *entity;
+            (renewed.weight, renewed.slice) = (weight, slice);
+            let credit = reweighed(ahead(level, entity.vruntime), entity.weight, weight);
+            let least = -gift.saturating_add(renewed.limit());
+            renewed.vruntime = level.wrapping_sub(credit.clamp(least, gift) as u64);
+            Some(renewed)
+        });
+    }
+
     fn run(&mut self, index: usize, now: u64) -> Pick {
         let entity = self.line.run(index, now);
         Pick {
@@ -250,12 +280,9 @@ impl Queue {
 
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
+        self.refresh();
         let is_yielding = why == Ready::Yielded;
-        let has_run = self.line.add_again(vcpu, is_yielding, now, |ran| {
-            let entitlement = self.entitlements.get(vcpu);
-            ran.weight = entitlement.weight.get().into();
-            ran.slice = slice(&entitlement, self.slice_ticks);
-        });
+        let has_run = self.line.add_again(vcpu, is_yielding, now, |_| {});
         if !has_run {
             let entity = self.arrival(vcpu, why, now);
             self.line.add(entity);

@@ -9,6 +9,9 @@
 //! does not shed it by sleeping, unless it slept for so long that the others have caught up. Lag is limited to two slices.
 //! [Stoica, Abdel-Wahab: Earliest Eligible Virtual Deadline First, 1995]
 //!
+//! With another weight it keeps its lag and what is left of its slice, both in ticks. That counts from the next time on that somebody
+//! becomes ready on its pCPU or a turn ends there.
+//!
 //! One that yields goes behind those that are ready, and saves nothing up. If it yields to another one, that one runs on the
 //! yielder's account: nobody else loses anything by it.
 //!
@@ -18,7 +21,7 @@
 
 use super::{
     extremes::Extremes,
-    fronts::{Absent, Fronts, ahead, keep_up},
+    fronts::{Absent, Fronts, ahead, keep_up, reweighed},
     line::{self, Line, Own},
 };
 use crate::{
@@ -106,6 +109,7 @@ impl Policy for Fair {
             slice_ticks: self.slice_ticks,
             line: Line::new(pcpu, entitlements.len(), &self.fronts),
             left: Arc::clone(&self.left),
+            changes: entitlements.changes(),
             entitlements: Arc::clone(entitlements),
         })
     }
@@ -134,6 +138,18 @@ impl Entity {
         self.ticks_until(self.own)
     }
 
+    /// The same with another weight and slice, where all are at `time` on average.
+    fn renewed(&self, weight: u64, slice: u64, time: u64) -> Self {
+        let by_weight = |lead| reweighed(lead, self.weight, weight);
+        let mut renewed = *self;
+        (renewed.weight, renewed.slice) = (weight, slice);
+        let lead = by_weight(ahead(self.vruntime, time));
+        renewed.vruntime = time.wrapping_add(lead as u64);
+        let left = by_weight(ahead(self.own, self.vruntime)).min(renewed.limit());
+        renewed.own = renewed.vruntime.wrapping_add(left as u64);
+        renewed
+    }
+
     fn renew_deadline(&mut self) {
         self.own = self.vruntime.wrapping_add(self.virtual_slice());
     }
@@ -144,6 +160,8 @@ struct Queue {
     line: Line<u64>,
     /// By vCPU number.
     left: Arc<[Left]>,
+    /// What [`Entitlements::changes`] said when it was looked whose weight or slice has changed.
+    changes: u32,
     entitlements: Arc<Entitlements>,
 }
 
@@ -190,6 +208,26 @@ impl Queue {
         };
         entity.renew_deadline();
         entity
+    }
+
+    /// Those whose weight or slice has changed get it.
+    fn refresh(&mut self) {
+        let changes = self.entitlements.changes();
+        let has_changed = core::mem::replace(&mut self.changes, changes) != changes;
+        if !has_changed || cfg!(mutant = "ready_ones_keep_their_weight") {
+            return;
+        }
+        let Some(time) = self.line.virtual_time() else {
+            return;
+        };
+        let (entitlements, slice_ticks) = (&self.entitlements, self.slice_ticks);
+        self.line.renew(|entity| {
+            let entitlement = entitlements.get(entity.vcpu);
+            let weight = u64::from(entitlement.weight.get());
+            let slice = entitlement.slice.unwrap_or(slice_ticks);
+            let is_stale = (weight, slice) != (entity.weight, entity.slice);
+            is_stale.then(|| entity.renewed(weight, slice, time))
+        });
     }
 
     fn run(&mut self, index: usize, now: u64) -> Pick {
@@ -239,15 +277,10 @@ impl Queue {
 
 impl LocalPolicy for Queue {
     fn enqueue(&mut self, vcpu: VcpuId, why: Ready, now: u64) {
+        self.refresh();
         let is_yielding = why == Ready::Yielded;
         let has_run = self.line.add_again(vcpu, is_yielding, now, |ran| {
-            let is_over = ran.left() == 0;
-            if is_yielding || is_over {
-                let entitlement = self.entitlements.get(vcpu);
-                ran.weight = entitlement.weight.get().into();
-                ran.slice = entitlement.slice.unwrap_or(self.slice_ticks);
-            }
-            if is_over {
+            if ran.left() == 0 {
                 ran.renew_deadline();
             }
         });

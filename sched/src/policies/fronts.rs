@@ -23,6 +23,12 @@ pub(super) fn virtual_ticks(ticks: u64, weight: u64) -> u64 {
     }
 }
 
+/// `lead`, which is that of one with weight `before`, as it is with weight `after`: as many ticks.
+pub(super) fn reweighed(lead: i64, before: u64, after: u64) -> i64 {
+    let lead = i128::from(lead) * i128::from(before) / i128::from(after);
+    lead.clamp((i64::MIN / 2).into(), (i64::MAX / 2).into()) as i64
+}
+
 /// Two slices of `virtual_slice`: how much more or less than its part a vCPU may have had.
 pub(super) fn two_slices(virtual_slice: u64) -> i64 {
     virtual_slice.saturating_mul(2).min(i64::MAX as u64) as i64

@@ -170,7 +170,7 @@ impl<T: Own> Line<T> {
         self.put_in_line(entity);
     }
 
-    /// `vcpu` becomes ready, changed as `change` says, if it ran until now; if it yields, it may pay for who runs next.
+    /// `vcpu` becomes ready, changed as `change` says but as far and as heavy as before, if it ran until now; if it yields, it may pay for who runs next.
     pub(super) fn add_again(
         &mut self,
         vcpu: VcpuId,
@@ -182,12 +182,7 @@ impl<T: Own> Line<T> {
             return false;
         };
         self.publish(now);
-        let before = entity.weight;
         change(&mut entity);
-        if entity.weight != before {
-            self.mean.leave(entity.vruntime, before);
-            self.mean.join(entity.vruntime, entity.weight);
-        }
         self.yielder = is_yielding.then_some(vcpu);
         self.put_in_line(entity);
         true
@@ -206,6 +201,29 @@ impl<T: Own> Line<T> {
         change(&mut entity, self);
         self.mean.join(entity.vruntime, entity.weight);
         self.rank(entity);
+    }
+
+    /// Whoever is ready or runs becomes what `renewed` makes of it, if that is anything. Each keeps its place.
+    pub(super) fn renew(&mut self, renewed: impl Fn(&Entity<T>) -> Option<Entity<T>>) {
+        for index in 0..self.ready.slots() {
+            if let Some(new) = self.ready.taken(index).and_then(&renewed) {
+                // It gets the slot that it had.
+                let old = self.unrank(index);
+                self.exchange(&old, &new);
+                self.rank(new);
+            }
+        }
+        if let Some(old) = self.running
+            && let Some(new) = renewed(&old)
+        {
+            self.exchange(&old, &new);
+            self.running = Some(new);
+        }
+    }
+
+    fn exchange(&mut self, old: &Entity<T>, new: &Entity<T>) {
+        self.mean.leave(old.vruntime, old.weight);
+        self.mean.join(new.vruntime, new.weight);
     }
 
     /// Who pays for the one that runs, if it is another one.

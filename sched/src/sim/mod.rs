@@ -58,6 +58,8 @@ mod priority;
 #[cfg(test)]
 mod regime;
 #[cfg(test)]
+mod reweigh;
+#[cfg(test)]
 mod scale;
 pub mod scenario;
 #[cfg(test)]

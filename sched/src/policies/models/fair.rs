@@ -1,4 +1,4 @@
-use super::{Model, SLICE, VCPUS, cases, compare, events};
+use super::{Model, SLICE, VCPUS, cases, compare, events_and_weights};
 use crate::{Entitlement, Ready, Weight, policies::Fair};
 use alloc::vec::Vec;
 use proptest::prelude::*;
@@ -15,6 +15,8 @@ struct Runner {
     /// How far behind it was when it left.
     lag: i128,
     has_been_here: bool,
+    /// The weight and slice that it shall have.
+    wanted: (i128, i128),
 }
 
 impl Runner {
@@ -52,6 +54,23 @@ impl Lags {
             .map(|runner| runner.vruntime * runner.weight)
             .sum();
         (weight > 0).then(|| sum.div_euclid(weight))
+    }
+
+    /// Each has the weight and the slice that it shall have; those that are here keep their lag, and what is left of their slice.
+    fn refresh(&mut self) {
+        let time = self.virtual_time();
+        for (vcpu, runner) in self.all.iter_mut().enumerate() {
+            let ((before, slice), (weight, wanted)) =
+                ((runner.weight, runner.slice), runner.wanted);
+            (runner.weight, runner.slice) = runner.wanted;
+            let is_here = self.ready.contains(&vcpu) || self.running == Some(vcpu);
+            let Some(time) = time.filter(|_| is_here && (before, slice) != (weight, wanted)) else {
+                continue;
+            };
+            let left = (runner.deadline - runner.vruntime) * before / weight;
+            runner.vruntime = time + (runner.vruntime - time) * before / weight;
+            runner.deadline = runner.vruntime + left.min(2 * runner.virtual_slice());
+        }
     }
 
     fn run(&mut self, vcpu: usize) {
@@ -93,6 +112,7 @@ impl Lags {
 
 impl Model for Lags {
     fn enqueue(&mut self, vcpu: u16, why: Ready, _now: u64) {
+        self.refresh();
         let index = usize::from(vcpu);
         let time = self.virtual_time();
         let has_run = self.running.take_if(|running| *running == index).is_some();
@@ -162,6 +182,10 @@ impl Model for Lags {
         is_eligible
     }
 
+    fn reweigh(&mut self, vcpu: u16, weight: u16, slice: u64) {
+        self.all[usize::from(vcpu)].wanted = (weight.into(), slice.into());
+    }
+
     fn slice(&self, _now: u64) -> Option<u64> {
         self.running
             .map(|vcpu| self.all[vcpu].left().clamp(1, self.all[vcpu].slice) as u64)
@@ -188,7 +212,7 @@ proptest! {
             (prop_oneof![Just(1_u16), Just(1024), Just(10_000), 1..10_000_u16], prop::option::of(1..40_u64)),
             usize::from(VCPUS),
         ),
-        events in events(),
+        events in events_and_weights(),
     ) {
         let entitlement = |&(weight, slice): &(u16, Option<u64>)| Entitlement {
             weight: Weight::new(weight).unwrap(),
@@ -203,6 +227,7 @@ proptest! {
             deadline: 0,
             lag: 0,
             has_been_here: false,
+            wanted: (weight.into(), slice.unwrap_or(SLICE).into()),
         };
         let mut model = Lags { all: demands.iter().map(runner).collect(), ready: Vec::new(), running: None, yielder: None, payer: None };
         compare(&Fair::with_slice(SLICE, VCPUS), &mut model, &entitlements, &events);

@@ -16,7 +16,7 @@ mod turns;
 
 use crate::{
     Choice, Entitlement, Entitlements, LocalPolicy, PcpuId, PcpuSet, Pick, Policy, Ready, Slice,
-    VcpuId,
+    VcpuId, Weight,
 };
 use alloc::{sync::Arc, vec::Vec};
 use proptest::prelude::*;
@@ -52,6 +52,8 @@ enum Event {
     Yield,
     /// It yields to this one.
     YieldTo(u16),
+    /// This one gets this weight and slice.
+    Reweigh(u16, u16, u64),
     /// Somebody waits for this one: it should run next.
     Hurry(u16),
     /// Another pCPU has fewer, and gets one, if the policy wants to be asked.
@@ -97,6 +99,9 @@ trait Model {
     fn hurry(&mut self, _vcpu: u16, _now: u64) -> bool {
         false
     }
+
+    /// `vcpu` shall have this weight and slice from now on.
+    fn reweigh(&mut self, _vcpu: u16, _weight: u16, _slice: u64) {}
 
     /// For how many ticks the one that was picked may run at most, if the model says so.
     fn slice(&self, _now: u64) -> Option<u64> {
@@ -147,6 +152,14 @@ fn events_and_stalls() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(prop_oneof![9 => event(), 1 => stall], 1..200)
 }
 
+/// The same, with weights and slices that change.
+fn events_and_weights() -> impl Strategy<Value = Vec<Event>> {
+    let weight = prop_oneof![Just(1), Just(1024), Just(10_000), 1..10_000_u16];
+    let change = (0..VCPUS, weight, 1..40_u64);
+    let reweigh = change.prop_map(|(vcpu, weight, slice)| Event::Reweigh(vcpu, weight, slice));
+    prop::collection::vec(prop_oneof![9 => event(), 1 => reweigh], 1..200)
+}
+
 fn cases() -> ProptestConfig {
     ProptestConfig {
         cases: 2000,
@@ -163,6 +176,7 @@ fn id(vcpu: u16) -> VcpuId {
 struct Core<'a> {
     local: &'a mut dyn LocalPolicy,
     model: &'a mut dyn Model,
+    table: &'a Entitlements,
     /// Another pCPU's, if the policy wants to be asked who goes there.
     other: Option<&'a mut dyn LocalPolicy>,
     now: u64,
@@ -320,6 +334,15 @@ impl Core<'_> {
             Event::Yield => self.end_turn(Ready::Yielded),
             Event::YieldTo(vcpu) if is_running(vcpu) => {}
             Event::YieldTo(vcpu) => self.yield_to(vcpu),
+            Event::Reweigh(vcpu, weight, slice) => {
+                let entitlement = Entitlement {
+                    weight: Weight::new(weight).expect("a good weight"),
+                    slice: Some(slice),
+                    ..self.table.get(id(vcpu))
+                };
+                self.table.set(id(vcpu), &entitlement);
+                self.model.reweigh(vcpu, weight, slice);
+            }
             Event::Hurry(vcpu) if self.ready.contains(&vcpu) => {
                 // Who runs yields, so that somebody has to be chosen.
                 self.end_turn(Ready::Yielded);
@@ -394,6 +417,7 @@ fn compare(
     let mut core = Core {
         local: &mut *local,
         model,
+        table: &table,
         other: match &mut other {
             Some(other) => Some(&mut **other),
             None => None,
