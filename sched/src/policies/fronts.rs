@@ -16,11 +16,27 @@ use crate::{
 /// Virtual units of one tick at weight 1. They wrap around; only differences count.
 pub(super) const SCALE: u64 = 1 << 16;
 
+/// No slice is longer, in virtual units.
+const LONGEST: u64 = 1 << 61;
+
+/// By how much one with `weight` is further after `ticks`.
 pub(super) fn virtual_ticks(ticks: u64, weight: u64) -> u64 {
     match ticks.checked_mul(SCALE) {
         Some(scaled) => scaled / weight,
         None => (u128::from(ticks) * u128::from(SCALE) / u128::from(weight)) as u64,
     }
+}
+
+/// The same for the length of a slice: less than half of the circle, so that what is ahead by that is not behind.
+pub(super) fn virtual_length(ticks: u64, weight: u64) -> u64 {
+    let length = match ticks.checked_mul(SCALE) {
+        Some(scaled) => scaled / weight,
+        None => {
+            let length = u128::from(ticks) * u128::from(SCALE) / u128::from(weight);
+            u64::try_from(length).unwrap_or(u64::MAX)
+        }
+    };
+    length.min(LONGEST)
 }
 
 /// `lead`, which is that of one with weight `before`, as it is with weight `after`: as many ticks.

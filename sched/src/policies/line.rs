@@ -5,7 +5,7 @@
 
 use super::{
     fifo::Member,
-    fronts::{Fronts, SCALE, ahead, keep_up, two_slices, virtual_ticks},
+    fronts::{Fronts, SCALE, ahead, keep_up, two_slices, virtual_length, virtual_ticks},
     mean::Mean,
     ranking::{Rank, Ranking},
     roster::Roster,
@@ -52,7 +52,7 @@ impl<T> Entity<T> {
     }
 
     pub(super) fn virtual_slice(&self) -> u64 {
-        virtual_ticks(self.slice, self.weight)
+        virtual_length(self.slice, self.weight)
     }
 
     /// How far behind or ahead of others it may come to a pCPU.

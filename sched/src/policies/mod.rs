@@ -282,6 +282,11 @@ mod tests {
                     running[here] = Some(other);
                 } else if let Choice::Run(pick) = local.pick(now) {
                     running[here] = Some(pick.vcpu);
+                    let has_own = pick.vcpu.index() % 2 == 1;
+                    if name == Fair::NAME && has_own && slice >= 1 << 40 {
+                        let ticks = pick.slice.duration.map_or(u64::MAX, u64::from);
+                        assert!(ticks > 9, "{name}: {ticks} of {slice}");
+                    }
                 }
                 let _ = local.push(now, &mut |_, _| false);
             }
