@@ -4,13 +4,16 @@
 //!            slot 0      slot 1      slot 2      slot 3          slots of `slice_ticks`, aligned over the pool
 //!   pcpu0 | VM 0       | VM 1      | VM 2      | VM 0      |
 //!   pcpu1 | VM 0       | VM 1      |   idle    | VM 0      |
+//!   pcpu2 | VM 0       | VM 3      |   idle    | VM 0      |
+//!           row 0        row 1       row 2       row 0
 //! ```
-//! A gang has at most one vCPU on each pCPU; a VM with more vCPUs has several. Whoever comes first into a slot decides whose
-//! it is with one compare-exchange: the next gang in turn that has somebody ready. All follow, and where that gang has nobody
-//! the pCPU idles. [Ousterhout: Scheduling Techniques for Concurrent Systems, 1982: coscheduling]
+//! A gang has at most one vCPU on each pCPU; a VM with more vCPUs has several. Gangs whose vCPUs are at home on different pCPUs share a
+//! row, if there is room when they come. Whoever comes first into a slot decides with one compare-exchange which row has it: the next
+//! one in turn that has somebody ready. All follow, and where that row has nobody the pCPU runs a gang of one, or idles.
+//! [Ousterhout: Scheduling Techniques for Concurrent Systems, 1982: the matrix of coscheduling]
 //!
-//! A gang that has nobody ready when its turn comes is passed over. If its last one blocks within its slot, a pCPU may run a
-//! vCPU of its own that is the only one ready of its gang, until one of the slot's gang is ready here again; one that idles
+//! A row that has nobody ready when its turn comes is passed over. If its last one blocks within its slot, a pCPU may run a
+//! vCPU of its own that is the only one ready of its gang, until one of the slot's row is ready here again; one that idles
 //! looks for that a few times in a slot. A whole other gang could be told only by messages: it waits for the next slot, as
 //! does the second one of a gang that becomes ready meanwhile.
 
@@ -41,13 +44,17 @@ struct Shared {
     turn: Turn,
     /// As many as there can be vCPUs.
     gangs: Box<[Team]>,
+    /// As many again: each gang is in one.
+    rows: Box<[Row]>,
+    /// By pCPU number: how many vCPUs are at home there.
+    crowds: Box<[AtomicU32]>,
     /// By vCPU number: its gang in bits 31:16, its home in bits 15:0.
     places: Box<[AtomicU32]>,
 }
 
 const NOWHERE: u32 = u32::MAX;
 
-/// One gang.
+/// One gang: those of a VM that run together.
 #[derive(Default)]
 struct Team {
     /// Whose vCPUs it has, if it has any.
@@ -56,11 +63,36 @@ struct Team {
     homes: AtomicPcpuSet,
     /// How many of them are ready or run.
     runnable: AtomicU32,
+    /// In which row it is.
+    row: AtomicU32,
+}
+
+/// Gangs that run in the same slots.
+#[derive(Default)]
+struct Row {
+    /// The homes of all their vCPUs.
+    homes: AtomicPcpuSet,
+    /// How many of these are ready or run.
+    runnable: AtomicU32,
 }
 
 impl Team {
     fn homes(&self) -> PcpuSet {
         self.homes.load(Relaxed)
+    }
+
+    fn row(&self) -> usize {
+        self.row.load(Relaxed) as usize
+    }
+}
+
+impl Row {
+    fn homes(&self) -> PcpuSet {
+        self.homes.load(Relaxed)
+    }
+
+    fn runnable(&self) -> u32 {
+        self.runnable.load(Relaxed)
     }
 }
 
@@ -77,53 +109,91 @@ impl Shared {
         team.map_or(0, |team| team.runnable.load(Relaxed))
     }
 
-    /// How many gangs there are, with those that still have somebody ready although they have no homes any more.
-    fn gang_count(&self) -> u64 {
-        let is_there = |team: &&Team| !team.homes().is_empty() || team.runnable.load(Relaxed) > 0;
-        self.gangs.iter().filter(is_there).count() as u64
+    /// How many rows there are, with those that still have somebody ready although they have no homes any more.
+    fn row_count(&self) -> u64 {
+        let is_there = |row: &&Row| !row.homes().is_empty() || row.runnable() > 0;
+        self.rows.iter().filter(is_there).count() as u64
     }
 
-    /// The next gang after `last` that has somebody ready.
+    /// The next row after `last` that has somebody ready.
     fn next(&self, last: usize) -> Option<usize> {
-        let count = self.gangs.len();
+        let count = self.rows.len();
         let in_turn = (1..=count).map(|step| (last + step) % count);
-        in_turn.into_iter().find(|&gang| self.runnable(gang) > 0)
+        in_turn
+            .into_iter()
+            .find(|&row| self.rows[row].runnable() > 0)
     }
 
     /// `vcpu` belongs to no gang, and to no pCPU.
     fn leave(&self, vcpu: VcpuId) {
         if let Some((gang, home)) = self.place(vcpu) {
-            self.gangs[gang].homes.remove(home, Relaxed);
+            let team = &self.gangs[gang];
+            team.homes.remove(home, Relaxed);
+            self.rows[team.row()].homes.remove(home, Relaxed);
+            self.crowds[home.index()].fetch_sub(1, Relaxed);
             self.places[vcpu.index()].store(NOWHERE, Relaxed);
         }
     }
 
-    /// `vcpu` joins the first gang of `group` that has none on a pCPU of `possible`, or a new one.
+    /// `vcpu` joins the first gang of `group` that has none on a pCPU of `possible`, one that has room in its row before others, or a
+    /// new one. Nobody else joins or leaves meanwhile.
     fn join(&self, vcpu: VcpuId, group: GroupId, possible: PcpuSet) -> Option<PcpuId> {
         let group = group.index() as u32;
         let is_own = |team: &Team| team.group.load(Relaxed) == group && !team.homes().is_empty();
-        let place = |(gang, team): (usize, &Team)| {
-            let free = possible.difference(team.homes());
-            Some((gang, free.first()?))
+        let gangs = || self.gangs.iter().enumerate();
+        let own = || gangs().filter(|(_, team)| is_own(team));
+        let fits = own().find_map(|(gang, team)| {
+            let row = team.row();
+            Some((
+                gang,
+                row,
+                self.emptiest(possible.difference(self.rows[row].homes()))?,
+            ))
+        });
+        let moves = || {
+            own().find_map(|(gang, team)| {
+                let home = self.emptiest(possible.difference(team.homes()))?;
+                let homes = team.homes().union(PcpuSet::only(home));
+                let has_room = |row: &Row| row.homes().intersection(homes).is_empty();
+                Some((gang, self.rows.iter().position(has_room)?, home))
+            })
         };
-        let own = || {
-            self.gangs
-                .iter()
-                .enumerate()
-                .filter(|(_, team)| is_own(team))
+        let begins = || {
+            let (gang, _) = gangs().find(|(_, team)| team.homes().is_empty())?;
+            let mut rows = self.rows.iter().enumerate();
+            rows.find_map(|(row, other)| {
+                Some((
+                    gang,
+                    row,
+                    self.emptiest(possible.difference(other.homes()))?,
+                ))
+            })
         };
-        let free = || {
-            self.gangs
-                .iter()
-                .enumerate()
-                .filter(|(_, team)| team.homes().is_empty())
-        };
-        let (gang, home) = own().find_map(place).or_else(|| free().find_map(place))?;
-        self.gangs[gang].group.store(group, Relaxed);
-        self.gangs[gang].homes.insert(home, Relaxed);
+        let (gang, row, home) = fits.or_else(moves).or_else(begins)?;
+        let team = &self.gangs[gang];
+        team.group.store(group, Relaxed);
+        self.put_into(team, row);
+        team.homes.insert(home, Relaxed);
+        self.rows[row].homes.insert(home, Relaxed);
+        self.crowds[home.index()].fetch_add(1, Relaxed);
         let word = (gang as u32) << 16 | home.index() as u32;
         self.places[vcpu.index()].store(word, Relaxed);
         Some(home)
+    }
+
+    /// `team` is in `row` from now on. Those of it that are ready count in the row in which they became so.
+    fn put_into(&self, team: &Team, row: usize) {
+        for home in team.homes().iter() {
+            self.rows[team.row()].homes.remove(home, Relaxed);
+            self.rows[row].homes.insert(home, Relaxed);
+        }
+        team.row.store(row as u32, Relaxed);
+    }
+
+    /// Where of `pcpus` the fewest are at home.
+    fn emptiest(&self, pcpus: PcpuSet) -> Option<PcpuId> {
+        let crowd = |pcpu: &PcpuId| self.crowds[pcpu.index()].load(Relaxed);
+        pcpus.iter().min_by_key(crowd)
     }
 }
 
@@ -133,9 +203,12 @@ impl Gang {
 
     /// For up to `max_vcpus` vCPUs on `pcpus`, in slots of `slice_ticks`.
     pub fn new(slice_ticks: u64, pcpus: PcpuSet, max_vcpus: u16) -> Self {
+        let last = pcpus.iter().last().map_or(0, PcpuId::index);
         let shared = Shared {
             turn: Turn::new(max_vcpus.saturating_sub(1)),
             gangs: (0..max_vcpus).map(|_| Team::default()).collect(),
+            rows: (0..max_vcpus).map(|_| Row::default()).collect(),
+            crowds: (0..=last).map(|_| AtomicU32::new(0)).collect(),
             places: (0..max_vcpus).map(|_| AtomicU32::new(NOWHERE)).collect(),
         };
         Self {
@@ -155,10 +228,10 @@ impl Policy for Gang {
         self.shared.places.len()
     }
 
-    /// In a round of all gangs that there are, one of each gang that is ready on a pCPU has a turn there. Who becomes ready within a
+    /// In a round of all rows that there are, one of each row that is ready on a pCPU has a turn there. Who becomes ready within a
     /// slot waits for what is left of it too.
     fn bounds(&self, ready: usize) -> Bounds {
-        let slots = self.shared.gang_count() + 1;
+        let slots = self.shared.row_count() + 1;
         let round = self.slice_ticks.saturating_mul(slots);
         Bounds {
             work_conserving: false,
@@ -219,11 +292,12 @@ impl Policy for Gang {
     }
 }
 
-/// A vCPU that is ready or runs here, counted as runnable in its gang.
+/// A vCPU that is ready or runs here, counted as runnable in its gang and its row.
 #[derive(Clone, Copy)]
 struct Present {
     vcpu: VcpuId,
     gang: usize,
+    row: usize,
 }
 
 impl Member for Present {
@@ -244,17 +318,21 @@ struct Queue {
 impl Queue {
     fn count(&self, vcpu: VcpuId) -> Present {
         let gang = self.shared.place(vcpu).map_or(0, |(gang, _)| gang);
-        self.shared.gangs[gang].runnable.fetch_add(1, Relaxed);
-        Present { vcpu, gang }
+        let team = &self.shared.gangs[gang];
+        let row = team.row();
+        team.runnable.fetch_add(1, Relaxed);
+        self.shared.rows[row].runnable.fetch_add(1, Relaxed);
+        Present { vcpu, gang, row }
     }
 
     fn uncount(&self, present: Present) {
-        let team = &self.shared.gangs[present.gang];
-        team.runnable.fetch_sub(1, Relaxed);
+        let Present { gang, row, .. } = present;
+        self.shared.rows[row].runnable.fetch_sub(1, Relaxed);
+        self.shared.gangs[gang].runnable.fetch_sub(1, Relaxed);
     }
 
-    /// The gang whose slot it is.
-    fn gang_at(&self, now: u64) -> Option<usize> {
+    /// The row that has the slot.
+    fn row_at(&self, now: u64) -> Option<usize> {
         let slot = now / self.slice_ticks;
         self.shared.turn.of(slot, |last| self.shared.next(last))
     }
@@ -264,10 +342,14 @@ impl Queue {
         self.slice_ticks - now % self.slice_ticks
     }
 
-    /// `present` may run now, at the latest until the slot ends.
-    fn may_run(&self, present: Present, gang: usize) -> bool {
-        let is_given_up = || self.shared.runnable(gang) == 0;
-        present.gang == gang || is_given_up() && self.shared.runnable(present.gang) == 1
+    /// `present` may run now, in the slot of `row`, at the latest until it ends.
+    fn may_run(&self, present: Present, row: usize) -> bool {
+        let is_free = || {
+            let (team, row) = (&self.shared.gangs[present.gang], &self.shared.rows[row]);
+            let is_given_up = row.runnable() == 0 && self.shared.runnable(present.gang) == 1;
+            is_given_up || team.homes().len() == 1 && !row.homes().contains(self.pcpu)
+        };
+        present.row == row || is_free()
     }
 
     /// For how long the pCPU idles: until the slot ends, or may have been given up, if that would let one run here.
@@ -310,9 +392,11 @@ impl LocalPolicy for Queue {
         if self.ready.is_empty() {
             return Choice::Idle(None);
         }
-        let index = self.gang_at(now).and_then(|gang| {
+        let index = self.row_at(now).and_then(|row| {
             let mut ready = self.ready.iter();
-            ready.position(|&present| self.may_run(present, gang))
+            let own = ready.position(|present| present.row == row);
+            let mut ready = self.ready.iter();
+            own.or_else(|| ready.position(|&present| self.may_run(present, row)))
         });
         match index.and_then(|index| self.ready.remove(index)) {
             Some(present) => Choice::Run(self.run(present, now)),
@@ -322,8 +406,8 @@ impl LocalPolicy for Queue {
 
     fn take(&mut self, vcpu: VcpuId, now: u64) -> Option<Slice> {
         let index = self.ready.position(vcpu)?;
-        let gang = self.gang_at(now)?;
-        if !self.may_run(*self.ready.get(index)?, gang) {
+        let row = self.row_at(now)?;
+        if !self.may_run(*self.ready.get(index)?, row) {
             return None;
         }
         let present = self.ready.call(index)?;
@@ -350,11 +434,11 @@ impl LocalPolicy for Queue {
     fn charge(&mut self, _vcpu: VcpuId, _ticks: u64, _now: u64) {}
 
     fn preempts(&mut self, _running: VcpuId, now: u64) -> bool {
-        let (Some(running), Some(gang)) = (self.running, self.gang_at(now)) else {
+        let (Some(running), Some(row)) = (self.running, self.row_at(now)) else {
             return false;
         };
         let mut ready = self.ready.iter();
-        running.gang != gang && ready.any(|present| present.gang == gang)
+        running.row != row && ready.any(|present| present.row == row)
     }
 
     /// One that an operator or a drained pCPU has sent here goes home.

@@ -2,7 +2,7 @@
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-/// Which gang a slot belongs to: the slot's number in bits 63:32, the gang in bits 15:0.
+/// Which row of gangs a slot belongs to: the slot's number in bits 63:32, the row in bits 15:0.
 pub(super) struct Turn(AtomicU64);
 
 impl Turn {
@@ -11,17 +11,17 @@ impl Turn {
         Self(AtomicU64::new(u64::from(u32::MAX) << 32 | u64::from(last)))
     }
 
-    /// The gang of `slot`: decided already, or `next` after the last one. A pCPU whose clock is a little behind follows those
+    /// The row of `slot`: decided already, or `next` after the last one. A pCPU whose clock is a little behind follows those
     /// that are in the slot after. `None`: nobody is ready anywhere.
     pub(super) fn of(&self, slot: u64, next: impl Fn(usize) -> Option<usize>) -> Option<usize> {
         let slot = slot as u32;
         let mut word = self.0.load(Relaxed);
         loop {
-            let gang = usize::from(word as u16);
+            let row = usize::from(word as u16);
             if ((word >> 32) as u32).wrapping_sub(slot) <= 1 {
-                return Some(gang);
+                return Some(row);
             }
-            let next = next(gang)?;
+            let next = next(row)?;
             let decided = u64::from(slot) << 32 | next as u64;
             match self.0.compare_exchange(word, decided, Relaxed, Relaxed) {
                 Ok(_) => return Some(next),

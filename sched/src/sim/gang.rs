@@ -60,8 +60,8 @@ fn vms_take_turns_with_all_their_vcpus() {
         "0 pcpu0 vcpu0 for 100",
         "0 pcpu1 vcpu1 for 100",
         "100 pcpu0 vcpu2 for 100",
-        "200 pcpu0 vcpu3 for 100",
-        "200 pcpu1 vcpu4 for 100",
+        "200 pcpu0 vcpu4 for 100",
+        "200 pcpu1 vcpu3 for 100",
         "300 pcpu0 vcpu0 for 100",
         "300 pcpu1 vcpu1 for 100",
         "400 pcpu0 vcpu2 for 50",
@@ -101,7 +101,13 @@ fn gangs_share_time_alike_and_a_large_vm_has_several() {
         shares_of(machine(pcpus, busy_vms(counts), None), count, 60_000)
     };
     expect_shares(&shares(2, &[2, 2]), &[500; 4], 5);
-    expect_shares(&shares(4, &[4, 1, 2]), &[333; 7], 5);
+    // The small ones share a row.
+    expect_shares(&shares(4, &[4, 1, 2]), &[500; 7], 5);
+    expect_shares(&shares(4, &[2, 2]), &[1000; 4], 5);
+    expect_shares(&shares(4, &[1, 1, 1, 1]), &[1000; 4], 5);
+    expect_shares(&shares(2, &[1, 1, 1, 1]), &[500; 4], 5);
+    // One alone runs beside any that leave its pCPU free.
+    expect_shares(&shares(4, &[3, 1, 2]), &[500, 500, 500, 1000, 500, 500], 5);
     // Two gangs of VM 0, with two vCPUs and one, and one of VM 1.
     expect_shares(&shares(2, &[3, 2]), &[333; 5], 5);
     expect_shares(&shares(1, &[3]), &[333; 3], 5);
@@ -137,27 +143,16 @@ fn those_of_a_gang_that_can_run_do_so_together_while_others_sleep() {
 }
 
 #[test]
-fn a_slot_has_one_gang_and_no_part_of_another() {
-    // Both would fit: they are at home on different pCPUs.
-    let mut sim = Simulation::with_setup(Setup {
-        pcpus: 2,
-        policy: Box::new(Gang::new(SLOT, PcpuSet::all(2), 2)),
-        scripts: vec![busy(), busy()],
-        affinities: vec![PcpuSet::only(pcpu(0)), PcpuSet::only(pcpu(1))],
-        entitlements: vec![member(0), member(1)],
-        seed: None,
-    });
-    sim.run_until(250);
-    sim.expect_trace([
-        "0 pcpu0 vcpu0 for 100",
-        "100 pcpu1 vcpu1 for 100",
-        "200 pcpu0 vcpu0 for 50",
-    ]);
+fn a_slot_has_whole_gangs_and_no_part_of_another() {
+    // The second one does not fit into the row of the first: it has one vCPU on a pCPU of that.
+    let (mut sim, two) = (machine(3, busy_vms(&[2, 2]), None), 2..4);
+    let (all, any) = together(&mut sim, two.clone(), 20_000);
+    assert!(any > 9000 && all == any, "{all} of {any}");
     // A slot that is given up is nothing for a gang of two.
     let short = || Script::forever([Compute(9), WaitFor(190)]);
     let guests = vec![(0, short()), (0, short()), (1, busy()), (1, busy())];
     let mut sim = machine(2, guests, None);
-    let (all, any) = together(&mut sim, 2..4, 20_000);
+    let (all, any) = together(&mut sim, two, 20_000);
     assert!(any > 9000 && all == any, "{all} of {any}");
 }
 
@@ -273,7 +268,7 @@ fn homes_are_in_the_affinity_and_given_once_in_each_gang() {
 }
 
 #[test]
-fn the_promise_counts_the_gangs_that_there_are() {
+fn the_promise_counts_the_rows_that_there_are() {
     let policy = Gang::new(SLOT, PcpuSet::all(2), 100);
     let longest_wait = || policy.bounds(1).longest_wait;
     for (vcpu, group) in [(0, 0), (1, 0), (2, 1), (3, 1)] {
