@@ -18,7 +18,7 @@
 use super::{
     caps::{Capped, Caps},
     extremes::Extremes,
-    fronts::{Absent, Fronts, ahead, keep_up, reweighed, virtual_ticks},
+    fronts::{Absent, Fronts, ahead, keep_up, reweighed, virtual_length},
     line::{self, Line, Own},
 };
 use crate::{
@@ -158,7 +158,7 @@ impl Queue {
     /// The credit that a reset gives.
     fn gift(&self) -> u64 {
         let ticks = RESET_SLICES.saturating_mul(self.slice_ticks);
-        virtual_ticks(ticks, Weight::DEFAULT.get().into()).clamp(1, i64::MAX as u64)
+        virtual_length(ticks, Weight::DEFAULT.get().into()).max(1)
     }
 
     fn credit(&self, entity: &Entity) -> i64 {

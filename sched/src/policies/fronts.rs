@@ -29,14 +29,7 @@ pub(super) fn virtual_ticks(ticks: u64, weight: u64) -> u64 {
 
 /// The same for the length of a slice: less than half of the circle, so that what is ahead by that is not behind.
 pub(super) fn virtual_length(ticks: u64, weight: u64) -> u64 {
-    let length = match ticks.checked_mul(SCALE) {
-        Some(scaled) => scaled / weight,
-        None => {
-            let length = u128::from(ticks) * u128::from(SCALE) / u128::from(weight);
-            u64::try_from(length).unwrap_or(u64::MAX)
-        }
-    };
-    length.min(LONGEST)
+    virtual_ticks(ticks.min(LONGEST / SCALE * weight), weight)
 }
 
 /// `lead`, which is that of one with weight `before`, as it is with weight `after`: as many ticks.
