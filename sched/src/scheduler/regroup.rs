@@ -113,8 +113,8 @@ impl<V: Vcpu> Scheduler<V> {
         })
     }
 
-    /// `vcpus` belong to pool `to` from now on, all of them or none: a VM with all that it has. One that is named twice moves once. What the pool's policy has to
-    /// know of them beside their entitlements begins anew.
+    /// `vcpus` belong to pool `to` from now on, all of them or none: a VM with all that it has. One that is named twice moves once.
+    /// What the pool's policy has to know of them beside their entitlements begins anew.
     ///
     /// # Errors
     /// The pool cannot keep what one of them shall get, or that one may run on none of its pCPUs.

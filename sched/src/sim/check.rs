@@ -6,7 +6,9 @@ use super::{
     guest::Handle,
     pcpu::{Pcpu, Station},
 };
-use crate::{BlockReason, Decision, PcpuId, Place, Vcpu, VcpuId, accounting::vcpu::BLOCKED};
+use crate::{
+    BlockReason, Decision, PcpuId, PcpuSet, Place, Vcpu, VcpuId, accounting::vcpu::BLOCKED,
+};
 use core::sync::atomic::Ordering;
 
 /// Policies of tests that break rules on purpose.
@@ -173,7 +175,11 @@ impl Engine {
         if now - since <= allowed {
             return;
         }
-        let idlers = *self.idlers.borrow();
+        // A pCPU that idles may have promised more before somebody with a cap came to its pool.
+        let idlers = match pcpu.sched.is_work_conserving() {
+            true => *self.idlers.borrow(),
+            false => PcpuSet::EMPTY,
+        };
         for idler in idlers.iter().filter(|&idler| handle.can_run_on(idler)) {
             let both = now - since.max(self.station(idler).idle_since.get());
             assert!(
