@@ -46,6 +46,8 @@ struct Shared {
     gangs: Box<[Team]>,
     /// As many again: each gang is in one.
     rows: Box<[Row]>,
+    /// How many rows have had a gang. Those that are gone count: somebody may have waited for their slots.
+    most_rows: AtomicU32,
     /// By pCPU number: how many vCPUs are at home there.
     crowds: Box<[AtomicU32]>,
     /// By vCPU number: its gang in bits 31:16, its home in bits 15:0.
@@ -72,7 +74,7 @@ struct Team {
 struct Row {
     /// The homes of all their vCPUs.
     homes: AtomicPcpuSet,
-    /// How many of these are ready or run.
+    /// How many are ready or run that became so when their gang was in it.
     runnable: AtomicU32,
 }
 
@@ -107,12 +109,6 @@ impl Shared {
     fn runnable(&self, gang: usize) -> u32 {
         let team = self.gangs.get(gang);
         team.map_or(0, |team| team.runnable.load(Relaxed))
-    }
-
-    /// How many rows there are, with those that still have somebody ready although they have no homes any more.
-    fn row_count(&self) -> u64 {
-        let is_there = |row: &&Row| !row.homes().is_empty() || row.runnable() > 0;
-        self.rows.iter().filter(is_there).count() as u64
     }
 
     /// The next row after `last` that has somebody ready.
@@ -172,7 +168,10 @@ impl Shared {
         let (gang, row, home) = fits.or_else(moves).or_else(begins)?;
         let team = &self.gangs[gang];
         team.group.store(group, Relaxed);
-        self.put_into(team, row);
+        if row != team.row() {
+            self.put_into(team, row);
+        }
+        self.most_rows.fetch_max(row as u32 + 1, Relaxed);
         team.homes.insert(home, Relaxed);
         self.rows[row].homes.insert(home, Relaxed);
         self.crowds[home.index()].fetch_add(1, Relaxed);
@@ -181,13 +180,13 @@ impl Shared {
         Some(home)
     }
 
-    /// `team` is in `row` from now on. Those of it that are ready count in the row in which they became so.
+    /// `team` is in `row`, another one, from now on. Those of it that are ready count in the row in which they became so.
     fn put_into(&self, team: &Team, row: usize) {
+        let before = team.row.swap(row as u32, Relaxed) as usize;
         for home in team.homes().iter() {
-            self.rows[team.row()].homes.remove(home, Relaxed);
             self.rows[row].homes.insert(home, Relaxed);
+            self.rows[before].homes.remove(home, Relaxed);
         }
-        team.row.store(row as u32, Relaxed);
     }
 
     /// Where of `pcpus` the fewest are at home.
@@ -208,6 +207,7 @@ impl Gang {
             turn: Turn::new(max_vcpus.saturating_sub(1)),
             gangs: (0..max_vcpus).map(|_| Team::default()).collect(),
             rows: (0..max_vcpus).map(|_| Row::default()).collect(),
+            most_rows: AtomicU32::new(0),
             crowds: (0..=last).map(|_| AtomicU32::new(0)).collect(),
             places: (0..max_vcpus).map(|_| AtomicU32::new(NOWHERE)).collect(),
         };
@@ -228,10 +228,10 @@ impl Policy for Gang {
         self.shared.places.len()
     }
 
-    /// In a round of all rows that there are, one of each row that is ready on a pCPU has a turn there. Who becomes ready within a
+    /// In a round of all rows that there have been, one of each row that is ready on a pCPU has a turn there. Who becomes ready within a
     /// slot waits for what is left of it too.
     fn bounds(&self, ready: usize) -> Bounds {
-        let slots = self.shared.row_count() + 1;
+        let slots = u64::from(self.shared.most_rows.load(Relaxed)) + 1;
         let round = self.slice_ticks.saturating_mul(slots);
         Bounds {
             work_conserving: false,
