@@ -79,11 +79,14 @@ impl Disturbed<'_> {
             affinity.is_none_or(|affinity| affinity.contains(pcpu))
         };
         let is_disturbed = |action: &Action| match action {
-            Action::Pause { vm }
-            | Action::Migrate { vm, .. }
-            | Action::MoveVm { vm, .. }
-            | Action::SetBudget { vm, .. }
-            | Action::SetAffinity { vm, .. } => *vm == self.index,
+            Action::Pause { vm } | Action::Migrate { vm, .. } | Action::MoveVm { vm, .. } => {
+                *vm == self.index
+            }
+            // What that leaves is given away at once, while its old owner may still use it.
+            Action::SetBudget { vm, .. } | Action::SetAffinity { vm, .. } => {
+                let vms = &self.scenario.vms;
+                vms[*vm].pool == vms[self.index].pool
+            }
             &Action::Drain(pcpu) => may_run_on(pcpu),
             // What had to come before `Resume` and `Undrain` counts; a reservation is not changed by a weight.
             _ => false,
