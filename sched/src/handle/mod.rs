@@ -24,7 +24,7 @@ use crate::{
     halt_poll::HaltPoll,
     hurry::Flag,
     state::{Ask, State, StateWord, Wake},
-    sync::{ArrayQueue, AtomicU32},
+    sync::{ArrayQueue, AtomicU32, Ordering},
 };
 use alloc::{boxed::Box, sync::Arc};
 
@@ -175,9 +175,10 @@ impl<V: Vcpu> VcpuHandle<V> {
     /// A stopped and parked vCPU is off again, as it was when it was created, for a VM that starts anew. False if it is
     /// not stopped and parked, or if somebody has a [`PowerOnClaim`] of it.
     pub fn rearm(&self) -> bool {
+        let destination = self.destination.load(Ordering::Acquire);
         let is_rearmed = self.state.update(|state| state.rearm());
         if is_rearmed {
-            self.forget_destination();
+            self.forget_destination(destination);
         }
         is_rearmed
     }

@@ -148,9 +148,15 @@ impl<V: Vcpu> VcpuHandle<V> {
         PcpuId::new(destination as u16).filter(|&pcpu| self.can_run_on(pcpu))
     }
 
-    /// Where it was sent does not count any more.
-    pub(super) fn forget_destination(&self) {
-        self.destination.store(NO_DESTINATION, Ordering::Release);
+    /// That it was sent to `destination` does not count any more; where it has been sent since does.
+    pub(super) fn forget_destination(&self, destination: u32) {
+        // Another one is left as it is.
+        let _ = self.destination.compare_exchange(
+            destination,
+            NO_DESTINATION,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
     }
 
     /// Where its owner on `here` sends it after a request; `None`: it stays, as it does if all others are drained too.
