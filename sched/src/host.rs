@@ -25,7 +25,8 @@ pub trait Host: Send + Sync {
     }
 
     /// A vCPU that [`crate::VcpuHandle::stop`] was called for is parked now. Called once per stop, on the pCPU that parked it, or
-    /// by the caller of `stop` if it was parked already, or by whoever finds it at a closed pCPU.
+    /// by the caller of `stop` if it was parked already, or by whoever finds it at a closed pCPU, perhaps in the middle of a change of
+    /// pools: it asks nothing that a policy or a pool is asked for.
     fn stopped(&self, _vcpu: VcpuId) {}
 
     /// A pool's policy has broken its promise, and round-robin takes over on all pCPUs of that. Called once for a policy, on the
@@ -37,8 +38,8 @@ pub trait Host: Send + Sync {
         core::hint::spin_loop();
     }
 
-    /// A vCPU that [`crate::VcpuHandle::pause`] was called for is parked now, on the pCPU that
-    /// calls, or by whoever finds it at a closed one. One that was parked already when it was paused is not announced; one that goes on to be stopped is only
-    /// announced as stopped.
+    /// A vCPU that [`crate::VcpuHandle::pause`] was called for is parked now, on the pCPU that calls, or by whoever finds it at a closed
+    /// one, as for [`Self::stopped`]. One that was parked already when it was paused is not announced; one that goes on to be stopped is
+    /// only announced as stopped.
     fn paused(&self, _vcpu: VcpuId) {}
 }
