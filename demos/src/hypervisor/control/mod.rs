@@ -29,15 +29,25 @@ use tables::Table;
 /// How many commands wait to be obeyed. The runner sends a client's next one when the last one is answered.
 const WAITING: usize = 32;
 
+/// Why commands are not obeyed any more.
+const THE_END: &str = "the run ends";
+
 /// Where commands come in.
 pub(super) struct Desk {
-    coming: Lock<Coming>,
+    intake: Lock<Intake>,
     queue: ArrayQueue<Coming>,
     /// Whether there is something to do, and that one pCPU at a time does it.
     agenda: Agenda,
     job: Lock<Option<Job>>,
     /// The options of policies for which none are given.
     policy: PolicyConfig,
+}
+
+/// What comes in.
+struct Intake {
+    coming: Coming,
+    /// The run ends.
+    is_closed: bool,
 }
 
 /// A command whose bytes are coming in, or have come.
@@ -68,7 +78,10 @@ impl Desk {
     /// A desk of a machine whose configuration has `policy`.
     pub(super) fn new(policy: PolicyConfig) -> Self {
         Self {
-            coming: Lock::new(Coming::NOTHING),
+            intake: Lock::new(Intake {
+                coming: Coming::NOTHING,
+                is_closed: false,
+            }),
             queue: ArrayQueue::new(WAITING),
             agenda: Agenda::new(),
             job: Lock::new(None),
@@ -78,27 +91,30 @@ impl Desk {
 
     /// Takes the next byte of a command; true if it is the last one, and a pCPU must be called for it.
     pub(super) fn take(&self, byte: u8, is_last: bool) -> bool {
-        let mut coming = self.coming.lock();
-        let length = coming.length;
-        if let Some(place) = coming.bytes.get_mut(length) {
+        let mut intake = self.intake.lock();
+        let coming = &mut intake.coming;
+        if let Some(place) = coming.bytes.get_mut(coming.length) {
             *place = byte;
         }
         coming.length += 1;
         if !is_last {
             return false;
         }
-        let command = core::mem::replace(&mut *coming, Coming::NOTHING);
-        drop(coming);
-        match self.queue.push(command) {
-            Ok(()) => self.agenda.notice(),
-            Err(command) => {
+        let command = core::mem::replace(coming, Coming::NOTHING);
+        let refused = match intake.is_closed {
+            true => Some((command, THE_END)),
+            false => {
+                let pushed = self.queue.push(command);
                 let why = "too many commands at once: give it again";
-                if let Some((number, _)) = command.text().ok().and_then(number_and_text) {
-                    channel::control(format_args!("{number} {}", Part::Refused(why)));
-                }
-                false
+                pushed.err().map(|command| (command, why))
             }
-        }
+        };
+        drop(intake);
+        let Some((command, why)) = refused else {
+            return self.agenda.notice();
+        };
+        command.refuse(why);
+        false
     }
 
     /// Does a piece of what there is to do, on a pCPU between two of its steps; true if there may be more.
@@ -123,16 +139,14 @@ impl Desk {
 
     /// The run ends: nobody obeys anything any more, and who waits for that is told.
     pub(super) fn close(&self, _: &LastWord) {
+        self.intake.lock().is_closed = true;
         let job = self.job.lock();
-        let why = Part::Refused("the run ends");
         if let Some(job) = &*job {
-            answer(job.number, why);
+            answer(job.number, Part::Refused(THE_END));
         }
         core::mem::forget(job);
         while let Some(command) = self.queue.pop() {
-            if let Some((number, _)) = command.text().ok().and_then(number_and_text) {
-                answer(number, why);
-            }
+            command.refuse(THE_END);
         }
     }
 
@@ -175,6 +189,13 @@ impl Coming {
         bytes: [0; LONGEST],
         length: 0,
     };
+
+    /// Says that it is not obeyed, and why.
+    fn refuse(&self, why: &str) {
+        if let Some((number, _)) = self.text().ok().and_then(number_and_text) {
+            channel::control(format_args!("{number} {}", Part::Refused(why)));
+        }
+    }
 
     fn text(&self) -> Result<&str, String> {
         let bytes = self.bytes.get(..self.length);
