@@ -270,7 +270,8 @@ impl Machine {
                 return joined.map_err(PlugError::Refused);
             }
             Stage::Leaving { .. } => {
-                self.stay(pcpu, pool).map_err(PlugError::Refused)?;
+                self.join(pcpu, pool).map_err(PlugError::Refused)?;
+                gic::accept_shared(pcpu.index() as u16);
                 *stage = Stage::On;
             }
             Stage::GoingOff { again: false } => *stage = Stage::GoingOff { again: true },
@@ -337,7 +338,7 @@ impl Machine {
             return Next::Nothing;
         };
         let Some((heir, _)) = heir else {
-            // Its pool has another one, which has not come yet.
+            // Its pool has another one, which has not come yet: it will.
             return Next::StepUntil(timer::now() + timer::ticks_of_us(LOOK_US));
         };
         let to = heir.index() as u16;
@@ -351,7 +352,9 @@ impl Machine {
             }
             Err(why) => {
                 *stage = Stage::On;
-                return match self.stay(id, pool) {
+                // It is on, whatever its pool says.
+                gic::accept_shared(id.index() as u16);
+                return match self.join(id, pool) {
                     Ok(()) => Next::Stay(why),
                     Err(error) => Next::Stay(Why::Pool(error)),
                 };
@@ -364,13 +367,6 @@ impl Machine {
         // It waits until this pCPU is off, and looks for what that was called for and has not seen.
         engine::call_attention(to);
         Next::GoOff
-    }
-
-    /// pCPU `pcpu`, which was unplugged and has not left, stays in `pool`.
-    fn stay(&self, pcpu: PcpuId, pool: &mut PoolId) -> Result<(), PoolChangeError> {
-        // It is on, whatever its pool says.
-        gic::accept_shared(pcpu.index() as u16);
-        self.join(pcpu, pool)
     }
 
     /// pCPU `pcpu` belongs to `pool`, or to the first one if that is no more.
