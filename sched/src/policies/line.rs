@@ -170,7 +170,8 @@ impl<T: Own> Line<T> {
         self.put_in_line(entity);
     }
 
-    /// `vcpu` becomes ready, changed as `change` says but as far and as heavy as before, if it ran until now; if it yields, it may pay for who runs next.
+    /// `vcpu` becomes ready, changed as `change` says but as far and as heavy as before, if it ran until now; if it yields, it may pay
+    /// for who runs next.
     pub(super) fn add_again(
         &mut self,
         vcpu: VcpuId,

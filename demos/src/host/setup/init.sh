@@ -16,7 +16,7 @@ for module in /modules/*.ko; do
 done
 
 # Without -f these ask an init that is not running; the shell reads this file when it starts.
-export ENV=/root/.shrc
+export ENV=$HOME/.shrc
 for command in poweroff reboot halt; do
     echo "alias $command='busybox $command -f'"
 done > "$ENV"
